@@ -1,0 +1,1 @@
+//! Sources, the reconcile loop, publishing and the API socket.

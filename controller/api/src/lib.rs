@@ -1,0 +1,1 @@
+//! What the agent, the CLI and the CNI plugin say to each other over the unix socket.

@@ -1,0 +1,2 @@
+//! The oxilium command.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The chained CNI plugin.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Manifests with positions: YAML to admitted objects, with errors that name file, line and field.

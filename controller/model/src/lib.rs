@@ -1,0 +1,1 @@
+//! Inputs, the desired node state computed from them, and the plan that leads there; pure.

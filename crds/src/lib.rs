@@ -1,0 +1,1 @@
+//! Cilium's custom resources and the Kubernetes objects read beside them.
