@@ -1,0 +1,26 @@
+//! Packet counters by reason and direction.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::net::Direction;
+
+/// Length of the counters' array: 256 reasons, two directions.
+pub const COUNTERS: u32 = 512;
+
+/// One CPU's counter.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C, align(8))]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, from the link-layer header on.
+    pub bytes: u64,
+}
+
+/// Index of the counter of `reason` ([`crate::DropReason`] as a number, 0 for forwarded packets).
+#[inline(always)]
+pub const fn counter_index(reason: u8, direction: Direction) -> u32 {
+    ((reason as u32) << 1) | direction as u32
+}
