@@ -13,7 +13,7 @@ set -euo pipefail
 RUST_MIN=1.95
 LLVM=22
 BPF_LINKER=0.13.0
-CARGO_DENY=0.19
+CARGO_DENY=0.20
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$@"; exit 1; }

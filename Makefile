@@ -1,0 +1,39 @@
+# Every command that a person needs. `make` alone lists them.
+
+CARGO ?= cargo
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what building, demo and tests need (Debian 12; idempotent)
+	@scripts/setup.sh build run
+
+.PHONY: build
+build: ## build everything, BPF programs included
+	@scripts/setup.sh build
+	$(CARGO) build --workspace --bins
+
+.PHONY: demo
+demo: ## real policies on real pods, step by step (root; under a minute after the build)
+	@scripts/setup.sh build run
+	$(CARGO) build --quiet --package oxilium --package oxilium-cni --package oxilium-e2e --bins
+	@target/debug/oxilium-demo
+
+.PHONY: test
+test: ## unit, property, program and scenario tests (root for the last two; skips say why)
+	@scripts/setup.sh build run
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace
+
+.PHONY: lint
+lint: ## formatting, clippy, documentation, dependencies, layers, tree
+	@scripts/setup.sh build lint
+	scripts/lint.sh
+
+.PHONY: clean
+clean: ## remove what was built
+	$(CARGO) clean
