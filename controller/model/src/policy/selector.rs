@@ -1,0 +1,450 @@
+//! Selectors of endpoints and of nodes.
+//!
+//! A [`LabelSelector`] is what a person wrote. It selects nothing by itself: a [`Scope`] (the namespace and
+//! cluster of the policy object) turns it into an [`EndpointSelector`] or a [`NodeSelector`]. The namespace
+//! is a field of the result that is tested beside the requirements, so no requirement can widen it, and an
+//! endpoint selector never matches a node, whatever labels they share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::identity::IdentityLabels;
+use crate::label::{self, Label, LabelSource};
+
+/// Key of a requirement: a label key and, unless any source will do, the source.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SelectorKey {
+    /// `None`: labels of any source.
+    pub source: Option<LabelSource>,
+    /// The key without the source.
+    pub key: Arc<str>,
+}
+
+impl SelectorKey {
+    /// Reads a key of a Cilium selector: `app`, `any:app`, `k8s:app`, `reserved:host`…
+    pub fn parse(text: &str) -> Self {
+        match text.split_once(':') {
+            None => Self::any(text),
+            Some(("any", key)) => Self::any(key),
+            Some((source, key)) => Self {
+                source: Some(LabelSource::from_name(source)),
+                key: key.into(),
+            },
+        }
+    }
+
+    /// The key in labels of any source.
+    pub fn any(key: &str) -> Self {
+        Self {
+            source: None,
+            key: key.into(),
+        }
+    }
+
+    /// The key in labels of Kubernetes: keys of NetworkPolicy and ClusterNetworkPolicy, which know no sources.
+    pub fn k8s(key: &str) -> Self {
+        Self {
+            source: Some(LabelSource::K8s),
+            key: key.into(),
+        }
+    }
+
+    /// A key of a namespace's labels, on the pods in it.
+    pub fn namespace_label(key: &str) -> Self {
+        Self::k8s(&format!("{}{key}", label::NAMESPACE_LABELS))
+    }
+
+    /// A built-in label.
+    pub fn reserved(name: &str) -> Self {
+        Self {
+            source: Some(LabelSource::Reserved),
+            key: name.into(),
+        }
+    }
+
+    /// It can be a key of Kubernetes labels.
+    fn is_k8s(&self) -> bool {
+        matches!(self.source, None | Some(LabelSource::K8s))
+    }
+
+    /// The label that answers for this key: the first by source when several do.
+    ///
+    /// A `cidr:` key is answered by every `cidr:` label whose prefix lies within it.
+    pub fn find<'a>(&self, labels: &'a IdentityLabels) -> Option<&'a Label> {
+        if self.source == Some(LabelSource::Cidr) {
+            let wide = label::parse_cidr_key(&self.key)?;
+            return labels
+                .iter()
+                .find(|label| label.prefix().is_some_and(|narrow| wide.contains(&narrow)));
+        }
+        let same_key = labels.with_key(&self.key);
+        match &self.source {
+            None => same_key.first(),
+            Some(source) => same_key.iter().find(|label| label.source() == source),
+        }
+    }
+}
+
+impl fmt::Display for SelectorKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            None => f.write_str(&self.key),
+            Some(source) => write!(f, "{}:{}", source.name(), self.key),
+        }
+    }
+}
+
+/// What a requirement asks of the label.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operator {
+    /// It is there, with one of these values.
+    In(BTreeSet<Arc<str>>),
+    /// It is absent, or has none of these values.
+    NotIn(BTreeSet<Arc<str>>),
+    /// It is there.
+    Exists,
+    /// It is absent.
+    DoesNotExist,
+}
+
+/// One condition on an identity's labels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Requirement {
+    /// Which label.
+    pub key: SelectorKey,
+    /// What of it.
+    pub operator: Operator,
+}
+
+impl Requirement {
+    /// `key` has `value`.
+    pub fn is(key: SelectorKey, value: &str) -> Self {
+        Self {
+            key,
+            operator: Operator::In(BTreeSet::from([Arc::from(value)])),
+        }
+    }
+
+    /// `key` is there.
+    pub fn exists(key: SelectorKey) -> Self {
+        Self {
+            key,
+            operator: Operator::Exists,
+        }
+    }
+
+    /// Holds for these labels.
+    pub fn matches(&self, labels: &IdentityLabels) -> bool {
+        let found = self.key.find(labels);
+        match &self.operator {
+            Operator::In(values) => found.is_some_and(|label| values.contains(label.value())),
+            Operator::NotIn(values) => !found.is_some_and(|label| values.contains(label.value())),
+            Operator::Exists => found.is_some(),
+            Operator::DoesNotExist => found.is_none(),
+        }
+    }
+}
+
+/// A label selector as written: `matchLabels` and `matchExpressions`. Empty selects all that its scope holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LabelSelector {
+    /// `matchLabels`.
+    pub labels: BTreeMap<SelectorKey, Arc<str>>,
+    /// `matchExpressions`.
+    pub expressions: Vec<Requirement>,
+}
+
+impl LabelSelector {
+    fn keys(&self) -> impl Iterator<Item = &SelectorKey> {
+        self.labels
+            .keys()
+            .chain(self.expressions.iter().map(|requirement| &requirement.key))
+    }
+
+    fn has_key(&self, key: &str) -> bool {
+        self.keys().any(|k| k.is_k8s() && &*k.key == key)
+    }
+
+    fn has_namespace_label(&self) -> bool {
+        self.keys()
+            .any(|k| k.is_k8s() && k.key.starts_with(label::NAMESPACE_LABELS))
+    }
+
+    fn has_reserved(&self) -> bool {
+        self.keys().any(|k| k.source == Some(LabelSource::Reserved))
+    }
+
+    /// Mentions `reserved:init`.
+    fn is_about_init(&self) -> bool {
+        self.keys().any(|k| *k == SelectorKey::reserved("init"))
+    }
+
+    /// All requirements, sorted.
+    fn requirements(&self) -> BTreeSet<Requirement> {
+        self.labels
+            .iter()
+            .map(|(key, value)| Requirement::is(key.clone(), value))
+            .chain(self.expressions.iter().cloned())
+            .collect()
+    }
+}
+
+/// In which namespaces an endpoint selector looks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NamespaceScope {
+    /// Not restricted: the selector speaks of namespaces or of reserved labels itself.
+    Unrestricted,
+    /// Any, but the endpoint must be in one: pods only.
+    Pods,
+    /// This one.
+    Namespace(Arc<str>),
+}
+
+impl NamespaceScope {
+    fn matches(&self, labels: &IdentityLabels) -> bool {
+        let found = || SelectorKey::k8s(label::POD_NAMESPACE).find(labels);
+        match self {
+            Self::Unrestricted => true,
+            Self::Pods => found().is_some(),
+            Self::Namespace(name) => found().is_some_and(|label| label.value() == &**name),
+        }
+    }
+}
+
+/// Selects identities that are not nodes by their labels, within namespaces and a cluster.
+///
+/// Made by a [`Scope`] or [`PeerScope`] only.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointSelector {
+    namespace: NamespaceScope,
+    cluster: Option<Arc<str>>,
+    requirements: Arc<BTreeSet<Requirement>>,
+}
+
+impl EndpointSelector {
+    /// Selects an identity with these labels.
+    pub fn matches(&self, labels: &IdentityLabels) -> bool {
+        self.namespace.matches(labels)
+            && self
+                .cluster
+                .as_ref()
+                .is_none_or(|name| in_cluster(labels, name))
+            && self.requirements.iter().all(|r| r.matches(labels))
+    }
+
+    /// Where it looks.
+    pub fn namespace(&self) -> &NamespaceScope {
+        &self.namespace
+    }
+
+    /// The cluster that it is restricted to.
+    pub fn cluster(&self) -> Option<&Arc<str>> {
+        self.cluster.as_ref()
+    }
+
+    /// What it asks beyond namespace and cluster.
+    pub fn requirements(&self) -> &BTreeSet<Requirement> {
+        &self.requirements
+    }
+}
+
+fn in_cluster(labels: &IdentityLabels, name: &str) -> bool {
+    SelectorKey::k8s(label::POLICY_CLUSTER)
+        .find(labels)
+        .is_some_and(|label| label.value() == name)
+}
+
+/// Selects nodes by their labels. Never matches a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeSelector {
+    requirements: Arc<BTreeSet<Requirement>>,
+    cluster: Option<Arc<str>>,
+}
+
+impl NodeSelector {
+    /// Selects a node whose identity has these labels; an identity that is no node's is never selected.
+    pub fn matches(&self, labels: &IdentityLabels) -> bool {
+        (labels.has_reserved("host") || labels.has_reserved("remote-node"))
+            && self
+                .cluster
+                .as_ref()
+                .is_none_or(|name| in_cluster(labels, name))
+            && self.requirements.iter().all(|r| r.matches(labels))
+    }
+
+    /// What it asks.
+    pub fn requirements(&self) -> &BTreeSet<Requirement> {
+        &self.requirements
+    }
+}
+
+/// Where a policy object stands: what its selectors may reach without saying so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    namespace: Option<Arc<str>>,
+    cluster: Option<Arc<str>>,
+}
+
+impl Scope {
+    /// Of an object in a namespace. `cluster`: the local cluster's name, to which peers are restricted
+    /// unless they name a cluster; `None` with `policy-default-local-cluster=false`.
+    pub fn namespaced(namespace: &str, cluster: Option<&str>) -> Self {
+        Self {
+            namespace: Some(namespace.into()),
+            cluster: cluster.map(Arc::from),
+        }
+    }
+
+    /// Of a cluster-scoped object.
+    pub fn clusterwide(cluster: Option<&str>) -> Self {
+        Self {
+            namespace: None,
+            cluster: cluster.map(Arc::from),
+        }
+    }
+
+    /// The subject of the object, `endpointSelector` or `podSelector`, and the scope of its peers.
+    ///
+    /// In a namespaced object the namespace is the object's. What `matchLabels` says of it is ignored;
+    /// what `matchExpressions` says of it can only narrow.
+    pub fn endpoints(&self, selector: &LabelSelector) -> (EndpointSelector, PeerScope) {
+        let mut own = selector.clone();
+        let namespace = match &self.namespace {
+            None => NamespaceScope::Unrestricted,
+            Some(namespace) => {
+                own.labels.remove(&SelectorKey::k8s(label::POD_NAMESPACE));
+                NamespaceScope::Namespace(namespace.clone())
+            }
+        };
+        let subject = EndpointSelector {
+            namespace,
+            cluster: None,
+            requirements: Arc::new(own.requirements()),
+        };
+        (subject, self.peers(selector.is_about_init()))
+    }
+
+    /// Pods by the labels of their namespace and their own: the subject of a ClusterNetworkPolicy.
+    pub fn pods(
+        &self,
+        namespaces: &LabelSelector,
+        pods: &LabelSelector,
+    ) -> (EndpointSelector, PeerScope) {
+        let subject = EndpointSelector {
+            namespace: NamespaceScope::Pods,
+            cluster: None,
+            requirements: Arc::new(namespaces_and_pods(namespaces, pods)),
+        };
+        (subject, self.peers(false))
+    }
+
+    /// The nodes of `nodeSelector`, as the subject of a host policy, and the scope of its peers.
+    pub fn nodes(&self, selector: &LabelSelector) -> (NodeSelector, PeerScope) {
+        let subject = NodeSelector {
+            requirements: Arc::new(selector.requirements()),
+            cluster: None,
+        };
+        (subject, self.peers(false))
+    }
+
+    fn peers(&self, subject_is_init: bool) -> PeerScope {
+        PeerScope {
+            scope: self.clone(),
+            subject_is_init,
+        }
+    }
+}
+
+/// Requirements on a pod's namespace labels and its own labels. Keys are taken without a source.
+fn namespaces_and_pods(namespaces: &LabelSelector, pods: &LabelSelector) -> BTreeSet<Requirement> {
+    let of_namespace = namespaces.requirements().into_iter().map(|r| Requirement {
+        key: SelectorKey::namespace_label(&r.key.key),
+        operator: r.operator,
+    });
+    of_namespace.chain(pods.requirements()).collect()
+}
+
+/// Makes the peers of a rule whose subject is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerScope {
+    scope: Scope,
+    subject_is_init: bool,
+}
+
+impl PeerScope {
+    /// An item of `fromEndpoints` or `toEndpoints`.
+    ///
+    /// A selector with a `reserved:` key stands as written. Otherwise: without a requirement on the pod
+    /// namespace, a namespaced object's peers are in its namespace (unless they select by a namespace's
+    /// labels) and a cluster-scoped object's are in some namespace (unless its subject is `reserved:init`);
+    /// and without a requirement on the cluster they are in the local one.
+    pub fn endpoints(&self, selector: &LabelSelector) -> EndpointSelector {
+        let requirements = Arc::new(selector.requirements());
+        if selector.has_reserved() {
+            return EndpointSelector {
+                namespace: NamespaceScope::Unrestricted,
+                cluster: None,
+                requirements,
+            };
+        }
+        let namespace = match &self.scope.namespace {
+            _ if selector.has_key(label::POD_NAMESPACE) => NamespaceScope::Unrestricted,
+            None if self.subject_is_init => NamespaceScope::Unrestricted,
+            None => NamespaceScope::Pods,
+            Some(_) if selector.has_namespace_label() => NamespaceScope::Unrestricted,
+            Some(namespace) => NamespaceScope::Namespace(namespace.clone()),
+        };
+        let cluster = self.cluster_unless_named(selector);
+        EndpointSelector {
+            namespace,
+            cluster,
+            requirements,
+        }
+    }
+
+    /// A peer of a NetworkPolicy or ClusterNetworkPolicy: pods by the labels of their namespaces (`None`:
+    /// the object's own namespace) and by their own. Keys are taken as Kubernetes', without a source.
+    pub fn pods(
+        &self,
+        namespaces: Option<&LabelSelector>,
+        pods: &LabelSelector,
+    ) -> EndpointSelector {
+        let none = LabelSelector::default();
+        let namespace = match (namespaces, &self.scope.namespace) {
+            (None, Some(own)) => NamespaceScope::Namespace(own.clone()),
+            _ => NamespaceScope::Pods,
+        };
+        EndpointSelector {
+            namespace,
+            cluster: self.cluster_unless_named(pods),
+            requirements: Arc::new(namespaces_and_pods(namespaces.unwrap_or(&none), pods)),
+        }
+    }
+
+    /// An item of `fromNodes` or `toNodes`: keys are of node labels, whatever source they name.
+    pub fn nodes(&self, selector: &LabelSelector) -> NodeSelector {
+        let requirements = selector
+            .requirements()
+            .into_iter()
+            .map(|r| Requirement {
+                key: SelectorKey {
+                    source: Some(LabelSource::Node),
+                    key: r.key.key,
+                },
+                operator: r.operator,
+            })
+            .collect();
+        NodeSelector {
+            requirements: Arc::new(requirements),
+            cluster: None,
+        }
+    }
+
+    fn cluster_unless_named(&self, selector: &LabelSelector) -> Option<Arc<str>> {
+        if selector.has_key(label::POLICY_CLUSTER) {
+            return None;
+        }
+        self.scope.cluster.clone()
+    }
+}
