@@ -1,0 +1,73 @@
+//! Why a packet passes or not.
+
+use serde::{Deserialize, Serialize};
+
+/// The answer to FROM TO PORT/PROTO.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ExplainReport {
+    /// The packet passes both hooks.
+    pub allowed: bool,
+    /// The packet as understood.
+    pub packet: String,
+    /// Where the sender's pod is of this node: its egress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<ExplainSide>,
+    /// Where the receiver's pod is of this node: its ingress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<ExplainSide>,
+}
+
+/// One hook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ExplainSide {
+    /// Pod whose policy it is.
+    pub subject: String,
+    /// Its identity.
+    pub subject_identity: u32,
+    /// The other side.
+    pub remote: String,
+    /// Its identity.
+    pub remote_identity: u32,
+    /// Policy is enforced in this direction.
+    pub enforced: bool,
+    /// `allow`, `deny`, …
+    pub verdict: Explained,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// The winning entry, as a person reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    /// Rules that made the entry, each with file and line where known.
+    pub rules: Vec<String>,
+    /// What would have won otherwise, best first.
+    pub otherwise: Vec<Alternative>,
+}
+
+/// What one hook does with the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Explained {
+    /// Passes.
+    Allow,
+    /// A deny rule drops it.
+    Deny,
+    /// No rule allows it.
+    NotAllowed,
+    /// A rule hands it to a proxy, which is not running: dropped.
+    Redirect,
+    /// A rule asks for authentication, which is not available: dropped.
+    Auth,
+}
+
+/// An entry that matched and did not win.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alternative {
+    /// The entry.
+    pub entry: String,
+    /// Its rules.
+    pub rules: Vec<String>,
+    /// Why it did not win.
+    pub why_not: String,
+}
