@@ -1,0 +1,1 @@
+//! The agent on the worker, and the command line that asks it.

@@ -1,0 +1,166 @@
+//! Child processes that end with their guard.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::wait;
+
+/// Where Debian keeps what is not on a user's path.
+const EXTRA_PATH: [&str; 2] = ["/usr/sbin", "/sbin"];
+
+/// The program's file, on the path or where Debian keeps daemons.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(EXTRA_PATH.iter().map(PathBuf::from))
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+/// A command for `name`, found by [`find_program`] if it can be.
+pub fn command(name: &str) -> Command {
+    Command::new(find_program(name).unwrap_or_else(|| name.into()))
+}
+
+/// One of the workspace's binaries: from `OXILIUM_BIN_DIR`, else from the directory that this test was built into.
+///
+/// # Errors
+/// If the running program's own path is not known.
+pub fn built_binary(name: &str) -> Result<PathBuf> {
+    if let Some(directory) = env::var_os("OXILIUM_BIN_DIR") {
+        return Ok(Path::new(&directory).join(name));
+    }
+    let this = env::current_exe().context("the path of the running program")?;
+    let mut directory = this.parent().context("a program lies in a directory")?;
+    if directory.file_name() == Some(OsStr::new("deps")) {
+        directory = directory.parent().context("deps lies in a directory")?;
+    }
+    Ok(directory.join(name))
+}
+
+/// Runs to the end and returns the output.
+///
+/// # Errors
+/// If it cannot be started or its status is not 0: with the command line and what it wrote to stderr.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = output(command)?;
+    if !output.status.success() {
+        bail!(
+            "{command:?}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs to the end, whatever its status.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn output(command: &mut Command) -> Result<Output> {
+    command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))
+}
+
+/// A process that is killed when this is dropped. Its output goes to a file.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command` in the caller's namespaces; stdout and stderr are appended to `log`.
+    ///
+    /// # Errors
+    /// If the log cannot be opened or the program not started.
+    pub fn spawn(name: &str, command: &mut Command, log: PathBuf) -> Result<Self> {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("cannot open {}", log.display()))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        Ok(Self {
+            child,
+            name: name.to_owned(),
+            log,
+        })
+    }
+
+    /// The process id, for evidence from outside (`/proc`, strace).
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it has written so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_else(|e| format!("({}: {e})", self.log.display()))
+    }
+
+    /// The exit status if it has ended.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// If it still runs after `limit`: with its log.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let what = format!("{} ends", self.name);
+        wait::until(&what, limit, || Ok(self.child.try_wait()?)).with_context(|| self.log())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// If it has already been waited for, or the kernel refuses.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)
+            .with_context(|| format!("{signal} to {}", self.name))
+    }
+
+    /// Kills it at once (SIGKILL) and waits: a crash.
+    ///
+    /// # Errors
+    /// If it cannot be waited for.
+    pub fn crash(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Nothing can be done about a process that is gone already.
+        if self.child.kill().is_ok() {
+            drop(self.child.wait());
+        }
+    }
+}
