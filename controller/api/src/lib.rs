@@ -19,6 +19,7 @@ mod plan;
 mod policy;
 mod request;
 mod status;
+mod time;
 mod wire;
 
 pub use bpf::{
@@ -42,4 +43,5 @@ pub use status::{
     ComponentState, ComponentStatus, FailingObject, KernelWrites, MapStatus, ReconcileStatus,
     SourceStatus, StatusReport,
 };
+pub use time::rfc3339;
 pub use wire::{Answer, Call, Envelope, MAX_LINE, VERSION, read_line};

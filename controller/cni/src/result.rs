@@ -1,0 +1,106 @@
+//! The previous plugin's result: read for what it says of the pod, and passed on.
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::config::{NetConf, version_numbers};
+use crate::error::{CniError, Code};
+
+/// What all versions of a result since 0.3.0 have.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Previous {
+    #[serde(rename = "cniVersion", default)]
+    version: Option<String>,
+    /// Interfaces that were made; an entry with a sandbox is inside the container.
+    #[serde(default)]
+    pub(crate) interfaces: Vec<Interface>,
+    /// Addresses that were given.
+    #[serde(default)]
+    pub(crate) ips: Vec<Ip>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) sandbox: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Ip {
+    address: String,
+    #[serde(default)]
+    interface: Option<usize>,
+}
+
+impl Previous {
+    /// Reads a result of any version since 0.3.0.
+    pub(crate) fn parse(raw: &RawValue) -> Result<Self, CniError> {
+        serde_json::from_str(raw.get()).map_err(|error| {
+            CniError::new(
+                Code::Decode,
+                format!("cannot read prevResult: {error}"),
+                "it must be a CNI result of version 0.3.0 or later",
+            )
+        })
+    }
+
+    /// Addresses of the container's interface `name`: those that say so, and those that name no interface.
+    pub(crate) fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, CniError> {
+        let mut addresses = Vec::new();
+        for ip in &self.ips {
+            let ours = ip.interface.is_none_or(|index| {
+                self.interfaces.get(index).is_some_and(|interface| {
+                    interface.name == name && !interface.sandbox.is_empty()
+                })
+            });
+            if !ours {
+                continue;
+            }
+            let text = ip.address.split('/').next().unwrap_or_default();
+            addresses.push(text.parse().map_err(|_| {
+                CniError::new(
+                    Code::InvalidConfig,
+                    format!("prevResult has the address {:?}", ip.address),
+                    "an address of IPv4 or IPv6 with its prefix length is expected",
+                )
+            })?);
+        }
+        Ok(addresses)
+    }
+}
+
+/// The result to give: `raw` as it stands, unless it is in another version than the configuration asks
+/// for (runtimes keep them equal; a delegating plugin may not).
+pub(crate) fn pass_on(
+    conf: &NetConf,
+    raw: &RawValue,
+    previous: &Previous,
+) -> Result<String, CniError> {
+    if previous.version.as_deref() == Some(conf.version.as_str()) {
+        return Ok(raw.get().to_owned());
+    }
+    let mut value: Value = serde_json::from_str(raw.get()).map_err(|error| {
+        CniError::new(Code::Decode, format!("cannot read prevResult: {error}"), "")
+    })?;
+    value["cniVersion"] = conf.version.as_str().into();
+    let with_family = version_numbers(&conf.version) < (1, 0);
+    for ip in value["ips"].as_array_mut().into_iter().flatten() {
+        let Some(ip) = ip.as_object_mut() else {
+            continue;
+        };
+        if with_family {
+            let six = ip
+                .get("address")
+                .and_then(Value::as_str)
+                .is_some_and(|a| a.contains(':'));
+            ip.insert("version".into(), if six { "6" } else { "4" }.into());
+        } else {
+            ip.remove("version");
+        }
+    }
+    Ok(value.to_string())
+}
