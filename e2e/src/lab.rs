@@ -148,6 +148,11 @@ impl Lab {
         self.directory.join("agent.sock")
     }
 
+    /// Where our plugin leaves word for an agent that is down.
+    pub fn tombstones(&self) -> PathBuf {
+        self.directory.join("deleted")
+    }
+
     /// A pod on the worker, in namespace `default`, to be started.
     pub fn pod(&self, name: &str) -> PodBuilder<'_> {
         PodBuilder::new(self, name)
@@ -163,6 +168,10 @@ impl Lab {
         );
         if let Some(plugin) = conflist["plugins"].get_mut(1) {
             plugin["socket"] = self.socket().display().to_string().into();
+            plugin["tombstones"] = self.tombstones().display().to_string().into();
+            plugin["enable-debug"] = true.into();
+            let log = self.directory.join("cni.log");
+            plugin["log-file"] = log.display().to_string().into();
         }
         Chain {
             conflist,
