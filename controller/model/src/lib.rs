@@ -1,5 +1,10 @@
 //! Inputs, the desired node state computed from them, and the plan that leads there; pure.
 
+pub mod condition;
 pub mod identity;
 pub mod label;
+pub mod node_state;
+pub mod observed;
+pub mod plan;
 pub mod policy;
+pub mod world;

@@ -1,0 +1,81 @@
+//! What the kernel holds, exactly as read.
+
+use std::collections::BTreeMap;
+
+use oxilium_abi::{
+    Direction, EndpointWord, Epoch, InterfaceConfig, IpcacheKey, IpcacheValue, IpcacheWord,
+    NODE_WORDS, NodeWord, PolicyKey, PolicyValue, ShapeWord,
+};
+
+use crate::node_state::{AttachPoint, ProgramTag};
+
+/// The content of every table that the agent writes. What the programs own (conntrack, fragments,
+/// counters) is not in here: it is never diffed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Entries of the policy map. [`PolicyKey`] sorts by table first.
+    pub policy: BTreeMap<PolicyKey, PolicyValue>,
+    /// Shape words that are not zero, by table and direction.
+    pub shapes: BTreeMap<(u32, Direction), ShapeWord>,
+    /// Prefixes.
+    pub ipcache: BTreeMap<IpcacheKey, IpcacheValue>,
+    /// Interfaces by ifindex, the map's key (which a damaged value may contradict).
+    pub interfaces: BTreeMap<u32, InterfaceConfig>,
+    /// Endpoint words of both banks; endpoints whose words are both zero may be left out.
+    pub endpoint_words: BTreeMap<u16, [EndpointWord; 2]>,
+    /// The node words.
+    pub node_words: [u64; NODE_WORDS as usize],
+    /// Our programs on hooks of interfaces that exist. Programs of others are not in here.
+    pub attachments: BTreeMap<AttachPoint, AttachedProgram>,
+}
+
+/// One of our programs on a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttachedProgram {
+    /// Which program.
+    pub tag: ProgramTag,
+    /// It is there in the way in which it would be attached today: once, by a link or filter that is
+    /// ours, pinned where it belongs. If not, it is put in order by [`crate::plan::Write::Replace`].
+    pub in_order: bool,
+}
+
+impl Observed {
+    /// G: the last plan that was written whole.
+    pub fn published(&self) -> Epoch {
+        Epoch::new(self.node_words[NodeWord::Published as usize])
+    }
+
+    /// The highest epoch ever taken.
+    pub fn high_water(&self) -> Epoch {
+        Epoch::new(self.node_words[NodeWord::HighWater as usize])
+    }
+
+    /// The ipcache's epoch and the bank in use.
+    pub fn ipcache_word(&self) -> IpcacheWord {
+        IpcacheWord(self.node_words[NodeWord::Ipcache as usize])
+    }
+
+    /// Both words of an endpoint.
+    pub fn endpoint_word(&self, endpoint: u16) -> [EndpointWord; 2] {
+        self.endpoint_words
+            .get(&endpoint)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The word of an endpoint that programs read now.
+    pub fn endpoint_word_in_use(&self, endpoint: u16) -> EndpointWord {
+        self.endpoint_word(endpoint)[self.ipcache_word().bank() as usize]
+    }
+
+    /// Entries of one policy table.
+    pub fn table(&self, table: u32) -> impl Iterator<Item = (&PolicyKey, &PolicyValue)> {
+        let first = PolicyKey {
+            table,
+            ..PolicyKey::default()
+        };
+        self.policy
+            .range(first..)
+            .take_while(move |(key, _)| key.table == table)
+    }
+}
