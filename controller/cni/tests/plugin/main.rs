@@ -11,6 +11,7 @@ mod agent;
 mod node;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use serde_json::{Value, json};
 
@@ -473,7 +474,7 @@ fn the_log_file_has_failures_always_and_everything_with_debug() {
 fn it_works_under_the_name_of_ciliums_plugin() {
     let agent = FakeAgent::done();
     let link = agent.directory().join("cilium-cni");
-    fs::copy(env!("CARGO_BIN_EXE_oxilium-cni"), &link).unwrap();
+    symlink(env!("CARGO_BIN_EXE_oxilium-cni"), &link).unwrap();
     let call = Call::new("STATUS")
         .program(link)
         .input(&agent.conf("1.1.0"))
