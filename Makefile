@@ -29,6 +29,10 @@ test: ## unit, property, program and scenario tests (root for the last two; skip
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
 
+.PHONY: test-kernels
+test-kernels: ## the kernel's tests on Linux 6.1 and 6.12 under QEMU (KERNELS="6.1 6.12")
+	scripts/test-kernels.sh $(KERNELS)
+
 .PHONY: lint
 lint: ## formatting, clippy, documentation, dependencies, layers, tree
 	@scripts/setup.sh build lint

@@ -61,8 +61,8 @@ install_packages() {
         as_root chmod +x "$policy"
     fi
     local status=0
-    { as_root apt-get -qq update &&
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >&2
+    { as_root apt-get -qq -o DPkg::Lock::Timeout=300 update &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" >&2
     } || status=$?
     [ -z "$made" ] || as_root rm -f "$policy"
     [ "$status" = 0 ] || die "apt-get failed; look above, correct it and run this again"
