@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::identity::Protocol;
+
 /// The proxy's part of a port rule: rule set, server names, listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct L7 {
@@ -23,7 +25,7 @@ impl L7 {
     }
 }
 
-/// `toPorts[].rules`. Absent and empty are different: `http: []` redirects and allows every request.
+/// `toPorts[].rules`. A list that is there and empty (`http: []`) asks nothing of a proxy: it is [`L7Rules::None`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum L7Rules {
     /// No `rules`, or `rules: {}`.
@@ -92,4 +94,74 @@ impl AuthMode {
             Self::AlwaysFail => 2,
         }
     }
+}
+
+/// What kind of proxy a flow is handed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Parser {
+    /// Only TLS: server names, or interception without HTTP rules.
+    Tls,
+    /// HTTP.
+    Http,
+    /// DNS.
+    Dns,
+    /// A listener of an Envoy configuration object.
+    Listener,
+}
+
+impl Parser {
+    /// What is asked of a proxy for flows of this protocol; none where the rule asks nothing.
+    pub fn of(l7: &L7, protocol: Protocol) -> Option<Self> {
+        if l7.listener.is_some() {
+            return Some(Self::Listener);
+        }
+        match &l7.rules {
+            L7Rules::Dns(rules) if !rules.is_empty() => Some(Self::Dns),
+            L7Rules::Http(rules) if !rules.is_empty() && protocol == Protocol::TCP => {
+                Some(Self::Http)
+            }
+            _ if l7.intercepts_tls || !l7.server_names.is_empty() => Some(Self::Tls),
+            _ => None,
+        }
+    }
+
+    /// The one that does what both ask, where there is one: HTTP covers TLS.
+    pub fn merge(self, other: Self) -> Option<Self> {
+        match (self, other) {
+            (a, b) if a == b => Some(a),
+            (Self::Tls, Self::Http) | (Self::Http, Self::Tls) => Some(Self::Http),
+            _ => None,
+        }
+    }
+
+    /// Order among redirects that claim the same flow, lower first; a listener may name its own.
+    pub const fn default_priority(self) -> u8 {
+        match self {
+            Self::Http => 101,
+            Self::Tls => 116,
+            Self::Dns => 121,
+            Self::Listener => 126,
+        }
+    }
+
+    /// Its name, as Cilium's.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Http => "http",
+            Self::Dns => "dns",
+            Self::Listener => "crd",
+        }
+    }
+}
+
+/// To which proxy an entry hands its flows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Redirect {
+    /// Order among redirects, lower first: 1…126.
+    pub priority: u8,
+    /// Kind of proxy.
+    pub parser: Parser,
+    /// The listener, for [`Parser::Listener`].
+    pub listener: Option<Arc<Listener>>,
 }

@@ -3,8 +3,23 @@
 //! [`rule`] is what every kind of policy object is lowered to, [`selector`] how rules speak of endpoints
 //! and nodes. What follows is pure: rules, identities and a subject in, a table out.
 
+mod auth;
+mod compose;
 pub mod config;
+mod enforce;
+pub mod filter;
 pub mod l7;
+mod level;
 pub mod peer;
+pub mod port;
+mod prune;
+mod resolve;
 pub mod rule;
+mod select;
 pub mod selector;
+pub mod table;
+
+pub use enforce::SubjectView;
+pub use level::TooManyLevels;
+pub use resolve::{L7Filter, ResolveError, SubjectPolicy, resolve};
+pub use select::selection;

@@ -2,8 +2,9 @@
 //!
 //! A [`LabelSelector`] is what a person wrote. It selects nothing by itself: a [`Scope`] (the namespace and
 //! cluster of the policy object) turns it into an [`EndpointSelector`] or a [`NodeSelector`]. The namespace
-//! is a field of the result that is tested beside the requirements, so no requirement can widen it, and an
-//! endpoint selector never matches a node, whatever labels they share.
+//! is a field of the result that is tested beside the requirements, so no requirement can widen it; and
+//! what selects nodes is another type than what selects endpoints, so that neither reaches the other's
+//! domain because labels happen to be the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -53,6 +54,14 @@ impl SelectorKey {
     /// A key of a namespace's labels, on the pods in it.
     pub fn namespace_label(key: &str) -> Self {
         Self::k8s(&format!("{}{key}", label::NAMESPACE_LABELS))
+    }
+
+    /// The key in labels of remote nodes: `nodes` of a ClusterNetworkPolicy.
+    pub fn node(key: &str) -> Self {
+        Self {
+            source: Some(LabelSource::Node),
+            key: key.into(),
+        }
     }
 
     /// A built-in label.
@@ -212,7 +221,7 @@ impl NamespaceScope {
     }
 }
 
-/// Selects identities that are not nodes by their labels, within namespaces and a cluster.
+/// Selects identities by their labels, within namespaces and a cluster.
 ///
 /// Made by a [`Scope`] or [`PeerScope`] only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -255,17 +264,36 @@ fn in_cluster(labels: &IdentityLabels, name: &str) -> bool {
         .is_some_and(|label| label.value() == name)
 }
 
+/// Which nodes a [`NodeSelector`] looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeDomain {
+    /// The local node, as the subject of a host policy.
+    Local,
+    /// The others, as peers.
+    Remote,
+}
+
+impl NodeDomain {
+    fn matches(self, labels: &IdentityLabels) -> bool {
+        match self {
+            Self::Local => labels.has_reserved("host"),
+            Self::Remote => labels.has_reserved("remote-node"),
+        }
+    }
+}
+
 /// Selects nodes by their labels. Never matches a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeSelector {
-    requirements: Arc<BTreeSet<Requirement>>,
+    domain: NodeDomain,
     cluster: Option<Arc<str>>,
+    requirements: Arc<BTreeSet<Requirement>>,
 }
 
 impl NodeSelector {
     /// Selects a node whose identity has these labels; an identity that is no node's is never selected.
     pub fn matches(&self, labels: &IdentityLabels) -> bool {
-        (labels.has_reserved("host") || labels.has_reserved("remote-node"))
+        self.domain.matches(labels)
             && self
                 .cluster
                 .as_ref()
@@ -273,7 +301,17 @@ impl NodeSelector {
             && self.requirements.iter().all(|r| r.matches(labels))
     }
 
-    /// What it asks.
+    /// Which nodes it looks at.
+    pub fn domain(&self) -> NodeDomain {
+        self.domain
+    }
+
+    /// The cluster that it is restricted to.
+    pub fn cluster(&self) -> Option<&Arc<str>> {
+        self.cluster.as_ref()
+    }
+
+    /// What it asks beyond the cluster.
     pub fn requirements(&self) -> &BTreeSet<Requirement> {
         &self.requirements
     }
@@ -325,14 +363,15 @@ impl Scope {
         (subject, self.peers(selector.is_about_init()))
     }
 
-    /// Pods by the labels of their namespace and their own: the subject of a ClusterNetworkPolicy.
+    /// The subject of a ClusterNetworkPolicy: by the labels of the namespace (all pods of these:
+    /// an empty `pods`) and of the pod.
     pub fn pods(
         &self,
         namespaces: &LabelSelector,
         pods: &LabelSelector,
     ) -> (EndpointSelector, PeerScope) {
         let subject = EndpointSelector {
-            namespace: NamespaceScope::Pods,
+            namespace: pods_of(namespaces),
             cluster: None,
             requirements: Arc::new(namespaces_and_pods(namespaces, pods)),
         };
@@ -342,8 +381,9 @@ impl Scope {
     /// The nodes of `nodeSelector`, as the subject of a host policy, and the scope of its peers.
     pub fn nodes(&self, selector: &LabelSelector) -> (NodeSelector, PeerScope) {
         let subject = NodeSelector {
-            requirements: Arc::new(selector.requirements()),
+            domain: NodeDomain::Local,
             cluster: None,
+            requirements: Arc::new(selector.requirements()),
         };
         (subject, self.peers(false))
     }
@@ -353,6 +393,16 @@ impl Scope {
             scope: self.clone(),
             subject_is_init,
         }
+    }
+}
+
+/// An empty namespace selector selects what is in a namespace. Any other stands as written: what has no
+/// namespace has no labels of one either, and is selected by `NotIn` and `DoesNotExist` (as in Cilium 1.20).
+fn pods_of(namespaces: &LabelSelector) -> NamespaceScope {
+    if *namespaces == LabelSelector::default() {
+        NamespaceScope::Pods
+    } else {
+        NamespaceScope::Unrestricted
     }
 }
 
@@ -403,8 +453,8 @@ impl PeerScope {
         }
     }
 
-    /// A peer of a NetworkPolicy or ClusterNetworkPolicy: pods by the labels of their namespaces (`None`:
-    /// the object's own namespace) and by their own. Keys are taken as Kubernetes', without a source.
+    /// A peer of a NetworkPolicy (`podSelector` with or without `namespaceSelector`) or `pods` of a
+    /// ClusterNetworkPolicy. Without `namespaces`, those of the object's own namespace.
     pub fn pods(
         &self,
         namespaces: Option<&LabelSelector>,
@@ -413,7 +463,8 @@ impl PeerScope {
         let none = LabelSelector::default();
         let namespace = match (namespaces, &self.scope.namespace) {
             (None, Some(own)) => NamespaceScope::Namespace(own.clone()),
-            _ => NamespaceScope::Pods,
+            (None, None) => NamespaceScope::Pods,
+            (Some(namespaces), _) => pods_of(namespaces),
         };
         EndpointSelector {
             namespace,
@@ -422,22 +473,32 @@ impl PeerScope {
         }
     }
 
-    /// An item of `fromNodes` or `toNodes`: keys are of node labels, whatever source they name.
-    pub fn nodes(&self, selector: &LabelSelector) -> NodeSelector {
-        let requirements = selector
-            .requirements()
-            .into_iter()
-            .map(|r| Requirement {
-                key: SelectorKey {
-                    source: Some(LabelSource::Node),
-                    key: r.key.key,
-                },
-                operator: r.operator,
-            })
-            .collect();
-        NodeSelector {
-            requirements: Arc::new(requirements),
+    /// `namespaces` of a ClusterNetworkPolicy: of every cluster, as in Cilium 1.20.
+    pub fn namespaces(&self, namespaces: &LabelSelector) -> EndpointSelector {
+        EndpointSelector {
+            namespace: pods_of(namespaces),
             cluster: None,
+            requirements: Arc::new(namespaces_and_pods(namespaces, &LabelSelector::default())),
+        }
+    }
+
+    /// An endpoint selector in no scope at all: as written, of any namespace and cluster. For what an object
+    /// means without saying it, like the DNS pods of `domainNames`.
+    pub fn unscoped(&self, selector: &LabelSelector) -> EndpointSelector {
+        EndpointSelector {
+            namespace: NamespaceScope::Unrestricted,
+            cluster: None,
+            requirements: Arc::new(selector.requirements()),
+        }
+    }
+
+    /// An item of `fromNodes` or `toNodes`, or `nodes` of a ClusterNetworkPolicy (with
+    /// [`SelectorKey::node`] keys): other nodes, of the local cluster unless the selector names one.
+    pub fn nodes(&self, selector: &LabelSelector) -> NodeSelector {
+        NodeSelector {
+            domain: NodeDomain::Remote,
+            cluster: self.cluster_unless_named(selector),
+            requirements: Arc::new(selector.requirements()),
         }
     }
 

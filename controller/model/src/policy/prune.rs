@@ -1,0 +1,113 @@
+//! Entries that decide nothing are left out.
+
+use std::collections::{HashMap, HashSet};
+
+use oxilium_abi::Precedence;
+
+use super::table::{Entry, EntryKey, kind, lineage};
+use crate::identity::Protocol;
+use crate::policy::port::PortPrefix;
+
+/// The shapes of entries that are there, for each kind of identity: which wider keys can exist at all.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ShapesPresent([u32; 3]);
+
+impl ShapesPresent {
+    pub(crate) fn add(&mut self, key: &EntryKey) {
+        self.0[usize::from(kind(key.identity))] |= 1 << key.shape();
+    }
+
+    /// The keys that cover `key` and may be there, itself left out.
+    pub(crate) fn wider(
+        self,
+        key: &EntryKey,
+        local_cluster: u8,
+    ) -> impl Iterator<Item = EntryKey> + use<> {
+        let key = *key;
+        let mut seen = None;
+        lineage(key.identity, local_cluster)
+            .into_iter()
+            .filter(move |identity| seen.replace(*identity) != Some(*identity))
+            .flat_map(move |identity| {
+                let present = self.0[usize::from(kind(identity))];
+                (0..=key.shape())
+                    .filter(move |shape| present & (1 << shape) != 0)
+                    .map(move |shape| EntryKey {
+                        identity,
+                        protocol: if shape == 0 {
+                            Protocol::ANY
+                        } else {
+                            key.protocol
+                        },
+                        port: PortPrefix::of(
+                            key.port.first(),
+                            u8::try_from(shape.saturating_sub(1)).unwrap_or(16),
+                        ),
+                    })
+            })
+            .filter(move |wider| *wider != key)
+    }
+}
+
+/// Takes out entries that can never be the greatest match, and those whose packets would get the same
+/// verdict without them.
+pub(crate) fn prune(
+    entries: HashMap<EntryKey, Entry>,
+    local_cluster: u8,
+) -> HashMap<EntryKey, Entry> {
+    let mut shapes = ShapesPresent::default();
+    let mut verdicts: HashMap<Precedence, Option<&Entry>> = HashMap::new();
+    for (key, entry) in &entries {
+        shapes.add(key);
+        let same = verdicts.entry(entry.precedence).or_insert(Some(entry));
+        if same.is_some_and(|first| !first.same_verdict(entry)) {
+            *same = None;
+        }
+    }
+    // A precedence with one verdict only: of two such entries, one within the other, the inner is idle.
+    let uniform: HashSet<Precedence> = verdicts
+        .into_iter()
+        .filter_map(|(precedence, same)| same.map(|_| precedence))
+        .collect();
+    let idle = |key: &EntryKey, entry: &Entry| {
+        shapes.wider(key, local_cluster).any(|wide_key| {
+            let Some(wide) = entries.get(&wide_key) else {
+                return false;
+            };
+            wide.precedence > entry.precedence
+                || wide.same_verdict(entry)
+                    && (uniform.contains(&entry.precedence)
+                        || nothing_between(&entries, key, &wide_key, entry, local_cluster))
+        })
+    };
+    let idle: HashSet<EntryKey> = entries
+        .iter()
+        .filter(|(key, entry)| idle(key, entry))
+        .map(|(key, _)| *key)
+        .collect();
+    let mut entries = entries;
+    entries.retain(|key, _| !idle.contains(key));
+    entries
+}
+
+/// `wide` has the same ports as `key`, so that only an aggregate of the identity could lie between them.
+fn nothing_between(
+    entries: &HashMap<EntryKey, Entry>,
+    key: &EntryKey,
+    wide: &EntryKey,
+    entry: &Entry,
+    local_cluster: u8,
+) -> bool {
+    if (wide.protocol, wide.port) != (key.protocol, key.port) {
+        return false;
+    }
+    let aggregate = EntryKey {
+        identity: key.identity.aggregate(local_cluster),
+        ..*key
+    };
+    aggregate == *wide
+        || aggregate == *key
+        || entries.get(&aggregate).is_none_or(|between| {
+            between.same_verdict(entry) || between.precedence < entry.precedence
+        })
+}
