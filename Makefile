@@ -33,6 +33,12 @@ test: ## unit, property, program and scenario tests (root for the last two; skip
 test-kernels: ## the kernel's tests on Linux 6.1 and 6.12 under QEMU (KERNELS="6.1 6.12")
 	scripts/test-kernels.sh $(KERNELS)
 
+.PHONY: bench
+bench: ## what it costs, as ratios to doing without, in one run (root; SECTIONS="traffic" for a part)
+	@scripts/setup.sh build run
+	$(CARGO) build --release --package oxilium --package oxilium-cni --package oxilium-bench --bins
+	@target/release/oxilium-bench $(SECTIONS)
+
 .PHONY: lint
 lint: ## formatting, clippy, documentation, dependencies, layers, tree
 	@scripts/setup.sh build lint

@@ -1,0 +1,61 @@
+//! `make bench`: prints the figures, section by section. Needs root.
+#![expect(clippy::print_stdout, reason = "printing figures is what it does")]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use oxilium_bench::{report::Line, traffic};
+
+/// What Oxilium costs, against doing without.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Only these; without any, all
+    sections: Vec<Section>,
+    /// How many pairs are measured of what is compared
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Section {
+    /// TCP between two pods
+    Traffic,
+}
+
+impl Section {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Traffic => "Two pods under policy, against the same pods with no program",
+        }
+    }
+
+    fn run(self, arguments: &Arguments) -> Result<Vec<Line>> {
+        match self {
+            Self::Traffic => traffic::run(arguments.rounds),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut failed = false;
+    for section in Section::value_variants() {
+        if !arguments.sections.is_empty() && !arguments.sections.contains(section) {
+            continue;
+        }
+        println!("{}", section.title());
+        match section.run(&arguments) {
+            Ok(lines) => lines.iter().for_each(|line| println!("{line}")),
+            Err(error) => {
+                println!("  cannot be measured: {error:#}");
+                failed = true;
+            }
+        }
+    }
+    if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
