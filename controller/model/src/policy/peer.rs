@@ -101,7 +101,7 @@ impl CidrGroupPeer {
     }
 }
 
-/// A name or pattern of `toFQDNs`, in the form in which the identity's `fqdn:` label has it (lower case, no final dot).
+/// A name or pattern of `toFQDNs`, exactly as the policy writes it: the identity's `fqdn:` label is compared literally.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FqdnPeer(pub Arc<str>);
 
