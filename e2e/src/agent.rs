@@ -128,20 +128,42 @@ impl Agent {
     /// # Errors
     /// If it is not in time.
     pub fn until_applied(&self) -> Result<()> {
-        let revisions = || -> Result<(u64, u64)> {
-            let status = self.cli.status()?;
-            let read = |name: &str| {
-                status["reconcile"][name]
-                    .as_u64()
-                    .with_context(|| format!("no {name} in {status}"))
-            };
-            Ok((read("input-revision")?, read("applied-revision")?))
-        };
-        let (wanted, _) = revisions()?;
+        let wanted = self.revision()?;
+        self.until(wanted)
+    }
+
+    /// The revision of the inputs that the agent knows.
+    ///
+    /// # Errors
+    /// If the agent does not answer.
+    pub fn revision(&self) -> Result<u64> {
+        self.reconciled("input-revision")
+    }
+
+    /// Waits until there is a later revision than `before`, and it is applied.
+    ///
+    /// # Errors
+    /// If it is not so in time.
+    pub fn until_revision_after(&self, before: u64) -> Result<()> {
+        let what = format!("a revision after {before}");
+        let later = wait::until(&what, wait::LONG, || {
+            let known = self.revision()?;
+            Ok((known > before).then_some(known))
+        })?;
+        self.until(later)
+    }
+
+    fn until(&self, wanted: u64) -> Result<()> {
         wait::until(&format!("revision {wanted} is applied"), wait::LONG, || {
-            let (_, applied) = revisions()?;
-            Ok((applied >= wanted).then_some(()))
+            Ok((self.reconciled("applied-revision")? >= wanted).then_some(()))
         })
+    }
+
+    fn reconciled(&self, field: &str) -> Result<u64> {
+        let status = self.cli.status()?;
+        status["reconcile"][field]
+            .as_u64()
+            .with_context(|| format!("no {field} in {status}"))
     }
 
     /// The endpoint of a pod in namespace `default`, as `endpoint list` shows it.

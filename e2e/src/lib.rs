@@ -17,6 +17,7 @@ pub mod pod;
 pub mod probe;
 pub mod process;
 pub mod require;
+pub mod scenario;
 pub mod server;
 pub mod wait;
 pub mod wire;
