@@ -12,6 +12,7 @@ pub mod policy;
 pub mod reader;
 pub mod schema;
 pub mod tree;
+pub mod vectors;
 
 pub use policy::{LowerConfig, Lowered, lower_policy};
 pub use schema::Admission;
