@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Fqdn;
 use crate::meta::IntOrString;
 
 /// Ports, and what a proxy has to do with flows to them.
