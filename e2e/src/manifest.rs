@@ -141,6 +141,28 @@ impl PodObject {
     }
 }
 
+/// What the agent of another node publishes of a pod there: its identity and where it is.
+pub fn cilium_endpoint_yaml(
+    pod: &PodObject,
+    addresses: &[String; 2],
+    node: &str,
+    identity: u32,
+) -> String {
+    let mut labels = vec![
+        "k8s:io.cilium.k8s.policy.cluster=default".to_owned(),
+        format!("k8s:io.kubernetes.pod.namespace={}", pod.namespace),
+    ];
+    let own = pod.labels.iter();
+    labels.extend(own.map(|(key, value)| format!("k8s:{key}={value}")));
+    let [ipv4, ipv6] = addresses;
+    format!(
+        "apiVersion: cilium.io/v2\nkind: CiliumEndpoint\nmetadata:\n  name: {:?}\n  namespace: {:?}\nstatus:\n  id: 77\n  \
+         state: ready\n  identity:\n    id: {identity}\n    labels: {labels:?}\n  networking:\n    node: {node:?}\n    \
+         addressing:\n      - ipv4: {ipv4:?}\n        ipv6: {ipv6:?}\n",
+        pod.name, pod.namespace
+    )
+}
+
 /// A Node object as YAML.
 pub fn node_yaml(name: &str, addresses: &[String], pod_cidrs: &[String]) -> String {
     let quoted: Vec<String> = pod_cidrs.iter().map(|cidr| format!("{cidr:?}")).collect();

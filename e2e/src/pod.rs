@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::{
     cni::{Chain, Sandbox},
     lab::{Lab, Node},
-    manifest::{ContainerPort, ManifestDir, PodObject},
+    manifest::{ContainerPort, ManifestDir, PodObject, cilium_endpoint_yaml},
     netns::Netns,
     wire::{Mac, parse_mac},
 };
@@ -24,6 +24,7 @@ pub struct PodBuilder<'a> {
     node: &'a Node,
     object: PodObject,
     number: u32,
+    address: Option<Ipv4Addr>,
 }
 
 impl<'a> PodBuilder<'a> {
@@ -42,6 +43,7 @@ impl<'a> PodBuilder<'a> {
                 ips: Vec::new(),
             },
             number,
+            address: None,
         }
     }
 
@@ -67,6 +69,13 @@ impl<'a> PodBuilder<'a> {
             port,
             protocol,
         });
+        self
+    }
+
+    /// Asks the address management for this address.
+    #[must_use]
+    pub fn address(mut self, address: Ipv4Addr) -> Self {
+        self.address = Some(address);
         self
     }
 
@@ -101,18 +110,23 @@ impl<'a> PodBuilder<'a> {
         netns.sysctl("net.ipv6.conf.default.accept_dad", "0")?;
         let files = self.lab.directory().join(format!("pod-{name}"));
         fs::create_dir_all(&files)?;
+        let wish = self
+            .address
+            .map_or_else(String::new, |address| format!("IP={address};"));
         let sandbox = Sandbox {
             container_id: format!("{}{:08x}", self.lab.prefix(), self.number),
             netns: netns.path(),
             interface: "eth0".to_owned(),
-            args: format!(
-                "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID={:08x};K8S_POD_UID={}",
-                self.object.namespace, self.number, self.object.uid
-            ),
+            args: wish
+                + &format!(
+                    "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID={:08x};K8S_POD_UID={}",
+                    self.object.namespace, self.number, self.object.uid
+                ),
         };
         Ok(PreparedPod {
             chain: self.lab.chain(self.node),
             manifests: self.lab.manifests.clone(),
+            node: self.node.clone(),
             object: self.object,
             netns,
             files,
@@ -130,8 +144,10 @@ pub struct PreparedPod {
     pub sandbox: Sandbox,
     /// Its namespace.
     pub netns: Netns,
+    /// What the manifest directory says of it.
+    pub object: PodObject,
     manifests: ManifestDir,
-    object: PodObject,
+    node: Node,
     files: PathBuf,
 }
 
@@ -155,6 +171,7 @@ impl PreparedPod {
             result,
             object: self.object,
             manifests: self.manifests,
+            node: self.node,
             netns: self.netns,
             files: self.files,
             ipv4,
@@ -186,6 +203,7 @@ pub struct Pod {
     /// Of its `eth0`.
     pub mac: Mac,
     manifests: ManifestDir,
+    node: Node,
 }
 
 impl Pod {
@@ -213,6 +231,31 @@ impl Pod {
     pub fn publish_addresses(&mut self) -> Result<()> {
         self.object.ips = vec![self.ipv4.to_string(), self.ipv6.to_string()];
         self.publish()
+    }
+
+    /// Writes the CiliumEndpoint that the agent of its node would publish: for a pod on the master.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn publish_endpoint(&self, identity: u32) -> Result<()> {
+        let addresses = [self.ipv4.to_string(), self.ipv6.to_string()];
+        let node = self.node.ipv4.to_string();
+        let yaml = cilium_endpoint_yaml(&self.object, &addresses, &node, identity);
+        self.manifests
+            .put(&format!("endpoint-{}.yaml", self.name()), &yaml)
+    }
+
+    /// The index of the host's end of its veth.
+    ///
+    /// # Errors
+    /// If the node has no such interface.
+    pub fn host_ifindex(&self) -> Result<u64> {
+        let name = host_interface(&self.result)?;
+        let links: Value =
+            serde_json::from_str(&self.chain.node.ip(&format!("-json link show dev {name}"))?)?;
+        links[0]["ifindex"]
+            .as_u64()
+            .with_context(|| format!("no index of {name} in {links}"))
     }
 
     fn publish(&self) -> Result<()> {
