@@ -1,0 +1,233 @@
+//! A node in memory that can fail: the same port, the same rules, no kernel.
+//!
+//! A [`FakeKernel`] outlives the [`FakeNode`]s that work on it, as the kernel outlives the agent:
+//! dropping a node and taking a new one is a restart.
+
+mod faults;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use oxilium_abi::{Counter, Direction, Event};
+use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
+use oxilium_model::observed::Observed;
+use oxilium_model::plan::Write;
+use oxilium_model::world::Capacities;
+
+pub use faults::{Fault, Faults};
+use state::State;
+
+use crate::count::WriteCounts;
+use crate::error::{ApplyError, NetlinkError, ObserveError};
+use crate::events::EventReader;
+use crate::port::{
+    AddressInfo, Flow, GarbageReport, HookProgram, LinkInfo, MapUsage, Node, PodInterface,
+};
+
+/// A kernel in memory. Clones are the same kernel.
+#[derive(Clone, Debug)]
+pub struct FakeKernel(Arc<Mutex<State>>);
+
+impl FakeKernel {
+    /// An empty kernel with tables of these sizes.
+    pub fn new(capacities: Capacities) -> Self {
+        Self(Arc::new(Mutex::new(State::new(capacities))))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A test that panicked while it held the state has failed already.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A process that works on this kernel with the programs of these tags. What an earlier one left stays.
+    pub fn node(&self, programs: BTreeMap<Hook, ProgramTag>) -> FakeNode {
+        self.state().start();
+        FakeNode {
+            kernel: self.clone(),
+            programs,
+        }
+    }
+
+    /// A link appears, or changes.
+    pub fn set_link(&self, link: LinkInfo) {
+        self.state().links.insert(link.ifindex, link);
+    }
+
+    /// A link goes, and with it the programs on its hooks, its addresses and the pod's end.
+    pub fn remove_link(&self, ifindex: u32) {
+        self.state().remove_link(ifindex);
+    }
+
+    /// An address appears.
+    pub fn add_address(&self, address: AddressInfo) {
+        self.state().addresses.insert(address);
+    }
+
+    /// What is found inside a pod's network namespace.
+    pub fn set_pod_interface(&self, netns: &Path, name: &str, interface: PodInterface) {
+        self.state()
+            .pods
+            .insert((netns.to_owned(), name.to_owned()), interface);
+    }
+
+    /// A pod's network namespace goes.
+    pub fn remove_netns(&self, netns: &Path) {
+        self.state().pods.retain(|(path, _), _| path != netns);
+    }
+
+    /// Changes tables behind the agent's back.
+    pub fn tamper(&self, change: impl FnOnce(&mut Observed)) {
+        change(&mut self.state().tables);
+    }
+
+    /// What the tables hold.
+    pub fn tables(&self) -> Observed {
+        self.state().tables.clone()
+    }
+
+    /// Another party's program on a hook.
+    pub fn add_foreign(&self, program: HookProgram) {
+        self.state().foreign.push(program);
+    }
+
+    /// Conntrack entries, as programs would make them.
+    pub fn set_flows(&self, flows: Vec<Flow>) {
+        self.state().flows = flows;
+    }
+
+    /// Counts packets, as programs would.
+    pub fn count(&self, direction: Direction, reason: u8, counter: Counter) {
+        let mut state = self.state();
+        let total = state.counters.entry((direction, reason)).or_default();
+        total.packets += counter.packets;
+        total.bytes += counter.bytes;
+    }
+
+    /// Makes an event, as programs would; false when nobody reads.
+    pub fn emit(&self, event: Event) -> bool {
+        self.state().emit(event)
+    }
+
+    /// What goes wrong from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.state().faults = faults;
+    }
+
+    /// All changes made so far, in their order, with failed ones left out.
+    pub fn history(&self) -> Vec<Write> {
+        self.state().history.clone()
+    }
+
+    /// Forgets the history.
+    pub fn clear_history(&self) {
+        self.state().history.clear();
+    }
+}
+
+/// A process at work on a [`FakeKernel`].
+#[derive(Debug)]
+pub struct FakeNode {
+    kernel: FakeKernel,
+    programs: BTreeMap<Hook, ProgramTag>,
+}
+
+impl Node for FakeNode {
+    fn programs(&self) -> BTreeMap<Hook, ProgramTag> {
+        self.programs.clone()
+    }
+
+    fn observe(&mut self) -> Result<Observed, ObserveError> {
+        let mut state = self.kernel.state();
+        state.faults.read()?;
+        Ok(state.tables.clone())
+    }
+
+    fn apply(&mut self, write: &Write) -> Result<(), ApplyError> {
+        if let Write::Attach { point, program, .. } | Write::Replace { point, program, .. } = write
+        {
+            self.known(*point, *program)?;
+        }
+        self.kernel.state().apply(write)
+    }
+
+    fn tidy(&mut self) -> Result<usize, ApplyError> {
+        Ok(self.kernel.state().tidy())
+    }
+
+    fn hooks(&mut self, interfaces: &BTreeSet<u32>) -> Result<Vec<HookProgram>, ObserveError> {
+        let mut state = self.kernel.state();
+        state.faults.read()?;
+        Ok(state.hooks(interfaces))
+    }
+
+    fn links(&mut self) -> Result<Vec<LinkInfo>, NetlinkError> {
+        let mut state = self.kernel.state();
+        state.faults.dump("links")?;
+        Ok(state.links.values().cloned().collect())
+    }
+
+    fn addresses(&mut self) -> Result<Vec<AddressInfo>, NetlinkError> {
+        let mut state = self.kernel.state();
+        state.faults.dump("addresses")?;
+        Ok(state.addresses.iter().cloned().collect())
+    }
+
+    fn pod_interface(&mut self, netns: &Path, name: &str) -> Result<PodInterface, NetlinkError> {
+        let key: (PathBuf, String) = (netns.to_owned(), name.to_owned());
+        self.kernel
+            .state()
+            .pods
+            .get(&key)
+            .cloned()
+            .ok_or_else(|| NetlinkError::Namespace {
+                path: key.0,
+                source: std::io::Error::from_raw_os_error(libc::ENOENT),
+            })
+    }
+
+    fn flows(&mut self) -> Result<Vec<Flow>, ObserveError> {
+        let mut state = self.kernel.state();
+        state.faults.read()?;
+        Ok(state.flows.clone())
+    }
+
+    fn collect_garbage(&mut self, budget: usize) -> Result<GarbageReport, ApplyError> {
+        Ok(self.kernel.state().collect_garbage(budget))
+    }
+
+    fn counters(&mut self) -> Result<BTreeMap<(Direction, u8), Counter>, ObserveError> {
+        let mut state = self.kernel.state();
+        state.faults.read()?;
+        Ok(state.counters.clone())
+    }
+
+    fn usage(&mut self) -> Result<Vec<MapUsage>, ObserveError> {
+        let mut state = self.kernel.state();
+        state.faults.read()?;
+        Ok(state.usage())
+    }
+
+    fn events(&mut self) -> Result<EventReader, ObserveError> {
+        self.kernel.state().events()
+    }
+
+    fn writes(&self) -> WriteCounts {
+        self.kernel.state().writes.snapshot()
+    }
+}
+
+impl FakeNode {
+    fn known(&self, point: AttachPoint, tag: ProgramTag) -> Result<(), ApplyError> {
+        let loaded = self.programs.get(&point.hook).copied().unwrap_or_default();
+        if loaded == tag {
+            return Ok(());
+        }
+        Err(ApplyError::UnknownProgram {
+            hook: point.hook,
+            tag,
+            loaded,
+        })
+    }
+}
