@@ -33,6 +33,10 @@ test: ## unit, property, program and scenario tests (root for the last two; skip
 test-kernels: ## the kernel's tests on Linux 6.1 and 6.12 under QEMU (KERNELS="6.1 6.12")
 	scripts/test-kernels.sh $(KERNELS)
 
+.PHONY: fuzz
+fuzz: ## every fuzz target for a while (SECONDS_EACH=15, TARGETS="packets")
+	@scripts/fuzz.sh $(TARGETS)
+
 .PHONY: bench
 bench: ## what it costs, as ratios to doing without, in one run (root; SECTIONS="traffic" for a part)
 	@scripts/setup.sh build run
