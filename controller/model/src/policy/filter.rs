@@ -191,7 +191,7 @@ impl Statement {
         default_deny: bool,
     ) -> Self {
         let l7 = l7.filter(|_| rule.action == Action::Allow);
-        let redirect = l7.and_then(|l7| redirect_of(l7, protocol));
+        let redirect = l7.and_then(|l7| Redirect::of(l7, protocol));
         let merged = MergedL7 {
             l7: l7
                 .filter(|_| redirect.is_some())
@@ -299,17 +299,4 @@ impl MergedL7 {
             (ours, theirs) => ours.clone_from(theirs),
         }
     }
-}
-
-fn redirect_of(l7: &L7, protocol: Protocol) -> Option<Redirect> {
-    let parser = Parser::of(l7, protocol)?;
-    let listener = l7.listener.clone().map(Arc::new);
-    Some(Redirect {
-        priority: listener
-            .as_ref()
-            .and_then(|listener| listener.priority)
-            .unwrap_or(parser.default_priority()),
-        parser,
-        listener,
-    })
 }

@@ -165,3 +165,19 @@ pub struct Redirect {
     /// The listener, for [`Parser::Listener`].
     pub listener: Option<Arc<Listener>>,
 }
+
+impl Redirect {
+    /// What a rule asks of a proxy for flows of this protocol.
+    pub fn of(l7: &L7, protocol: Protocol) -> Option<Self> {
+        let parser = Parser::of(l7, protocol)?;
+        let listener = l7.listener.clone().map(Arc::new);
+        Some(Self {
+            priority: listener
+                .as_ref()
+                .and_then(|listener| listener.priority)
+                .unwrap_or(parser.default_priority()),
+            parser,
+            listener,
+        })
+    }
+}

@@ -8,6 +8,7 @@ mod compose;
 pub mod config;
 mod enforce;
 pub mod filter;
+mod judge;
 pub mod l7;
 mod level;
 pub mod peer;
@@ -20,6 +21,7 @@ pub mod selector;
 pub mod table;
 
 pub use enforce::SubjectView;
+pub use judge::{Answer, Judgement, Outcome, Step, judge};
 pub use level::TooManyLevels;
 pub use resolve::{L7Filter, ResolveError, SubjectPolicy, resolve};
 pub use select::selection;

@@ -15,7 +15,7 @@ use crate::label::{self, Label, LabelSource};
 /// An aggregate bears one label of its own, `reserved:aggregate-…`, and none of its members', so that a
 /// selector by labels finds the members one by one; entities name the aggregates. (`NotIn` and
 /// `DoesNotExist` hold for an aggregate where nothing else narrows the selector. So it is in Cilium 1.20.)
-fn aggregates() -> impl Iterator<Item = (NumericIdentity, IdentityLabels)> {
+pub(crate) fn aggregates() -> impl Iterator<Item = (NumericIdentity, IdentityLabels)> {
     (NumericIdentity::AGGREGATE_CLUSTER.0..=NumericIdentity::AGGREGATE_REMOTE_NODE.0)
         .map(NumericIdentity)
         .filter_map(|id| {
