@@ -88,7 +88,7 @@ impl Lab {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         sweep_abandoned()?;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let prefix = format!("ox{}-{number}-", process::id());
+        let prefix = prefix_of(process::id(), number);
         let directory = Path::new(RUN).join(prefix.trim_end_matches('-'));
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
@@ -266,6 +266,11 @@ impl Drop for Lab {
             eprintln!("{} is not wholly removed: {error:#}", self.prefix);
         }
     }
+}
+
+/// The prefix of the `number`th lab that the process `id` makes, counted from 0.
+pub fn prefix_of(id: u32, number: u32) -> String {
+    format!("ox{id}-{number}-")
 }
 
 /// Removes the lab with this prefix: its processes, namespaces, pins and files. What is gone already is fine.

@@ -7,8 +7,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    process::ExitCode,
-    thread,
+    process::{Command, ExitCode},
     time::Instant,
 };
 
@@ -31,35 +30,68 @@ const L4_RULE: &str = include_str!("../../../examples/demo/l4-rule.yaml");
 const ICMP_RULE: &str = include_str!("../../../examples/demo/icmp-rule.yaml");
 const L3_RULE: &str = include_str!("../../../examples/demo/l3-rule.yaml");
 
+/// How the program calls itself to play; called without it, it watches over the one that plays.
+const PLAY: &str = "--play";
+
 fn main() -> ExitCode {
-    let began = Instant::now();
-    match run() {
-        Ok(0) => {
-            println!(
-                "\nAll as expected, in {:.1} s. Everything is removed.",
-                began.elapsed().as_secs_f64()
-            );
-            ExitCode::SUCCESS
+    let outcome = if std::env::args().nth(1).as_deref() == Some(PLAY) {
+        play()
+    } else {
+        watch_over()
+    };
+    outcome.unwrap_or_else(|error| {
+        println!("\nThe demo cannot go on: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs the demo in a process of its own and removes what it leaves, however it ends.
+fn watch_over() -> Result<ExitCode> {
+    let signals = SigSet::from_iter([
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGCHLD,
+    ]);
+    // Blocked, so that they wait for `wait` below. The child begins with none blocked.
+    signals.thread_block()?;
+    let mut player = Command::new(std::env::current_exe()?).arg(PLAY).spawn()?;
+    let prefix = lab::prefix_of(player.id(), 0);
+    loop {
+        let signal = signals.wait()?;
+        if let Some(status) = player.try_wait()? {
+            lab::remove(&prefix)?;
+            return Ok(if status.success() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
         }
-        Ok(differences) => {
-            println!("\n{differences} of what was seen is not as expected.");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            println!("\nThe demo cannot go on: {error:#}");
-            ExitCode::FAILURE
+        if signal != Signal::SIGCHLD {
+            player.kill()?;
+            player.wait()?;
+            lab::remove(&prefix)?;
+            println!("\n{signal}: everything is removed.");
+            return Ok(ExitCode::FAILURE);
         }
     }
 }
 
+fn play() -> Result<ExitCode> {
+    let began = Instant::now();
+    let differences = run()?;
+    if differences == 0 {
+        let seconds = began.elapsed().as_secs_f64();
+        println!("\nAll as expected, in {seconds:.1} s. Everything is removed.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("\n{differences} of what was seen is not as expected.");
+    Ok(ExitCode::FAILURE)
+}
+
 /// Returns how many expectations were not met.
 fn run() -> Result<usize> {
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    // Before the first thread is started, so that all inherit it and only the one below is told.
-    signals.thread_block()?;
     let lab = Lab::new()?;
-    remove_when_interrupted(signals, lab.prefix().to_owned());
-
     println!("Two nodes, joined by a wire:");
     for node in [&lab.master, &lab.worker] {
         println!("  {:8} {}, {}", node.name, node.ipv4, node.ipv6);
@@ -88,24 +120,6 @@ fn run() -> Result<usize> {
     drop(agent);
     lab.remove()?;
     Ok(differences)
-}
-
-/// A thread that waits for a signal, removes the lab and ends the program.
-#[expect(
-    clippy::exit,
-    reason = "the main thread is anywhere, and its work is being removed"
-)]
-fn remove_when_interrupted(signals: SigSet, prefix: String) {
-    thread::spawn(move || {
-        if let Ok(signal) = signals.wait() {
-            let outcome = match lab::remove(&prefix) {
-                Ok(()) => "everything is removed".to_owned(),
-                Err(error) => format!("not everything is removed: {error:#}"),
-            };
-            println!("\n{signal}: {outcome}.");
-            std::process::exit(128 + signal as i32);
-        }
-    });
 }
 
 /// Who plays.
