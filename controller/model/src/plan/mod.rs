@@ -1,11 +1,22 @@
 //! The plan: the writes that lead from what the kernel holds to what it should hold, in an order
 //! that is safe between any two.
 
+mod addresses;
+mod assign;
+mod build;
+mod content;
+mod interfaces;
+mod rank;
+mod show;
 mod write;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
+use thiserror::Error;
+
+pub use addresses::{ipcache_key, ipcache_prefix, ipcache_value};
+pub use build::plan;
+pub use interfaces::interface_config;
 pub use write::{Operation, Table, Write};
 
 /// Why a write is made.
@@ -17,6 +28,12 @@ pub struct Step {
     pub reason: Reason,
 }
 
+impl Step {
+    const fn new(write: Write, reason: Reason) -> Self {
+        Self { write, reason }
+    }
+}
+
 /// What a write is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
@@ -26,6 +43,12 @@ pub enum Reason {
     GoneEndpoint(u16),
     /// A policy table gets other content.
     PolicyChange {
+        /// The table.
+        table: u32,
+    },
+    /// As before, in an order that may drop for a moment what is allowed before and after: there is no
+    /// room to build the table beside the one in use.
+    Narrowing {
         /// The table.
         table: u32,
     },
@@ -81,18 +104,32 @@ impl Plan {
     }
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NewEndpoint(id) => write!(f, "endpoint {id} is new"),
-            Self::GoneEndpoint(id) => write!(f, "endpoint {id} is gone"),
-            Self::PolicyChange { table } => write!(f, "policy of table {table} changes"),
-            Self::Staging { table } => write!(f, "table {table} is built beside the one in use"),
-            Self::Unused { table } => write!(f, "table {table} is not used any more"),
-            Self::AddressChange => f.write_str("addresses change their identity"),
-            Self::Epoch => f.write_str("epoch"),
-            Self::Program => f.write_str("program"),
-            Self::Repair => f.write_str("repair"),
-        }
-    }
+/// Why there is no plan. What was applied last stays in force.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PlanError {
+    /// The last epoch was taken.
+    #[error(
+        "all 2^40 epochs are taken; drain the node, remove the pinned maps and restart the agent"
+    )]
+    EpochsExhausted,
+    /// No table id is free.
+    #[error(
+        "all {available} policy table ids are taken; raise the number of policy tables, or lower the number of different policies on the node"
+    )]
+    TablesExhausted {
+        /// How many there are.
+        available: u32,
+    },
+    /// A table would hold more than it can, on the way or at its end.
+    #[error(
+        "the table `{table}` would need {needed} entries and has room for {available}; raise its size"
+    )]
+    NoRoom {
+        /// Which.
+        table: Table,
+        /// Entries at the fullest moment.
+        needed: usize,
+        /// Entries that it can hold.
+        available: usize,
+    },
 }

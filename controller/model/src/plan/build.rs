@@ -1,0 +1,440 @@
+//! Puts the writes of a plan in their order.
+
+use std::collections::BTreeSet;
+
+use oxilium_abi::{EndpointWord, Epoch, IpcacheWord};
+
+use super::addresses::AddressDiff;
+use super::assign::{Assigner, Assignment, Change, Room};
+use super::interfaces::InterfaceDiff;
+use super::{Plan, PlanError, Reason, Step, Table, Write};
+use crate::node_state::NodeState;
+use crate::observed::Observed;
+use crate::world::{Capacities, Complete, NodeConfig};
+
+/// The plan that leads from what the kernel holds to what it should hold. Empty when there is nothing to do.
+///
+/// Takes the proof that every source has delivered: without it nothing is known to be superfluous, and
+/// the last applied state stays in force.
+///
+/// # Errors
+/// [`PlanError`] when numbers or room are exhausted: then nothing is to be changed.
+pub fn plan(
+    observed: &Observed,
+    desired: &NodeState,
+    config: &NodeConfig,
+    _complete: Complete,
+) -> Result<Plan, PlanError> {
+    let build = |room| Ok(Builder::new(observed, desired, config, room)?.build());
+    let plan = build(Room::Plenty)?;
+    match check_room(observed, &plan, &config.capacities) {
+        Ok(()) => Ok(plan),
+        Err(PlanError::NoRoom { .. }) => {
+            let plan = build(Room::Scarce)?;
+            check_room(observed, &plan, &config.capacities)?;
+            Ok(plan)
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// At no point of the plan does a table hold more than it can.
+fn check_room(observed: &Observed, plan: &Plan, capacities: &Capacities) -> Result<(), PlanError> {
+    let mut policy = observed.policy.len();
+    let mut prefixes: BTreeSet<_> = observed.ipcache.keys().copied().collect();
+    let mut interfaces = observed.interfaces.len();
+    let (mut most_policy, mut most_prefixes, mut most_interfaces) = (0, 0, 0);
+    for write in plan.writes() {
+        match write {
+            Write::PolicyInsert { .. } => policy += 1,
+            Write::PolicyDelete { .. } => policy = policy.saturating_sub(1),
+            Write::IpcacheUpsert { key, .. } => {
+                prefixes.insert(*key);
+            }
+            Write::IpcacheDelete { key } => {
+                prefixes.remove(key);
+            }
+            Write::InterfaceInsert { .. } => interfaces += 1,
+            Write::InterfaceDelete { .. } => interfaces = interfaces.saturating_sub(1),
+            _ => continue,
+        }
+        most_policy = most_policy.max(policy);
+        most_prefixes = most_prefixes.max(prefixes.len());
+        most_interfaces = most_interfaces.max(interfaces);
+    }
+    let rows = [
+        (Table::Policy, most_policy, capacities.policy_entries),
+        (Table::Ipcache, most_prefixes, capacities.ipcache),
+        (Table::Interfaces, most_interfaces, capacities.interfaces),
+    ];
+    for (table, needed, available) in rows {
+        if needed > available {
+            return Err(PlanError::NoRoom {
+                table,
+                needed,
+                available,
+            });
+        }
+    }
+    Ok(())
+}
+
+struct Builder<'a> {
+    observed: &'a Observed,
+    desired: &'a NodeState,
+    room: Room,
+    /// The bank that programs read when the plan begins.
+    bank: u32,
+    addresses: AddressDiff<'a>,
+    interfaces: InterfaceDiff<'a>,
+    assigner: Assigner<'a>,
+    tables: Assignment,
+    /// The plan's number, if it changes any verdict.
+    epoch: Option<Epoch>,
+    steps: Vec<Step>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(
+        observed: &'a Observed,
+        desired: &'a NodeState,
+        config: &'a NodeConfig,
+        room: Room,
+    ) -> Result<Self, PlanError> {
+        let bank = observed.ipcache_word().bank();
+        let addresses = AddressDiff::new(&observed.ipcache, &desired.ipcache, bank);
+        let interfaces = InterfaceDiff::new(observed, desired);
+        let cluster = config.policy.cluster_id;
+        let mut assigner = Assigner::new(observed, desired, config.capacities.max_table, cluster);
+        let tables = assigner.assign(&addresses.moves, room)?;
+        let mut builder = Self {
+            observed,
+            desired,
+            room,
+            bank,
+            addresses,
+            interfaces,
+            assigner,
+            tables,
+            epoch: None,
+            steps: Vec::new(),
+        };
+        if builder.changes_a_verdict() {
+            let last = observed.high_water().max(observed.published());
+            builder.epoch = Some(last.next().ok_or(PlanError::EpochsExhausted)?);
+        }
+        Ok(builder)
+    }
+
+    /// The last plan was cut off: nobody knows how far what is there was ever published.
+    fn was_interrupted(&self) -> bool {
+        self.observed.high_water() != self.observed.published()
+    }
+
+    fn has_impossible_epoch(&self, epoch: Epoch) -> bool {
+        epoch > self.observed.high_water().max(self.observed.published())
+    }
+
+    fn ipcache_word_changes(&self) -> bool {
+        self.was_interrupted()
+            || !self.addresses.moves.is_empty()
+            || self.has_impossible_epoch(self.observed.ipcache_word().epoch())
+    }
+
+    /// The endpoint's verdicts, or the table that they come from, change.
+    fn endpoint_changes(&self, endpoint: u16, table: u32, births: &BTreeSet<u16>) -> bool {
+        let word = self.observed.endpoint_word_in_use(endpoint);
+        self.was_interrupted()
+            || word.table() != table
+            || self.has_impossible_epoch(word.epoch())
+            || self.tables.changes_content(table)
+            || births.contains(&endpoint)
+    }
+
+    fn changes_a_verdict(&self) -> bool {
+        let births = self.interfaces.births();
+        self.ipcache_word_changes()
+            || self
+                .tables
+                .tables
+                .iter()
+                .any(|(endpoint, table)| self.endpoint_changes(*endpoint, *table, &births))
+    }
+
+    /// Some packet may meet the old and the new table of its endpoint.
+    fn switches_live_table(&self) -> bool {
+        self.tables.tables.iter().any(|(endpoint, table)| {
+            self.interfaces.live.contains(endpoint)
+                && self.observed.endpoint_word_in_use(*endpoint).table() != *table
+        })
+    }
+
+    fn push(&mut self, write: Write, reason: Reason) {
+        self.steps.push(Step::new(write, reason));
+    }
+
+    fn build(mut self) -> Plan {
+        if let Some(epoch) = self.epoch {
+            self.push(Write::HighWater(epoch), Reason::Epoch);
+        }
+        if !self.is_level() {
+            // A program may still read the bank that the last plan left.
+            self.push(Write::Barrier, Reason::Repair);
+        }
+        self.steps.extend(self.interfaces.removal());
+        if self.room == Room::Scarce {
+            self.remove_garbage();
+        }
+        let banks = !self.addresses.moves.is_empty() && self.switches_live_table();
+        if banks {
+            self.change_in_other_bank();
+        } else {
+            self.change_in_place();
+        }
+        let birth = self.epoch.unwrap_or_default();
+        self.steps
+            .extend(self.interfaces.writes(birth, &self.observed.interfaces));
+        if let Some(epoch) = self.epoch {
+            self.push(Write::Publish(epoch), Reason::Epoch);
+        }
+        self.attach();
+        if banks {
+            self.push(Write::Barrier, Reason::Epoch);
+            self.level_banks();
+        }
+        self.clean_up(banks);
+        Plan { steps: self.steps }
+    }
+
+    /// Both banks hold the same.
+    fn is_level(&self) -> bool {
+        self.observed
+            .endpoint_words
+            .values()
+            .all(|[first, second]| first == second)
+            && self
+                .observed
+                .ipcache
+                .values()
+                .all(|value| value.identity(0) == value.identity(1))
+    }
+
+    /// One table after the other when identities keep still, so that little room is needed; else all that
+    /// comes before they change, then they, then all that comes after.
+    fn change_in_place(&mut self) {
+        let (first, last) = self.table_phases(self.addresses.moves.is_empty());
+        self.steps.extend(first);
+        self.steps.extend(self.addresses.in_place());
+        self.steps.extend(last);
+        for (endpoint, word) in self.final_words() {
+            let there = self.observed.endpoint_word(endpoint);
+            for bank in [self.bank, 1 - self.bank] {
+                if there[bank as usize] != word {
+                    self.push_endpoint_word(endpoint, bank, word);
+                }
+            }
+        }
+        self.push_ipcache_word(self.bank);
+    }
+
+    /// Everything that is not read gets its new content; one write has it read.
+    fn change_in_other_bank(&mut self) {
+        let other = 1 - self.bank;
+        let (first, last) = self.table_phases(false);
+        self.steps.extend(first);
+        self.steps.extend(self.addresses.fill_other_bank());
+        for (endpoint, word) in self.final_words() {
+            if self.observed.endpoint_word(endpoint)[other as usize] != word {
+                self.push_endpoint_word(endpoint, other, word);
+            }
+        }
+        self.push_ipcache_word(other);
+        if !last.is_empty() {
+            // A program that runs now may have resolved its peer in the bank that was left.
+            self.push(Write::Barrier, Reason::Epoch);
+            self.steps.extend(last);
+        }
+    }
+
+    fn level_banks(&mut self) {
+        for (endpoint, word) in self.final_words() {
+            if self.observed.endpoint_word(endpoint)[self.bank as usize] != word {
+                self.push_endpoint_word(endpoint, self.bank, word);
+            }
+        }
+        self.steps.extend(self.addresses.level());
+    }
+
+    /// The writes of all tables, before and after the identities of addresses change. `at_once`: a table's
+    /// own two phases follow each other, and the second list stays empty.
+    fn table_phases(&self, at_once: bool) -> (Vec<Step>, Vec<Step>) {
+        let mut phases = Vec::new();
+        let mut staged = Vec::new();
+        for (table, change) in &self.tables.changes {
+            match change {
+                Change::None => {
+                    if let Some(existing) = self.assigner.existing(*table) {
+                        phases.push((Vec::new(), existing.trim_shapes()));
+                    }
+                }
+                Change::InPlace(diff) => phases.push(diff.phases()),
+                Change::Narrowing(diff) => phases.push(diff.narrowing_phases()),
+                Change::Staged(content) => staged.extend(super::content::staged(*table, content)),
+            }
+        }
+        // What shrinks makes room for what grows.
+        phases.sort_by_key(|(before, after)| before.len().saturating_sub(after.len()));
+        let (mut first, mut last) = (Vec::new(), Vec::new());
+        for (before, after) in phases {
+            first.extend(before);
+            if at_once { &mut first } else { &mut last }.extend(after);
+        }
+        first.extend(staged);
+        (first, last)
+    }
+
+    /// The word of each endpoint as it shall be in both banks.
+    fn final_words(&self) -> Vec<(u16, EndpointWord)> {
+        let births = self.interfaces.births();
+        self.tables
+            .tables
+            .iter()
+            .map(|(endpoint, table)| {
+                let word = match self.epoch {
+                    Some(epoch) if self.endpoint_changes(*endpoint, *table, &births) => {
+                        EndpointWord::new(*table, epoch)
+                    }
+                    _ => self.observed.endpoint_word_in_use(*endpoint),
+                };
+                (*endpoint, word)
+            })
+            .collect()
+    }
+
+    fn push_endpoint_word(&mut self, endpoint: u16, bank: u32, word: EndpointWord) {
+        let reason = if word.table() == 0 {
+            Reason::GoneEndpoint(endpoint)
+        } else if self.interfaces.live.contains(&endpoint) {
+            Reason::PolicyChange {
+                table: word.table(),
+            }
+        } else {
+            Reason::NewEndpoint(endpoint)
+        };
+        let write = Write::EndpointWord {
+            endpoint,
+            bank,
+            word,
+        };
+        self.push(write, reason);
+    }
+
+    fn push_ipcache_word(&mut self, bank: u32) {
+        if let Some(epoch) = self.epoch
+            && (self.ipcache_word_changes() || bank != self.bank)
+        {
+            let word = IpcacheWord::new(bank, epoch);
+            self.push(Write::IpcacheWord(word), Reason::AddressChange);
+        }
+    }
+
+    fn attach(&mut self) {
+        for (point, program) in &self.desired.attachments {
+            let Some(interface) = self.desired.interfaces.get(&point.ifindex) else {
+                continue;
+            };
+            let (point, program, endpoint) = (*point, *program, interface.endpoint);
+            let write = match self.observed.attachments.get(&point) {
+                Some(there) if there.tag == program && there.in_order => continue,
+                Some(_) => Write::Replace {
+                    point,
+                    endpoint,
+                    program,
+                },
+                None => Write::Attach {
+                    point,
+                    endpoint,
+                    program,
+                },
+            };
+            self.push(write, Reason::Program);
+        }
+    }
+
+    /// Tables that no word speaks of, neither now nor later.
+    fn garbage(&self) -> Vec<u32> {
+        let used: BTreeSet<u32> = self
+            .observed
+            .endpoint_words
+            .values()
+            .flatten()
+            .map(|word| word.table())
+            .collect();
+        self.tables
+            .unused
+            .iter()
+            .filter(|table| **table == 0 || !used.contains(table))
+            .copied()
+            .collect()
+    }
+
+    fn remove_garbage(&mut self) {
+        let garbage = self.garbage();
+        if !garbage.is_empty() {
+            self.push(Write::Barrier, Reason::Repair);
+        }
+        for table in &garbage {
+            self.remove_table(*table);
+        }
+        self.tables.unused.retain(|table| !garbage.contains(table));
+    }
+
+    fn remove_table(&mut self, table: u32) {
+        if let Some(existing) = self.assigner.existing(table) {
+            self.steps.extend(existing.removal());
+        }
+    }
+
+    /// What nobody uses any more. The word of an endpoint that is gone goes after its flows: it is the sign
+    /// that they are still to be purged.
+    fn clean_up(&mut self, waited: bool) {
+        let gone: Vec<u16> = self
+            .observed
+            .endpoint_words
+            .iter()
+            .filter(|(id, words)| {
+                words.iter().any(|word| word.0 != 0) && !self.tables.tables.contains_key(id)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for endpoint in gone {
+            self.push(
+                Write::PurgeConntrack { endpoint },
+                Reason::GoneEndpoint(endpoint),
+            );
+            let there = self.observed.endpoint_word(endpoint);
+            for bank in [self.bank, 1 - self.bank] {
+                if there[bank as usize].0 != 0 {
+                    self.push_endpoint_word(endpoint, bank, EndpointWord::default());
+                }
+            }
+        }
+        let unused: Vec<u32> = self
+            .tables
+            .unused
+            .iter()
+            .copied()
+            .filter(|table| {
+                self.assigner
+                    .existing(*table)
+                    .is_some_and(|existing| !existing.removal().is_empty())
+            })
+            .collect();
+        if !unused.is_empty() && !waited {
+            self.push(Write::Barrier, Reason::Epoch);
+        }
+        for table in unused {
+            self.remove_table(table);
+        }
+    }
+}
