@@ -3,6 +3,8 @@
 //! Everything that can be a ratio is one: both sides are measured in turns, so that what else the machine does meets
 //! both. Goals are printed beside the figures and never enforced.
 
+pub mod change;
+pub mod cni;
 pub mod figures;
 pub mod report;
 pub mod traffic;
