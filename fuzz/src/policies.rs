@@ -1,5 +1,6 @@
 //! Policies that are nearly valid, resolved for one subject: what must hold of every table.
 //!
+//! - its verdicts are those that the rules give, asked one by one
 //! - the order of the policies says nothing
 //! - one more denial allows nothing that was not allowed before
 //! - an error allows nothing
@@ -17,7 +18,8 @@ use oxilium_model::{
     identity::{Identities, Identity, IdentityLabels, NamedPorts, NumericIdentity, Protocol},
     label::Label,
     policy::{
-        SubjectPolicy, SubjectView, config::PolicyConfig, resolve, rule::Policy, table::Packet,
+        Outcome, SubjectPolicy, SubjectView, config::PolicyConfig, judge, resolve, rule::Policy,
+        table::Packet,
     },
 };
 use serde_json::Value;
@@ -62,6 +64,9 @@ pub fn run(data: &[u8]) {
     let policies: Vec<Policy> = documents.iter().filter_map(lower).collect();
     let world = WORLD.as_ref().expect("a world of valid labels");
     let resolved = world.resolve(&policies);
+    if resolved.error.is_none() {
+        world.agree(&policies, &resolved);
+    }
     let mut reversed = policies.clone();
     reversed.reverse();
     let other = world.resolve(&reversed);
@@ -163,6 +168,25 @@ impl World {
             );
         }
         resolved
+    }
+
+    /// Table and rules agree on every probe.
+    fn agree(&self, policies: &[Policy], resolved: &SubjectPolicy) {
+        let config = PolicyConfig::default();
+        for (direction, packet) in self.probes() {
+            let by_rules = judge(
+                policies,
+                &self.identities,
+                &self.subject,
+                &config,
+                direction,
+                packet,
+            );
+            let table = resolved.table.direction(direction);
+            assert_eq!(by_rules.enforced, table.enforced, "{direction:?}");
+            let by_table = Outcome::of(table.lookup(packet, 0).map(|(_, entry)| entry));
+            assert_eq!(by_table, by_rules.outcome, "{direction:?} {packet:?}");
+        }
     }
 
     fn probes(&self) -> impl Iterator<Item = (Direction, Packet)> {
