@@ -11,7 +11,7 @@ use oxilium_e2e::{
     scenario::{Scenario, policy, sockets},
     server::{TcpServer, UdpEcho},
     wait,
-    wire::{Tap, contains},
+    wire::{Tap, contains, parse_mac},
 };
 
 const FROM_FRIEND: &str =
@@ -281,4 +281,75 @@ fn an_icmp_error_about_a_flow_that_never_was_does_not_come_in() {
             .iter()
             .any(|frame| contains(frame, b"a flow that never was"))
     );
+}
+
+#[test]
+fn nobody_from_outside_is_the_host() {
+    let Some(scenario) = Scenario::start().unwrap() else {
+        return;
+    };
+    let (lab, subject) = (
+        &scenario.lab,
+        scenario
+            .lab
+            .pod("subject")
+            .label("app", "subject")
+            .start()
+            .unwrap(),
+    );
+    let body = "  ingress:\n    - fromEntities: [remote-node]\n      toPorts:\n        - ports: [{port: \"9\", protocol: UDP}]\n";
+    scenario.enforce("nodes", &policy("nodes", body)).unwrap();
+    // The worker itself is let in by default.
+    let _service = TcpServer::echo(&subject.netns, 80).unwrap();
+    for to in sockets(&subject, 80) {
+        assert_eq!(
+            probe::tcp(&lab.worker.netns, to).unwrap(),
+            Outcome::Answered,
+            "{to}"
+        );
+        assert_eq!(
+            probe::tcp(&lab.master.netns, to).unwrap(),
+            Outcome::Silence,
+            "{to}"
+        );
+    }
+
+    // The kernel itself refuses an own address that comes from outside, unless it is told not to.
+    for key in ["accept_local", "rp_filter"] {
+        for interface in ["all", "eth0"] {
+            let value = if key == "accept_local" { "1" } else { "0" };
+            lab.worker
+                .netns
+                .sysctl(&format!("net.ipv4.conf.{interface}.{key}"), value)
+                .unwrap();
+        }
+    }
+    let mac = |netns: &oxilium_e2e::netns::Netns| {
+        let links = netns.ip("-json link show dev eth0").unwrap();
+        let links: serde_json::Value = serde_json::from_str(&links).unwrap();
+        parse_mac(links[0]["address"].as_str().unwrap()).unwrap()
+    };
+    let (here, there) = (mac(&lab.master.netns), mac(&lab.worker.netns));
+    let (send, see) = (
+        Tap::open(&lab.master.netns, "eth0").unwrap(),
+        Tap::open(&subject.netns, "eth0").unwrap(),
+    );
+    let [worker4, worker6] = lab.worker.addresses();
+    let [master4, master6] = lab.master.addresses();
+    for (subject, worker, master) in [
+        (IpAddr::from(subject.ipv4), worker4, master4),
+        (IpAddr::from(subject.ipv6), worker6, master6),
+    ] {
+        let lie = packet::udp((worker, 1), (subject, 9), b"I am the host");
+        send.send(&lie.frame(there, here)).unwrap();
+        let marker = packet::udp((master, 1), (subject, 9), b"I am the master");
+        send.send(&marker.frame(there, here)).unwrap();
+        let before = see
+            .until(wait::LONG, |frame| contains(frame, b"I am the master"))
+            .unwrap();
+        assert!(
+            !before.iter().any(|frame| contains(frame, b"I am the host")),
+            "{subject}"
+        );
+    }
 }
