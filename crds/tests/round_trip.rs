@@ -1,5 +1,7 @@
 //! What an API server stores must come back from these types as it went in.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use oxilium_crds::{
     CiliumCIDRGroup, CiliumEndpoint, CiliumIdentity, CiliumNetworkPolicy, CiliumNode, NetworkPolicy,
 };

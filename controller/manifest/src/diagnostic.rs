@@ -83,7 +83,7 @@ pub enum Problem {
         allowed: String,
     },
     /// More items than allowed.
-    #[error("{count} items; at most {limit} are allowed, split them over several {split}")]
+    #[error("{}", too_many(*count, *limit, split))]
     TooMany {
         /// How many.
         count: usize,
@@ -120,7 +120,7 @@ pub enum Problem {
     #[error("{0}")]
     Conflict(String),
     /// A kind that is no policy, or none that is known.
-    #[error("kind {kind:?} of {api_version:?} is not known here{}", nearest.as_ref().map_or(String::new(), |n| format!(", did you mean {n}?")))]
+    #[error("{kind:?} of {api_version:?} is no kind that is known{}; policies are {}", nearest.as_ref().map_or(String::new(), |n| format!(", did you mean {n}?")), list(policies))]
     UnknownKind {
         /// As written.
         kind: String,
@@ -128,7 +128,16 @@ pub enum Problem {
         api_version: String,
         /// The most similar kind that is known.
         nearest: Option<String>,
+        /// The kinds of policies, with their versions.
+        policies: Vec<String>,
     },
+}
+
+fn too_many(count: usize, limit: usize, split: &str) -> String {
+    if limit == 0 {
+        return format!("this list must be empty: {split}");
+    }
+    format!("{count} items; at most {limit} are allowed, split them over several {split}")
 }
 
 fn list<S: AsRef<str>>(names: &[S]) -> String {
@@ -274,10 +283,6 @@ impl<'t> Findings<'t> {
             position: node.position,
             problem,
         });
-    }
-
-    pub(crate) fn has_errors(&self) -> bool {
-        !self.errors.is_empty()
     }
 
     /// Gives each finding its path, in the order of the document.

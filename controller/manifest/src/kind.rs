@@ -224,6 +224,11 @@ impl Header {
             kind: self.object.kind.clone(),
             api_version: self.api_version.clone(),
             nearest: meant,
+            policies: KNOWN
+                .iter()
+                .filter(|known| matches!(known.read, Kind::Policy(_)))
+                .map(|known| format!("{} ({})", known.kind, known.groups[0]))
+                .collect(),
         }
     }
 }

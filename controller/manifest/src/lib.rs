@@ -2,17 +2,21 @@
 //!
 //! - [`reader`]: text to [`tree`]s that know their lines
 //! - [`policy::lower_policy`]: a tree to the model's rules, or everything that is wrong with it
+//! - [`object::admit`]: a tree of any kind to what it says to the model
+//! - [`directory`]: a directory of manifests, with the manners of an API server
 //! - [`diagnostic`]: what is wrong, where, and how to put it right
 
 pub mod diagnostic;
+pub mod directory;
 mod forms;
 mod go_regex;
 pub mod kind;
+pub mod object;
 pub mod policy;
 pub mod reader;
 pub mod schema;
 pub mod tree;
 pub mod vectors;
 
-pub use policy::{LowerConfig, Lowered, lower_policy};
+pub use policy::{LowerConfig, LowerOptions, Lowered, lower_policy};
 pub use schema::Admission;

@@ -65,6 +65,52 @@ impl Default for LowerConfig<'_> {
     }
 }
 
+/// The same, as an owner keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LowerOptions {
+    /// See [`LowerConfig::admission`].
+    pub admission: Admission,
+    /// See [`LowerConfig::cluster`].
+    pub cluster: Option<String>,
+    /// See [`LowerConfig::l7_proxy`].
+    pub l7_proxy: bool,
+    /// See [`LowerConfig::node_selector_labels`].
+    pub node_selector_labels: bool,
+    /// See [`LowerConfig::extended_protocols`].
+    pub extended_protocols: bool,
+    /// See [`LowerConfig::non_default_deny`].
+    pub non_default_deny: bool,
+}
+
+impl Default for LowerOptions {
+    fn default() -> Self {
+        let config = LowerConfig::default();
+        Self {
+            admission: config.admission,
+            cluster: config.cluster.map(str::to_owned),
+            l7_proxy: config.l7_proxy,
+            node_selector_labels: config.node_selector_labels,
+            extended_protocols: config.extended_protocols,
+            non_default_deny: config.non_default_deny,
+        }
+    }
+}
+
+impl LowerOptions {
+    /// With the services that `toServices` can name.
+    pub fn config<'a>(&'a self, services: &'a Services) -> LowerConfig<'a> {
+        LowerConfig {
+            admission: self.admission,
+            cluster: self.cluster.as_deref(),
+            l7_proxy: self.l7_proxy,
+            node_selector_labels: self.node_selector_labels,
+            extended_protocols: self.extended_protocols,
+            non_default_deny: self.non_default_deny,
+            services,
+        }
+    }
+}
+
 /// A policy that was admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lowered {

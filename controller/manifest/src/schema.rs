@@ -64,8 +64,18 @@ pub(crate) struct List {
     pub(crate) split: &'static str,
 }
 
+/// Whether fields may be `null`, which then is as if absent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nulls {
+    /// As an API server has it.
+    Absent,
+    /// Not in what nobody checked before.
+    Refused,
+}
+
 /// The form of a mapping.
 pub(crate) struct Object {
+    pub(crate) nulls: Nulls,
     pub(crate) fields: &'static [(&'static str, &'static Schema)],
     /// Fields that must be there, each with what belongs there.
     pub(crate) required: &'static [(&'static str, &'static str)],
@@ -98,6 +108,7 @@ pub(crate) const fn list(item: &'static Schema) -> Schema {
 /// A mapping of which no field must be there.
 pub(crate) const fn object(fields: &'static [(&'static str, &'static Schema)]) -> Schema {
     Schema::Object(Object {
+        nulls: Nulls::Refused,
         fields,
         required: &[],
         one_of: &[],
@@ -127,6 +138,16 @@ pub(crate) const fn choice(
         agent,
         agent_check: |_| true,
     })
+}
+
+/// In a policy absent, `[]` and `{}` mean different things: whoever wrote nothing after the colon meant one of them, or
+/// was not done writing. (An API server would take it for absent.)
+fn null() -> Problem {
+    Problem::WrongType {
+        value: "null".into(),
+        found: "nothing",
+        expected: "a value: write [] or {} for an empty one, or take the field away",
+    }
 }
 
 /// Checks a tree against a schema.
@@ -234,8 +255,11 @@ fn check_object<'t>(
 ) {
     for member in node.members() {
         match form.fields.iter().find(|(name, _)| *name == &*member.name) {
-            // The API server drops fields that are null.
-            Some(_) if member.node.value == Value::Null => {}
+            Some(_) if member.node.value == Value::Null => {
+                if form.nulls == Nulls::Refused && admission == Admission::Schema {
+                    findings.error_at(node, &member.name, null());
+                }
+            }
             Some((_, schema)) => check(&member.node, schema, admission, findings),
             None => {
                 let allowed: Vec<&str> = form.fields.iter().map(|(name, _)| *name).collect();

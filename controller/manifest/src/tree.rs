@@ -33,7 +33,7 @@ impl Position {
 }
 
 /// A value with its position.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Node {
     /// What it holds.
     pub value: Value,
@@ -42,7 +42,7 @@ pub struct Node {
 }
 
 /// The kinds of values that manifests are made of.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Value {
     /// `null`, `~` or nothing after a colon.
     Null,
@@ -61,7 +61,7 @@ pub enum Value {
 }
 
 /// A field of a mapping.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Member {
     /// The field's name.
     pub name: Box<str>,

@@ -3,7 +3,7 @@
 //! Source: the resource definitions of Cilium 1.20 (`pkg/k8s/apis/cilium.io/client/crds/v2`).
 
 use super::kubernetes::{METADATA, METADATA_SCHEMA};
-use super::{List, Object, Schema, TEXT, TEXTS, Text, choice, list, object, text};
+use super::{List, Nulls, Object, Schema, TEXT, TEXTS, Text, choice, list, object, text};
 use crate::forms;
 
 /// At most this many ports, or ICMP types, in one list.
@@ -50,6 +50,7 @@ const LABEL_VALUE: Schema = text(
 const OPERATOR: Schema = choice(&["In", "NotIn", "Exists", "DoesNotExist"], &[]);
 
 const REQUIREMENT: Schema = Schema::Object(Object {
+    nulls: Nulls::Refused,
     fields: &[
         ("key", &TEXT),
         ("operator", &OPERATOR),
@@ -71,6 +72,7 @@ const SELECTOR_FIELDS: &[(&str, &Schema)] = &[
 pub(crate) const SELECTOR: Schema = object(SELECTOR_FIELDS);
 
 const CIDR_RULE: Schema = Schema::Object(Object {
+    nulls: Nulls::Refused,
     fields: &[
         ("cidr", &PREFIX),
         (
@@ -101,7 +103,7 @@ const REQUIRES: Schema = Schema::List(List {
     item: &TEXT,
     min: 0,
     max: 0,
-    split: "rules (fromRequires and toRequires were removed: use ingressDeny or egressDeny)",
+    split: "fromRequires and toRequires were removed from Cilium, write ingressDeny or egressDeny",
 });
 
 const SERVICE: Schema = object(&[
@@ -112,6 +114,7 @@ const SERVICE: Schema = object(&[
     (
         "k8sServiceSelector",
         &Schema::Object(Object {
+            nulls: Nulls::Refused,
             fields: &[("selector", &SELECTOR), ("namespace", &TEXT)],
             required: &[("selector", "the labels of the services")],
             one_of: &[],
@@ -120,6 +123,7 @@ const SERVICE: Schema = object(&[
 ]);
 
 const FQDN: Schema = Schema::Object(Object {
+    nulls: Nulls::Refused,
     fields: &[
         (
             "matchName",
@@ -160,12 +164,14 @@ const PORTS: Schema = Schema::List(List {
 });
 
 const SECRET: Schema = Schema::Object(Object {
+    nulls: Nulls::Refused,
     fields: &[("name", &TEXT), ("namespace", &TEXT)],
     required: &[("name", "the name of the secret")],
     one_of: &[],
 });
 
 const TLS: Schema = Schema::Object(Object {
+    nulls: Nulls::Refused,
     fields: &[
         ("secret", &SECRET),
         ("trustedCA", &TEXT),
@@ -184,6 +190,7 @@ const HTTP_RULE: Schema = object(&[
     (
         "headerMatches",
         &list(&Schema::Object(Object {
+            nulls: Nulls::Refused,
             fields: &[
                 (
                     "mismatch",
@@ -200,16 +207,19 @@ const HTTP_RULE: Schema = object(&[
 ]);
 
 const L7_RULES: Schema = Schema::Object(Object {
+    nulls: Nulls::Refused,
     fields: &[("http", &list(&HTTP_RULE)), ("dns", &list(&FQDN))],
     required: &[],
     one_of: &["http", "dns"],
 });
 
 const LISTENER: Schema = Schema::Object(Object {
+    nulls: Nulls::Refused,
     fields: &[
         (
             "envoyConfig",
             &Schema::Object(Object {
+                nulls: Nulls::Refused,
                 fields: &[
                     (
                         "kind",
@@ -269,6 +279,7 @@ const ICMP_RULE: Schema = object(&[(
     "fields",
     &Schema::List(List {
         item: &Schema::Object(Object {
+            nulls: Nulls::Refused,
             fields: &[
                 ("family", &choice(&["IPv4", "IPv6"], &[])),
                 ("type", &Schema::IntegerOrText),
@@ -286,6 +297,7 @@ const ICMP_RULE: Schema = object(&[(
 )]);
 
 const AUTHENTICATION: Schema = Schema::Object(Object {
+    nulls: Nulls::Refused,
     fields: &[(
         "mode",
         &choice(&["disabled", "required", "test-always-fail"], &[]),
@@ -365,6 +377,7 @@ const EGRESS_DENY: Schema = object(&[
 ]);
 
 const RULE: Schema = Schema::Object(Object {
+    nulls: Nulls::Refused,
     fields: &[
         ("description", &TEXT),
         ("endpointSelector", &SELECTOR),
@@ -380,6 +393,7 @@ const RULE: Schema = Schema::Object(Object {
         (
             "labels",
             &list(&Schema::Object(Object {
+                nulls: Nulls::Refused,
                 fields: &[("key", &TEXT), ("source", &TEXT), ("value", &TEXT)],
                 required: &[("key", "the key of the label")],
                 one_of: &[],
@@ -402,6 +416,7 @@ const RULE: Schema = Schema::Object(Object {
 
 /// CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy.
 pub(crate) const NETWORK_POLICY: Schema = Schema::Object(Object {
+    nulls: Nulls::Absent,
     fields: &[
         ("apiVersion", &TEXT),
         ("kind", &TEXT),
@@ -416,6 +431,7 @@ pub(crate) const NETWORK_POLICY: Schema = Schema::Object(Object {
 
 /// CiliumCIDRGroup.
 pub(crate) const CIDR_GROUP: Schema = Schema::Object(Object {
+    nulls: Nulls::Absent,
     fields: &[
         ("apiVersion", &TEXT),
         ("kind", &TEXT),
@@ -423,6 +439,7 @@ pub(crate) const CIDR_GROUP: Schema = Schema::Object(Object {
         (
             "spec",
             &Schema::Object(Object {
+                nulls: Nulls::Refused,
                 fields: &[("externalCIDRs", &list(&PREFIX_OR_ADDRESS))],
                 required: &[("externalCIDRs", "the prefixes of the group")],
                 one_of: &[],

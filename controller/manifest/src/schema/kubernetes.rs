@@ -1,34 +1,40 @@
 //! Metadata of all objects, `networking.k8s.io/v1` NetworkPolicy and `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
 
-use super::{Object, Schema, TEXT, TEXTS, choice, list, object};
+use super::{Nulls, Object, Schema, TEXT, TEXTS, choice, list, object};
 
 /// `metadata` as a required field.
 pub(crate) const METADATA: (&str, &str) = ("metadata", "the name of the object, and its namespace");
 
 /// `metadata`.
-pub(crate) const METADATA_SCHEMA: Schema = object(&[
-    ("name", &TEXT),
-    ("generateName", &TEXT),
-    ("namespace", &TEXT),
-    ("labels", &TEXTS),
-    ("annotations", &TEXTS),
-    ("uid", &TEXT),
-    ("resourceVersion", &TEXT),
-    ("generation", &Schema::Integer(i64::MIN, i64::MAX)),
-    ("creationTimestamp", &TEXT),
-    ("deletionTimestamp", &TEXT),
-    (
-        "deletionGracePeriodSeconds",
-        &Schema::Integer(i64::MIN, i64::MAX),
-    ),
-    ("finalizers", &list(&TEXT)),
-    ("ownerReferences", &list(&Schema::Any)),
-    ("managedFields", &list(&Schema::Any)),
-    ("selfLink", &TEXT),
-    ("clusterName", &TEXT),
-]);
+pub(crate) const METADATA_SCHEMA: Schema = Schema::Object(Object {
+    nulls: Nulls::Absent,
+    required: &[],
+    one_of: &[],
+    fields: &[
+        ("name", &TEXT),
+        ("generateName", &TEXT),
+        ("namespace", &TEXT),
+        ("labels", &TEXTS),
+        ("annotations", &TEXTS),
+        ("uid", &TEXT),
+        ("resourceVersion", &TEXT),
+        ("generation", &Schema::Integer(i64::MIN, i64::MAX)),
+        ("creationTimestamp", &TEXT),
+        ("deletionTimestamp", &TEXT),
+        (
+            "deletionGracePeriodSeconds",
+            &Schema::Integer(i64::MIN, i64::MAX),
+        ),
+        ("finalizers", &list(&TEXT)),
+        ("ownerReferences", &list(&Schema::Any)),
+        ("managedFields", &list(&Schema::Any)),
+        ("selfLink", &TEXT),
+        ("clusterName", &TEXT),
+    ],
+});
 
 const REQUIREMENT: Schema = Schema::Object(Object {
+    nulls: Nulls::Refused,
     fields: &[
         ("key", &TEXT),
         (
@@ -61,6 +67,7 @@ const PEER: Schema = object(&[
     (
         "ipBlock",
         &Schema::Object(Object {
+            nulls: Nulls::Refused,
             fields: &[("cidr", &TEXT), ("except", &list(&TEXT))],
             required: &[("cidr", "a prefix such as 10.0.0.0/8")],
             one_of: &[],
@@ -70,6 +77,7 @@ const PEER: Schema = object(&[
 
 /// NetworkPolicy.
 pub(crate) const NETWORK_POLICY: Schema = Schema::Object(Object {
+    nulls: Nulls::Absent,
     fields: &[
         ("apiVersion", &TEXT),
         ("kind", &TEXT),
@@ -104,6 +112,7 @@ const TRANSPORT: Schema = object(&[(
         (
             "range",
             &Schema::Object(Object {
+                nulls: Nulls::Refused,
                 fields: &[
                     ("start", &Schema::Integer(1, 65535)),
                     ("end", &Schema::Integer(1, 65535)),
@@ -128,6 +137,7 @@ const ACTION_REQUIRED: &[(&str, &str)] = &[("action", "Accept, Deny or Pass")];
 
 /// ClusterNetworkPolicy.
 pub(crate) const CLUSTER_NETWORK_POLICY: Schema = Schema::Object(Object {
+    nulls: Nulls::Absent,
     fields: &[
         ("apiVersion", &TEXT),
         ("kind", &TEXT),
@@ -135,12 +145,14 @@ pub(crate) const CLUSTER_NETWORK_POLICY: Schema = Schema::Object(Object {
         (
             "spec",
             &Schema::Object(Object {
+                nulls: Nulls::Refused,
                 fields: &[
                     ("tier", &choice(&["Admin", "Baseline"], &[])),
                     ("priority", &Schema::Integer(0, 1000)),
                     (
                         "subject",
                         &Schema::Object(Object {
+                            nulls: Nulls::Refused,
                             fields: &[("namespaces", &SELECTOR), ("pods", &PODS)],
                             required: &[],
                             one_of: &["namespaces", "pods"],
@@ -149,6 +161,7 @@ pub(crate) const CLUSTER_NETWORK_POLICY: Schema = Schema::Object(Object {
                     (
                         "ingress",
                         &list(&Schema::Object(Object {
+                            nulls: Nulls::Refused,
                             fields: &[
                                 ("name", &TEXT),
                                 ("action", &ACTION),
@@ -165,6 +178,7 @@ pub(crate) const CLUSTER_NETWORK_POLICY: Schema = Schema::Object(Object {
                     (
                         "egress",
                         &list(&Schema::Object(Object {
+                            nulls: Nulls::Refused,
                             fields: &[
                                 ("name", &TEXT),
                                 ("action", &ACTION),

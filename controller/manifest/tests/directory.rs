@@ -1,0 +1,324 @@
+//! The manifest directory: what is admitted, what stays in force, and what goes, over edits and restarts.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+
+use std::fs;
+use std::path::Path;
+
+use oxilium_manifest::directory::{
+    DirectoryError, DocumentState, ManifestDirectory, Settings, Snapshot,
+};
+use oxilium_manifest::object::Input;
+
+struct Setup {
+    root: tempfile::TempDir,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("manifests")).unwrap();
+        Self { root }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.root.path().join("manifests").join(name), text).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.root.path().join("manifests").join(name)).unwrap();
+    }
+
+    fn state(&self) -> std::path::PathBuf {
+        self.root.path().join("state.json")
+    }
+
+    /// An agent that has just started.
+    fn agent(&self) -> ManifestDirectory {
+        let settings = Settings {
+            node: "worker".into(),
+            ..Settings::default()
+        };
+        ManifestDirectory::open(&self.root.path().join("manifests"), &self.state(), settings)
+            .unwrap()
+    }
+}
+
+fn policy(name: &str, port: &str) -> String {
+    format!(
+        "---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: {name}, namespace: default}}
+spec:
+  endpointSelector: {{}}
+  ingress:
+  - toPorts:
+    - ports:
+      - port: {port}
+        protocol: TCP
+"
+    )
+}
+
+/// `name:port` of the policies in force.
+fn in_force(snapshot: &Snapshot) -> Vec<String> {
+    use oxilium_model::policy::rule::{PortRules, PortSpec};
+    let mut all = Vec::new();
+    for object in &snapshot.objects {
+        if let Input::Policy(lowered) = &object.input {
+            let PortRules::AnyOf(rules) = &lowered.policy.rules[0].ports else {
+                panic!("no ports");
+            };
+            let PortSpec::Range { first, .. } = rules[0].ports[0].port else {
+                panic!("no port");
+            };
+            all.push(format!("{}:{first}", object.id.name));
+        }
+    }
+    all
+}
+
+fn states(snapshot: &Snapshot) -> Vec<String> {
+    snapshot
+        .documents
+        .iter()
+        .map(|document| {
+            format!(
+                "{} {} {:?}",
+                document.file, document.object.name, document.state
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_bad_or_half_written_file_leaves_what_was_admitted_in_force_also_across_restarts() {
+    let good = policy("a", "\"80\"");
+    let cut = |text: &str| good[..good.find(text).unwrap() + text.len()].to_owned();
+    for (case, bad) in [
+        ("not YAML", "a: b: c".to_owned()),
+        ("refused", policy("a", "\"http:80\"")),
+        ("half a line", cut("endpointSelector: {}")),
+        ("half a document", cut("- ports:\n")),
+        ("half a mapping", cut("  ingress:\n")),
+        ("empty", String::new()),
+        ("a field twice", format!("{good}  ingress: []\n")),
+        ("unknown field", good.replace("toPorts", "toPort")),
+    ] {
+        let setup = Setup::new();
+        setup.write("a.yaml", &good);
+        let mut agent = setup.agent();
+        assert_eq!(in_force(&agent.scan().unwrap()), ["a:80"], "{case}");
+        setup.write("a.yaml", &bad);
+        let snapshot = agent.scan().unwrap();
+        assert_eq!(in_force(&snapshot), ["a:80"], "{case}");
+        let document = &snapshot.documents[0];
+        assert_ne!(document.state, DocumentState::InForce, "{case}");
+        drop(agent);
+        let snapshot = setup.agent().scan().unwrap();
+        assert_eq!(in_force(&snapshot), ["a:80"], "{case}, after a restart");
+        setup.write("a.yaml", &policy("a", "\"81\""));
+        assert_eq!(
+            in_force(&setup.agent().scan().unwrap()),
+            ["a:81"],
+            "{case}, repaired"
+        );
+    }
+}
+
+#[test]
+fn only_a_file_that_is_gone_takes_its_objects_with_it() {
+    let setup = Setup::new();
+    setup.write(
+        "a.yaml",
+        &format!("{}{}", policy("a", "\"80\""), policy("b", "\"80\"")),
+    );
+    let mut agent = setup.agent();
+    assert_eq!(in_force(&agent.scan().unwrap()), ["a:80", "b:80"]);
+    setup.write("a.yaml", &policy("b", "\"90\""));
+    let snapshot = agent.scan().unwrap();
+    assert_eq!(in_force(&snapshot), ["a:80", "b:90"]);
+    assert_eq!(states(&snapshot), ["a.yaml a Retained", "a.yaml b InForce"]);
+    setup.remove("a.yaml");
+    assert!(agent.scan().unwrap().objects.is_empty());
+    assert!(
+        setup.agent().scan().unwrap().objects.is_empty(),
+        "nor after a restart"
+    );
+}
+
+#[test]
+fn a_file_that_goes_while_the_agent_is_down_takes_its_objects_with_it() {
+    let setup = Setup::new();
+    setup.write("a.yaml", &policy("a", "\"80\""));
+    setup.write("b.yaml", &policy("b", "\"80\""));
+    setup.agent().scan().unwrap();
+    setup.remove("a.yaml");
+    assert_eq!(in_force(&setup.agent().scan().unwrap()), ["b:80"]);
+}
+
+#[test]
+fn one_bad_document_does_not_hold_up_the_others_of_its_file() {
+    let setup = Setup::new();
+    setup.write(
+        "a.yaml",
+        &format!(
+            "{}{}{}",
+            policy("a", "\"80\""),
+            policy("b", "80"),
+            policy("c", "\"80\"")
+        ),
+    );
+    let snapshot = setup.agent().scan().unwrap();
+    assert_eq!(in_force(&snapshot), ["a:80", "c:80"]);
+    assert_eq!(
+        states(&snapshot),
+        ["a.yaml a InForce", "a.yaml b Refused", "a.yaml c InForce"]
+    );
+    let error = &snapshot.documents[1].errors[0];
+    assert_eq!(
+        format!("{}: {error}", error.place()),
+        "a.yaml:21:15: CiliumNetworkPolicy default/b: spec.ingress[0].toPorts[0].ports[0].port: \
+         80 is a whole number; allowed is a text; put it in quotes"
+    );
+}
+
+#[test]
+fn of_two_files_with_one_object_the_first_by_name_has_it() {
+    let setup = Setup::new();
+    setup.write("b.yaml", &policy("x", "\"90\""));
+    let mut agent = setup.agent();
+    assert_eq!(in_force(&agent.scan().unwrap()), ["x:90"]);
+    setup.write("a.yaml", &policy("x", "\"80\""));
+    let snapshot = agent.scan().unwrap();
+    assert_eq!(in_force(&snapshot), ["x:80"]);
+    assert_eq!(
+        states(&snapshot),
+        ["a.yaml x InForce", "b.yaml x Shadowed { by: \"a.yaml\" }"]
+    );
+    setup.write("b.yaml", "half: [");
+    agent.scan().unwrap();
+    setup.remove("a.yaml");
+    assert_eq!(
+        in_force(&setup.agent().scan().unwrap()),
+        ["x:90"],
+        "what b.yaml held when it was whole"
+    );
+}
+
+#[test]
+fn one_object_twice_in_a_file_is_refused_the_second_time() {
+    let setup = Setup::new();
+    setup.write(
+        "a.yaml",
+        &format!("{}{}", policy("x", "\"80\""), policy("x", "\"90\"")),
+    );
+    let snapshot = setup.agent().scan().unwrap();
+    assert_eq!(in_force(&snapshot), ["x:80"]);
+    assert_eq!(snapshot.documents[1].state, DocumentState::Refused);
+}
+
+#[test]
+fn kinds_that_are_not_read_are_listed_and_misspelt_ones_refused() {
+    let setup = Setup::new();
+    setup.write(
+        "a.yaml",
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n",
+    );
+    setup.write(
+        "b.yaml",
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolcy\nmetadata: {name: p}\n",
+    );
+    setup.write(".c.yaml", "half: [");
+    setup.write("notes.txt", "half: [");
+    let snapshot = setup.agent().scan().unwrap();
+    assert_eq!(states(&snapshot), ["a.yaml d Unread", "b.yaml p Refused"]);
+    insta::assert_snapshot!(snapshot.documents[1].errors[0], @r#"CiliumNetworkPolcy p: kind: "CiliumNetworkPolcy" of "cilium.io/v2" is no kind that is known, did you mean CiliumNetworkPolicy?; policies are CiliumNetworkPolicy (cilium.io/v2), CiliumClusterwideNetworkPolicy (cilium.io/v2), NetworkPolicy (networking.k8s.io/v1), ClusterNetworkPolicy (policy.networking.k8s.io/v1alpha2)"#);
+}
+
+#[test]
+fn lists_as_kubectl_prints_them_are_documents() {
+    let setup = Setup::new();
+    setup.write(
+        "a.yaml",
+        "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Namespace, metadata: {name: dev}}\n---\napiVersion: v1\nkind: PodList\nitems:\n- {metadata: {name: p}}\n",
+    );
+    let snapshot = setup.agent().scan().unwrap();
+    assert_eq!(
+        states(&snapshot),
+        ["a.yaml dev InForce", "a.yaml p InForce"]
+    );
+}
+
+#[test]
+fn to_services_follows_the_services_of_the_directory() {
+    let setup = Setup::new();
+    setup.write(
+        "policy.yaml",
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p}\nspec:\n  endpointSelector: {}\n  egress:\n  - toServices: [{k8sService: {serviceName: db, namespace: data}}]\n",
+    );
+    let mut agent = setup.agent();
+    let peers = |snapshot: &Snapshot| {
+        let policies = snapshot
+            .objects
+            .iter()
+            .filter_map(|object| match &object.input {
+                Input::Policy(lowered) => Some(format!("{:?}", lowered.policy.rules[0].peers)),
+                _ => None,
+            });
+        policies.collect::<String>()
+    };
+    assert_eq!(peers(&agent.scan().unwrap()), "Nobody");
+    setup.write(
+        "service.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: data}\nspec: {}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: db-1, namespace: data, labels: {kubernetes.io/service-name: db}}\nendpoints: [{addresses: [192.0.2.7]}]\n",
+    );
+    let found = peers(&agent.scan().unwrap());
+    assert!(found.contains("192.0.2.7/32"), "{found}");
+    setup.write(
+        "service.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: data}\nspec: {selector: {app: db}}\n",
+    );
+    let found = peers(&agent.scan().unwrap());
+    assert!(found.contains("Endpoints"), "{found}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_never_reads_as_empty() {
+    let setup = Setup::new();
+    setup.write("a.yaml", &policy("a", "\"80\""));
+    let mut agent = setup.agent();
+    agent.scan().unwrap();
+    let path = setup.root.path();
+    fs::rename(path.join("manifests"), path.join("elsewhere")).unwrap();
+    assert!(matches!(
+        agent.scan(),
+        Err(DirectoryError::Unreadable { .. })
+    ));
+    fs::rename(path.join("elsewhere"), path.join("manifests")).unwrap();
+    assert_eq!(in_force(&agent.scan().unwrap()), ["a:80"]);
+}
+
+#[test]
+fn nothing_is_admitted_that_could_not_be_kept() {
+    let setup = Setup::new();
+    setup.write("a.yaml", &policy("a", "\"80\""));
+    let missing = Path::new("/nonexistent/state.json");
+    let manifests = setup.root.path().join("manifests");
+    let mut agent = ManifestDirectory::open(&manifests, missing, Settings::default()).unwrap();
+    assert!(matches!(agent.scan(), Err(DirectoryError::Keep { .. })));
+    assert!(
+        matches!(agent.scan(), Err(DirectoryError::Keep { .. })),
+        "and again"
+    );
+}
+
+#[test]
+fn a_damaged_state_is_an_error_and_no_empty_state() {
+    let setup = Setup::new();
+    fs::write(setup.state(), "{\"version\":1,").unwrap();
+    let manifests = setup.root.path().join("manifests");
+    let opened = ManifestDirectory::open(&manifests, &setup.state(), Settings::default());
+    assert!(matches!(opened, Err(DirectoryError::Restore { .. })));
+}
