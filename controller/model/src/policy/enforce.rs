@@ -75,7 +75,7 @@ impl<'a> Enforcement<'a> {
 
     /// Of a subject, by the rules of `direction` that select it.
     pub(crate) fn of_rules(
-        mut rules: Vec<&'a Rule>,
+        rules: Vec<&'a Rule>,
         subject: &SubjectView,
         config: &PolicyConfig,
         direction: Direction,
@@ -88,12 +88,6 @@ impl<'a> Enforcement<'a> {
         if rules.is_empty() && !always {
             return Self::off();
         }
-        rules.sort_by(|a, b| {
-            let order = |r: &Rule| (r.tier, r.priority);
-            order(a)
-                .cmp(&order(b))
-                .then_with(|| a.origin.cmp(&b.origin))
-        });
         let default_deny = always || rules.iter().any(|rule| rule.default_deny);
         let built_in = if default_deny {
             let localhost = direction == Direction::Ingress
@@ -109,12 +103,29 @@ impl<'a> Enforcement<'a> {
                 name: BuiltIn::AllowAny,
             }]
         };
-        Self {
+        let mut enforcement = Self {
             enforced: true,
             default_deny,
             rules,
             built_in,
-        }
+        };
+        enforcement.sort();
+        enforcement
+    }
+
+    /// Some rule speaks of authentication.
+    pub(crate) fn has_auth(&self) -> bool {
+        self.rules.iter().any(|rule| rule.auth.is_some())
+    }
+
+    /// Puts the rules into the order in which they are asked.
+    pub(crate) fn sort(&mut self) {
+        self.rules.sort_by(|a, b| {
+            let order = |r: &Rule| (r.tier, r.priority);
+            order(a)
+                .cmp(&order(b))
+                .then_with(|| a.origin.cmp(&b.origin))
+        });
     }
 
     fn off() -> Self {

@@ -248,14 +248,24 @@ impl Witness<'_> {
             let redirect = (rule.action == Action::Allow)
                 .then(|| Redirect::of(l7, protocol))
                 .flatten();
-            found.extend(identities.iter().map(|identity| Match {
-                key: EntryKey {
-                    identity: *identity,
-                    protocol,
-                    port,
-                },
-                redirect: redirect.clone(),
-            }));
+            let by_receiver =
+                self.direction == Direction::Egress && matches!(ports.port, PortSpec::Named(_));
+            for identity in &identities {
+                // Receivers name their ports one by one, never as part of an aggregate.
+                let identity = match *identity {
+                    identity if by_receiver && identity.is_aggregate() => continue,
+                    _ if by_receiver => self.packet.identity,
+                    identity => identity,
+                };
+                found.push(Match {
+                    key: EntryKey {
+                        identity,
+                        protocol,
+                        port,
+                    },
+                    redirect: redirect.clone(),
+                });
+            }
         }
         if found.is_empty() {
             return Err(Answer::OtherPort);

@@ -125,6 +125,14 @@ impl Parser {
         }
     }
 
+    /// As [`Parser::of`], where `ANY` stands for the protocols with ports.
+    pub fn of_any(l7: &L7, protocol: Protocol) -> Option<Self> {
+        if protocol == Protocol::ANY {
+            return Self::of(l7, Protocol::TCP);
+        }
+        Self::of(l7, protocol)
+    }
+
     /// The one that does what both ask, where there is one: HTTP covers TLS.
     pub fn merge(self, other: Self) -> Option<Self> {
         match (self, other) {

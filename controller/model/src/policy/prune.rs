@@ -1,12 +1,13 @@
 //! Entries that decide nothing are left out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use oxilium_abi::Precedence;
+use oxilium_abi::{POLICY_CLASS_DENY, Precedence};
 
+use super::l7::Parser;
+use super::port::PortPrefix;
 use super::table::{Entry, EntryKey, kind, lineage};
 use crate::identity::Protocol;
-use crate::policy::port::PortPrefix;
 
 /// The shapes of entries that are there, for each kind of identity: which wider keys can exist at all.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,25 +51,17 @@ impl ShapesPresent {
 }
 
 /// Takes out entries that can never be the greatest match, and those whose packets would get the same
-/// verdict without them.
+/// verdict without them. What becomes of an identity's entries depends on nothing but these, its
+/// aggregate's and anyone's. `has_auth`: some rule of the direction speaks of authentication.
 pub(crate) fn prune(
-    entries: HashMap<EntryKey, Entry>,
+    entries: &HashMap<EntryKey, Entry>,
+    has_auth: bool,
     local_cluster: u8,
-) -> HashMap<EntryKey, Entry> {
+) -> Vec<(EntryKey, Entry)> {
     let mut shapes = ShapesPresent::default();
-    let mut verdicts: HashMap<Precedence, Option<&Entry>> = HashMap::new();
-    for (key, entry) in &entries {
+    for key in entries.keys() {
         shapes.add(key);
-        let same = verdicts.entry(entry.precedence).or_insert(Some(entry));
-        if same.is_some_and(|first| !first.same_verdict(entry)) {
-            *same = None;
-        }
     }
-    // A precedence with one verdict only: of two such entries, one within the other, the inner is idle.
-    let uniform: HashSet<Precedence> = verdicts
-        .into_iter()
-        .filter_map(|(precedence, same)| same.map(|_| precedence))
-        .collect();
     let idle = |key: &EntryKey, entry: &Entry| {
         shapes.wider(key, local_cluster).any(|wide_key| {
             let Some(wide) = entries.get(&wide_key) else {
@@ -76,18 +69,27 @@ pub(crate) fn prune(
             };
             wide.precedence > entry.precedence
                 || wide.same_verdict(entry)
-                    && (uniform.contains(&entry.precedence)
-                        || nothing_between(&entries, key, &wide_key, entry, local_cluster))
+                    && (tells_all(entry.precedence, has_auth)
+                        || nothing_between(entries, key, &wide_key, entry, local_cluster))
         })
     };
-    let idle: HashSet<EntryKey> = entries
-        .iter()
-        .filter(|(key, entry)| idle(key, entry))
-        .map(|(key, _)| *key)
-        .collect();
-    let mut entries = entries;
-    entries.retain(|key, _| !idle.contains(key));
     entries
+        .iter()
+        .filter(|(key, entry)| !idle(key, entry))
+        .map(|(key, entry)| (*key, entry.clone()))
+        .collect()
+}
+
+/// The precedence alone says the whole verdict: all entries that have it are alike, so that of two, one
+/// within the other, the inner is idle. Not so for listeners, of which there are many, and for authentication.
+fn tells_all(precedence: Precedence, has_auth: bool) -> bool {
+    let of_parser =
+        |parser: Parser| precedence.class() == POLICY_CLASS_DENY - parser.default_priority();
+    let plain = !precedence.is_redirect();
+    let built_in = [Parser::Http, Parser::Tls, Parser::Dns]
+        .into_iter()
+        .any(of_parser);
+    !has_auth && (plain || built_in)
 }
 
 /// `wide` has the same ports as `key`, so that only an aggregate of the identity could lie between them.

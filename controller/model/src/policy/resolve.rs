@@ -111,7 +111,7 @@ pub fn resolve(
     SubjectPolicy::of(direction(Direction::Ingress), direction(Direction::Egress))
 }
 
-fn resolve_direction(
+pub(crate) fn resolve_direction(
     enforcement: &Enforcement<'_>,
     identities: &Identities,
     subject: &SubjectView,
@@ -126,7 +126,7 @@ fn resolve_direction(
     let expand = |claim: &Claim| keys(claim, direction, identities, subject, config);
     let entries = tabulate(enforcement, &levels, &statements, config.cluster_id, expand);
     Ok(DirectionPolicy {
-        table: finish(entries, enforcement.enforced, config.cluster_id),
+        table: finish(entries, enforcement, config.cluster_id),
         l7: l7_filters(&statements, direction),
     })
 }
@@ -202,15 +202,19 @@ pub(crate) fn origins(statement: &Statement) -> Origins {
 }
 
 /// Makes authentication final, leaves idle entries out, and sorts.
-pub(crate) fn finish(
+fn finish(
     entries: HashMap<EntryKey, Entry>,
-    enforced: bool,
+    enforcement: &Enforcement<'_>,
     local_cluster: u8,
 ) -> DirectionTable {
-    let entries = prune(auth::settle(entries, local_cluster), local_cluster);
-    let mut sorted: Vec<(EntryKey, Entry)> = entries.into_iter().collect();
+    let has_auth = enforcement.has_auth();
+    let mut sorted = prune(
+        &auth::settle(entries, local_cluster),
+        has_auth,
+        local_cluster,
+    );
     sorted.sort_unstable_by_key(|(key, _)| *key);
-    DirectionTable::from_sorted(enforced, sorted)
+    DirectionTable::from_sorted(enforcement.enforced, sorted)
 }
 
 /// The keys of a claim: its ports, for each identity that its peer selects.
