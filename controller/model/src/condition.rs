@@ -81,11 +81,6 @@ pub enum Reason {
         /// Of what kind.
         kind: NumberKind,
     },
-    /// More prefixes than the ipcache holds; this one is left out, so that it counts as its wider prefix.
-    IpcacheFull {
-        /// Prefixes that there is room for.
-        available: usize,
-    },
     /// A claim read back contradicts another or is out of range, and was dropped.
     ClaimDropped {
         /// Which and why.
@@ -128,7 +123,6 @@ impl Reason {
             Self::AddressConflict { .. } => "AddressConflict",
             Self::TooManyAddresses { .. } => "TooManyAddresses",
             Self::NumbersExhausted { .. } => "NumbersExhausted",
-            Self::IpcacheFull { .. } => "IpcacheFull",
             Self::ClaimDropped { .. } => "ClaimDropped",
         }
     }
@@ -174,9 +168,6 @@ impl fmt::Display for Reason {
                     NumberKind::Endpoint => "endpoint id",
                 };
                 write!(f, "no {kind} is free")
-            }
-            Self::IpcacheFull { available } => {
-                write!(f, "the ipcache holds {available} prefixes; left out")
             }
             Self::ClaimDropped { error } => f.write_str(error),
         }

@@ -1,11 +1,11 @@
-//! The node state that should exist: what `desired` computes from a [`crate::world::World`].
+//! The node state that should exist: what [`crate::desired()`] computes from a [`crate::world::World`].
 //!
 //! It names no policy table id, no bank and no epoch: these belong to the way there, and the planner
 //! takes them from what the kernel holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
 use crate::identity::{Identities, IdentityLabels, NamedPorts, NumericIdentity};
+use crate::policy::Fitted;
 use crate::world::{AttachmentId, Claims, PodRef};
 
 /// All that the node should hold.
@@ -54,6 +55,10 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     /// See `mac`.
     pub host_mac: [u8; 6],
+    /// Link-local addresses of the pod's end: EUI-64 of its MAC address, and the one observed.
+    pub link_local: BTreeSet<Ipv6Addr>,
+    /// The veth's link-netnsid.
+    pub netns_id: Option<i32>,
     /// Its addresses.
     pub addresses: BTreeSet<IpAddr>,
     /// Its identity.
@@ -104,19 +109,21 @@ impl fmt::Display for EndpointState {
 }
 
 /// What policy says of an endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointPolicy {
     /// Some policy is enforced on what it receives.
     pub ingress_enforced: bool,
     /// Some policy is enforced on what it sends.
     pub egress_enforced: bool,
     /// The entries of its policy table.
-    pub table: Arc<PolicyTable>,
+    pub table: Arc<TableContent>,
+    /// Where they come from, and what did not fit.
+    pub resolved: Arc<Fitted>,
 }
 
 /// Content of a policy table. Endpoints of equal content share one table in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PolicyTable(pub BTreeMap<EntryKey, EntryValue>);
+pub struct TableContent(pub BTreeMap<EntryKey, EntryValue>);
 
 /// Key of a policy entry, without the table that it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -197,7 +204,7 @@ pub struct Interface {
     /// The pod's addresses, at most two of each family.
     pub addresses: BTreeSet<IpAddr>,
     /// Link-local addresses, at most two: EUI-64 of the MAC and the one observed.
-    pub link_local: BTreeSet<std::net::Ipv6Addr>,
+    pub link_local: BTreeSet<Ipv6Addr>,
     /// Source checks do not bind it.
     pub allow_spoofing: bool,
     /// The veth's link-netnsid.

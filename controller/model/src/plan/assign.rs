@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::PlanError;
 use super::content::{Existing, Moves, TableDiff};
-use crate::node_state::{NodeState, PolicyTable};
+use crate::node_state::{NodeState, TableContent};
 use crate::observed::Observed;
 
 /// What becomes of a table that endpoints will use.
@@ -18,7 +18,7 @@ pub(super) enum Change {
     /// As before, but for want of room to stage it: what is allowed before and after may be dropped in between.
     Narrowing(TableDiff),
     /// It is new, and built beside the others.
-    Staged(Arc<PolicyTable>),
+    Staged(Arc<TableContent>),
 }
 
 /// Tables and their users as they shall be.
@@ -53,7 +53,7 @@ pub(super) enum Room {
 pub(super) struct Assigner<'a> {
     existing: BTreeMap<u32, Existing<'a>>,
     /// Contents by the endpoints that want them.
-    wanted: BTreeMap<Arc<PolicyTable>, BTreeSet<u16>>,
+    wanted: BTreeMap<Arc<TableContent>, BTreeSet<u16>>,
     /// Tables now used by endpoints that will have an interface.
     users: BTreeMap<u32, BTreeSet<u16>>,
     taken: BTreeSet<u32>,
@@ -74,7 +74,7 @@ impl<'a> Assigner<'a> {
             .map(|key| key.table)
             .chain(observed.shapes.keys().map(|(table, _)| *table))
             .collect();
-        let mut wanted: BTreeMap<Arc<PolicyTable>, BTreeSet<u16>> = BTreeMap::new();
+        let mut wanted: BTreeMap<Arc<TableContent>, BTreeSet<u16>> = BTreeMap::new();
         let mut users: BTreeMap<u32, BTreeSet<u16>> = BTreeMap::new();
         for interface in desired.interfaces.values() {
             let Some(endpoint) = desired.endpoints.get(&interface.endpoint) else {
@@ -146,7 +146,7 @@ impl<'a> Assigner<'a> {
     /// A table with this content: the one that most of its users have already, else the lowest.
     fn holding(
         &self,
-        content: &PolicyTable,
+        content: &TableContent,
         endpoints: &BTreeSet<u16>,
         so_far: &Assignment,
     ) -> Option<u32> {
@@ -171,7 +171,7 @@ impl<'a> Assigner<'a> {
     /// A table all of whose users go to this content, and which can change in place: the one nearest to it.
     fn changeable(
         &self,
-        content: &PolicyTable,
+        content: &TableContent,
         endpoints: &BTreeSet<u16>,
         so_far: &Assignment,
         moves: &Moves,

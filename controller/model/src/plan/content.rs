@@ -7,7 +7,7 @@ use oxilium_abi::{Direction, PolicyKey, PolicyValue};
 use super::rank::{self, Rank, Shapes, Specificity};
 use super::{Reason, Step, Write};
 use crate::identity::NumericIdentity;
-use crate::node_state::{EntryValue, PolicyTable};
+use crate::node_state::{EntryValue, TableContent};
 use crate::observed::Observed;
 
 /// A policy table in the kernel.
@@ -45,7 +45,7 @@ impl<'a> Existing<'a> {
     }
 
     /// Holds exactly this content, in force.
-    pub(super) fn holds(&self, content: &PolicyTable) -> bool {
+    pub(super) fn holds(&self, content: &TableContent) -> bool {
         self.coherent
             && self.entries.len() == content.0.len()
             && content.0.iter().all(|(key, value)| {
@@ -58,13 +58,13 @@ impl<'a> Existing<'a> {
     ///
     /// None when what is there is damaged (what would come to light on the way is unknown), or when
     /// authentication is inherited between entries: then a verdict is not the highest entry's alone.
-    pub(super) fn in_place(&self, content: &PolicyTable) -> Option<TableDiff> {
+    pub(super) fn in_place(&self, content: &TableContent) -> Option<TableDiff> {
         let asks_auth = content.0.values().any(|value| value.auth.kind() != 0);
         (self.coherent && !self.has_auth && !asks_auth).then(|| self.diff(content))
     }
 
     /// The writes that make it hold `content`, whatever happens between them.
-    pub(super) fn diff(&self, content: &PolicyTable) -> TableDiff {
+    pub(super) fn diff(&self, content: &TableContent) -> TableDiff {
         let wanted = sealed(content, self.table);
         let mut diff = TableDiff {
             table: self.table,
@@ -119,7 +119,7 @@ impl<'a> Existing<'a> {
 }
 
 /// The writes that build a table which nobody uses yet.
-pub(super) fn staged(table: u32, content: &PolicyTable) -> Vec<Step> {
+pub(super) fn staged(table: u32, content: &TableContent) -> Vec<Step> {
     let reason = Reason::Staging { table };
     let entries = sealed(content, table);
     let shapes = Shapes::needed(entries.keys());
@@ -132,7 +132,7 @@ pub(super) fn staged(table: u32, content: &PolicyTable) -> Vec<Step> {
     steps
 }
 
-fn sealed(content: &PolicyTable, table: u32) -> BTreeMap<PolicyKey, PolicyValue> {
+fn sealed(content: &TableContent, table: u32) -> BTreeMap<PolicyKey, PolicyValue> {
     content
         .0
         .iter()

@@ -1,0 +1,137 @@
+//! From the World to the NodeState: plain, pure, the specification.
+//!
+//! 1. The attachments of this boot, with their pods.
+//! 2. Identity numbers for labels, endpoint ids for attachments; claims come first.
+//! 3. Which labels each number stands for.
+//! 4. The ipcache.
+//! 5. The policy of each endpoint, within the room that there is.
+//!
+//! Only the resolving of policy is worth remembering: who remembers does it behind [`Resolver`].
+
+mod addresses;
+mod endpoints;
+mod identities;
+mod numbers;
+mod tables;
+
+use std::sync::Arc;
+
+use crate::condition::{Condition, Object, Reason};
+use crate::identity::{Identities, NumericIdentity};
+use crate::node_state::{AttachPoint, NodeState};
+use crate::policy::{Fitted, SubjectView, resolve_within};
+use crate::world::World;
+
+use endpoints::Draft;
+
+/// Resolves the policies of subjects.
+pub trait Resolver {
+    /// The policy of each subject in their order, under the world's policies and these identities, with at
+    /// most `available` entries in each direction.
+    fn resolve(
+        &mut self,
+        world: &World,
+        identities: &Arc<Identities>,
+        subjects: &[SubjectView],
+        available: usize,
+    ) -> Vec<Arc<Fitted>>;
+}
+
+/// Resolves each subject from scratch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plain;
+
+impl Resolver for Plain {
+    fn resolve(
+        &mut self,
+        world: &World,
+        identities: &Arc<Identities>,
+        subjects: &[SubjectView],
+        available: usize,
+    ) -> Vec<Arc<Fitted>> {
+        let policies: Vec<_> = world.policies.values().map(|p| (**p).clone()).collect();
+        let config = &world.config.policy;
+        subjects
+            .iter()
+            .map(|subject| resolve_within(&policies, identities, subject, config, available))
+            .map(Arc::new)
+            .collect()
+    }
+}
+
+/// The node state that should exist.
+pub fn desired(world: &World) -> NodeState {
+    desired_with(world, &mut Plain)
+}
+
+/// As [`desired`], with another resolver, which must say the same as [`Plain`].
+pub fn desired_with(world: &World, resolver: &mut impl Resolver) -> NodeState {
+    let valid = world.claims.clone().validated();
+    let mut conditions: Vec<Condition> = valid
+        .errors
+        .iter()
+        .map(|error| Condition {
+            object: Object::Claims,
+            reason: Reason::ClaimDropped {
+                error: error.to_string().into(),
+            },
+        })
+        .collect();
+    let claims = valid.claims;
+
+    let drafts = endpoints::drafts(world, &mut conditions);
+    let prefixes = identities::prefixes(world);
+    let numbers = numbers::allot(world, &claims, &drafts, &prefixes, &mut conditions);
+    let identities = Arc::new(identities::universe(world, &drafts, &numbers));
+
+    let ipcache = addresses::ipcache(world, &drafts, &prefixes, &numbers, &mut conditions);
+    let subjects: Vec<SubjectView> = drafts
+        .iter()
+        .map(|draft| subject(draft, &numbers, &identities))
+        .collect();
+    let policies = tables::policies(world, &identities, &subjects, resolver);
+    conditions.extend(tables::not_enforced(world));
+    tables::conditions(&drafts, &policies, &mut conditions);
+
+    let mut state = NodeState {
+        ipcache,
+        identities,
+        claims: numbers.claims.clone(),
+        ..NodeState::default()
+    };
+    for ((draft, subject), policy) in drafts.into_iter().zip(subjects).zip(policies) {
+        let Some(id) = numbers.endpoint(&draft.attachment.id) else {
+            continue;
+        };
+        let identity = numbers.identity_of(&draft);
+        let endpoint = draft.into_endpoint(id, identity, subject, policy);
+        if let Some((ifindex, interface)) = endpoints::interface(world, &endpoint) {
+            state.interfaces.insert(ifindex, interface);
+            for (hook, program) in &world.config.programs {
+                let point = AttachPoint {
+                    ifindex,
+                    hook: *hook,
+                };
+                state.attachments.insert(point, *program);
+            }
+        }
+        state.endpoints.insert(id, Arc::new(endpoint));
+    }
+    conditions.sort();
+    conditions.dedup();
+    state.conditions = conditions;
+    state
+}
+
+fn subject(draft: &Draft, numbers: &numbers::Numbers, identities: &Identities) -> SubjectView {
+    let identity = numbers.identity_of(draft);
+    let labels = identities
+        .get(identity)
+        .or_else(|| identities.get(NumericIdentity::INIT))
+        .map(|identity| identity.labels.clone())
+        .unwrap_or_default();
+    SubjectView {
+        labels,
+        named_ports: draft.named_ports.clone(),
+    }
+}

@@ -1,0 +1,385 @@
+//! Who gets which number. Claims come first; what is free is given out in an order that depends on
+//! the inputs alone; what is released rests before it gets another owner.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher;
+
+use ipnet::IpNet;
+use siphasher::sip::SipHasher24;
+
+use super::endpoints::Draft;
+use crate::condition::{Condition, NumberKind, Object, Reason};
+use crate::identity::{IdentityLabels, NumericIdentity};
+use crate::world::{
+    AttachmentId, Claims, EndpointClaim, IdentityClaim, Quarantine, RemoteEndpoint, World,
+};
+
+/// Identities that a cluster gives to labels, without the cluster's id.
+const CLUSTER_NUMBERS: std::ops::RangeInclusive<u32> = NumericIdentity::FIRST_CLUSTER..=0xFFFF;
+
+/// The numbers of a node state.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Numbers {
+    by_labels: BTreeMap<IdentityLabels, NumericIdentity>,
+    labels: BTreeMap<NumericIdentity, IdentityLabels>,
+    endpoints: BTreeMap<AttachmentId, u16>,
+    /// Identity that an endpoint had last, for those whose Pod object is not known.
+    last: BTreeMap<AttachmentId, NumericIdentity>,
+    pub(super) claims: Claims,
+}
+
+impl Numbers {
+    pub(super) fn endpoint(&self, attachment: &AttachmentId) -> Option<u16> {
+        self.endpoints.get(attachment).copied()
+    }
+
+    /// The identity of these labels, if there is one.
+    pub(super) fn identity(&self, labels: &IdentityLabels) -> Option<NumericIdentity> {
+        self.by_labels.get(labels).copied()
+    }
+
+    /// The identity of an endpoint: that of its labels; without them that of its last life; else `init`.
+    pub(super) fn identity_of(&self, draft: &Draft) -> NumericIdentity {
+        match &draft.labels {
+            Some(labels) => self.identity(labels),
+            None => self
+                .last
+                .get(&draft.attachment.id)
+                .copied()
+                .filter(|id| self.labels.contains_key(id)),
+        }
+        .unwrap_or(NumericIdentity::INIT)
+    }
+
+    /// The identity of a pod of another node: that of its labels, whatever number its node has for them.
+    /// None for what nobody may be: then its address is what it is without its CiliumEndpoint.
+    pub(super) fn identity_of_remote(&self, remote: &RemoteEndpoint) -> Option<NumericIdentity> {
+        match remote_labels(remote) {
+            RemoteLabels::Reserved(id) => Some(id),
+            RemoteLabels::Pod(labels) => self.identity(labels),
+            RemoteLabels::None => self
+                .labels
+                .contains_key(&remote.identity)
+                .then_some(remote.identity),
+        }
+    }
+
+    /// Every number with its labels.
+    pub(super) fn labels(&self) -> impl Iterator<Item = (NumericIdentity, &IdentityLabels)> {
+        self.labels.iter().map(|(id, labels)| (*id, labels))
+    }
+
+    fn enter(&mut self, id: NumericIdentity, labels: &IdentityLabels) {
+        if self.labels.contains_key(&id) {
+            return;
+        }
+        self.labels.insert(id, labels.clone());
+        self.by_labels.entry(labels.clone()).or_insert(id);
+    }
+}
+
+enum RemoteLabels<'a> {
+    /// One of the built-in identities that a pod may have.
+    Reserved(NumericIdentity),
+    Pod(&'a IdentityLabels),
+    None,
+}
+
+/// A pod is `health`, `ingress`, `init` or a pod; never a node or the world, whatever its CiliumEndpoint says.
+fn remote_labels(remote: &RemoteEndpoint) -> RemoteLabels<'_> {
+    const OF_PODS: [NumericIdentity; 3] = [
+        NumericIdentity::HEALTH,
+        NumericIdentity::INGRESS,
+        NumericIdentity::INIT,
+    ];
+    if OF_PODS.contains(&remote.identity) {
+        return RemoteLabels::Reserved(remote.identity);
+    }
+    let is_pod = !remote.labels.iter().any(|label| {
+        matches!(
+            label.source(),
+            crate::label::LabelSource::Reserved | crate::label::LabelSource::Cidr
+        )
+    });
+    if is_pod && remote.labels.iter().next().is_some() {
+        return RemoteLabels::Pod(&remote.labels);
+    }
+    RemoteLabels::None
+}
+
+/// Gives out all numbers.
+pub(super) fn allot(
+    world: &World,
+    claims: &Claims,
+    drafts: &[Draft],
+    prefixes: &BTreeMap<IpNet, IdentityLabels>,
+    conditions: &mut Vec<Condition>,
+) -> Numbers {
+    let mut numbers = Numbers::default();
+    let mut allotment = Allotment {
+        world,
+        claims,
+        numbers: &mut numbers,
+        conditions,
+    };
+    allotment.agreed_by_cluster();
+    allotment.claimed(drafts);
+    allotment.published_by_others();
+    let used = allotment.identities(drafts, prefixes);
+    allotment.endpoints(drafts);
+    allotment.claims(drafts, prefixes, &used);
+    numbers
+}
+
+struct Allotment<'a> {
+    world: &'a World,
+    claims: &'a Claims,
+    numbers: &'a mut Numbers,
+    conditions: &'a mut Vec<Condition>,
+}
+
+impl Allotment<'_> {
+    /// CiliumIdentity objects: of several for the same labels the lowest is used, and all are known.
+    fn agreed_by_cluster(&mut self) {
+        for (id, labels) in &self.world.cluster_identities {
+            if is_cluster_number(*id) {
+                self.numbers.enter(*id, labels);
+            }
+        }
+    }
+
+    fn claimed(&mut self, drafts: &[Draft]) {
+        // Of two numbers with the same labels the one that does not rest.
+        for rests in [false, true] {
+            for (id, claim) in &self.claims.identities {
+                if claim.quarantine.is_some() == rests {
+                    self.numbers.enter(*id, &claim.labels);
+                }
+            }
+        }
+        let present: BTreeSet<&AttachmentId> = drafts.iter().map(|d| &d.attachment.id).collect();
+        for (id, claim) in &self.claims.endpoints {
+            if present.contains(&claim.owner) {
+                self.numbers.endpoints.insert(claim.owner.clone(), *id);
+                self.numbers.last.insert(claim.owner.clone(), claim.identity);
+            }
+        }
+    }
+
+    /// Numbers that other nodes use for the labels of their pods: taken over where they are free here.
+    fn published_by_others(&mut self) {
+        let mut published: BTreeSet<(NumericIdentity, &IdentityLabels)> = BTreeSet::new();
+        for remote in self.world.remote_endpoints.values() {
+            if let RemoteLabels::Pod(labels) = remote_labels(remote)
+                && is_cluster_number(remote.identity)
+            {
+                published.insert((remote.identity, labels));
+            }
+        }
+        for (id, labels) in published {
+            if self.numbers.identity(labels).is_none() {
+                self.numbers.enter(id, labels);
+            }
+        }
+    }
+
+    /// An identity for all labels that want one; returns those that are in use.
+    fn identities(
+        &mut self,
+        drafts: &[Draft],
+        prefixes: &BTreeMap<IpNet, IdentityLabels>,
+    ) -> BTreeSet<NumericIdentity> {
+        let world = self.world;
+        let of_pods: BTreeSet<&IdentityLabels> = drafts
+            .iter()
+            .filter_map(|draft| draft.labels.as_ref())
+            .chain(
+                world
+                    .remote_endpoints
+                    .values()
+                    .filter_map(|remote| match remote_labels(remote) {
+                        RemoteLabels::Pod(labels) => Some(labels),
+                        RemoteLabels::Reserved(_) | RemoteLabels::None => None,
+                    }),
+            )
+            .collect();
+        let of_prefixes: BTreeSet<&IdentityLabels> = prefixes.values().collect();
+        self.free_rested(|labels| of_pods.contains(labels) || of_prefixes.contains(labels));
+        for labels in &of_pods {
+            self.identity(labels, NumberKind::ClusterIdentity);
+        }
+        for labels in &of_prefixes {
+            self.identity(labels, NumberKind::CidrIdentity);
+        }
+        let mut used: BTreeSet<NumericIdentity> = of_pods
+            .into_iter()
+            .chain(of_prefixes)
+            .filter_map(|labels| self.numbers.identity(labels))
+            .collect();
+        used.extend(drafts.iter().map(|draft| self.numbers.identity_of(draft)));
+        self.forget_unused(&used);
+        used
+    }
+
+    /// A claim that nobody uses keeps its number, but is no identity that policy speaks of.
+    fn forget_unused(&mut self, used: &BTreeSet<NumericIdentity>) {
+        let agreed = &self.world.cluster_identities;
+        let known = |id: &NumericIdentity| used.contains(id) || agreed.contains_key(id);
+        self.numbers.labels.retain(|id, _| known(id));
+        self.numbers.by_labels.retain(|_, id| known(id));
+    }
+
+    fn identity(&mut self, labels: &IdentityLabels, kind: NumberKind) {
+        if self.numbers.identity(labels).is_some() {
+            return;
+        }
+        let free = |id: &u32| !self.numbers.labels.contains_key(&NumericIdentity(*id));
+        let found = match kind {
+            NumberKind::CidrIdentity => {
+                (NumericIdentity::FIRST_CIDR + 1..NumericIdentity::FIRST_REMOTE_NODE).find(free)
+            }
+            NumberKind::ClusterIdentity | NumberKind::Endpoint => {
+                let cluster = u32::from(self.world.config.policy.cluster_id) << 16;
+                let start = first_choice(&self.world.config.cluster_uid, labels);
+                std::iter::once(start)
+                    .chain(CLUSTER_NUMBERS)
+                    .map(|number| cluster | number)
+                    .find(free)
+            }
+        };
+        match found {
+            Some(id) => self.numbers.enter(NumericIdentity(id), labels),
+            None => self.conditions.push(Condition {
+                object: Object::Claims,
+                reason: Reason::NumbersExhausted { kind },
+            }),
+        }
+    }
+
+    /// Frees the numbers whose owners have been gone for as long as the configuration asks, and do not come back.
+    fn free_rested(&mut self, wanted: impl Fn(&IdentityLabels) -> bool) {
+        for (id, claim) in &self.claims.identities {
+            let rested = claim.quarantine.is_some_and(|q| self.is_over(q));
+            let agreed = self.world.cluster_identities.contains_key(id);
+            if !rested || agreed || wanted(&claim.labels) {
+                continue;
+            }
+            self.numbers.labels.remove(id);
+            if self.numbers.identity(&claim.labels) == Some(*id) {
+                self.numbers.by_labels.remove(&claim.labels);
+            }
+        }
+    }
+
+    fn is_over(&self, quarantine: Quarantine) -> bool {
+        let end = quarantine.since.0.saturating_add(self.world.config.quarantine);
+        end <= self.world.now.0
+    }
+
+    fn endpoints(&mut self, drafts: &[Draft]) {
+        let mut taken: BTreeSet<u16> = self
+            .claims
+            .endpoints
+            .iter()
+            .filter(|(_, claim)| !claim.quarantine.is_some_and(|q| self.is_over(q)))
+            .map(|(id, _)| *id)
+            .collect();
+        taken.extend(self.numbers.endpoints.values());
+        for draft in drafts {
+            let attachment = &draft.attachment.id;
+            if self.numbers.endpoints.contains_key(attachment) {
+                continue;
+            }
+            let last = self.world.config.capacities.max_endpoint;
+            let Some(id) = (1..=last).find(|id| !taken.contains(id)) else {
+                self.conditions.push(Condition {
+                    object: Object::Attachment(attachment.clone()),
+                    reason: Reason::NumbersExhausted {
+                        kind: NumberKind::Endpoint,
+                    },
+                });
+                continue;
+            };
+            taken.insert(id);
+            self.numbers.endpoints.insert(attachment.clone(), id);
+        }
+    }
+
+    /// What is to be remembered: who has what, and since when what is free has been resting.
+    fn claims(
+        &mut self,
+        drafts: &[Draft],
+        prefixes: &BTreeMap<IpNet, IdentityLabels>,
+        used: &BTreeSet<NumericIdentity>,
+    ) {
+        let since = Quarantine {
+            since: self.world.now,
+        };
+        let mut claims = Claims::default();
+        for (id, claim) in &self.claims.identities {
+            let quarantine = claim.quarantine.unwrap_or(since);
+            if !self.is_over(quarantine) || claim.quarantine.is_none() {
+                let mut claim = claim.clone();
+                claim.quarantine = Some(quarantine);
+                claims.identities.insert(*id, claim);
+            }
+        }
+        let mut prefix_of: BTreeMap<&IdentityLabels, IpNet> = BTreeMap::new();
+        for (prefix, labels) in prefixes {
+            prefix_of.entry(labels).or_insert(*prefix);
+        }
+        for id in used {
+            if let Some(labels) = self.numbers.labels.get(id) {
+                let claim = IdentityClaim {
+                    labels: labels.clone(),
+                    prefix: prefix_of.get(labels).copied(),
+                    quarantine: None,
+                };
+                claims.identities.insert(*id, claim);
+            }
+        }
+        for (id, claim) in &self.claims.endpoints {
+            let quarantine = claim.quarantine.unwrap_or(since);
+            if !self.is_over(quarantine) || claim.quarantine.is_none() {
+                let mut claim = claim.clone();
+                claim.quarantine = Some(quarantine);
+                claims.endpoints.insert(*id, claim);
+            }
+        }
+        for draft in drafts {
+            let owner = &draft.attachment.id;
+            if let Some(id) = self.numbers.endpoints.get(owner) {
+                let claim = EndpointClaim {
+                    owner: owner.clone(),
+                    identity: self.numbers.identity_of(draft),
+                    quarantine: None,
+                };
+                claims.endpoints.insert(*id, claim);
+            }
+        }
+        self.numbers.claims = claims;
+    }
+}
+
+fn is_cluster_number(id: NumericIdentity) -> bool {
+    id.cluster_id().is_some() && CLUSTER_NUMBERS.contains(&(id.0 & 0xFFFF))
+}
+
+/// Where the search for a number begins: a hash that nobody can aim at without knowing the cluster's UID,
+/// and that every node of the cluster finds.
+fn first_choice(cluster_uid: &str, labels: &IdentityLabels) -> u32 {
+    let mut key = SipHasher24::new();
+    key.write(cluster_uid.as_bytes());
+    let first = key.finish();
+    key.write_u8(0xFF);
+    let mut hasher = SipHasher24::new_with_keys(first, key.finish());
+    for label in labels {
+        for part in [label.source().name(), label.key(), label.value()] {
+            hasher.write_usize(part.len());
+            hasher.write(part.as_bytes());
+        }
+    }
+    let count = u64::from(CLUSTER_NUMBERS.end() - CLUSTER_NUMBERS.start() + 1);
+    let offset = u32::try_from(hasher.finish() % count).unwrap_or_default();
+    CLUSTER_NUMBERS.start() + offset
+}

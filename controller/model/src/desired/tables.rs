@@ -1,0 +1,166 @@
+//! The policy of each endpoint, within the room that the kernel's map has.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use oxilium_abi::Direction;
+
+use super::endpoints::Draft;
+use super::{Condition, Object, Reason, Resolver, World};
+use crate::identity::Identities;
+use crate::node_state::{EndpointPolicy, EntryKey, EntryValue, TableContent};
+use crate::policy::table::PolicyTable;
+use crate::policy::{Fitted, SubjectView};
+
+/// Resolves all policies, each within the quota; where all together are too large, within a smaller one.
+pub(super) fn policies(
+    world: &World,
+    identities: &Arc<Identities>,
+    subjects: &[SubjectView],
+    resolver: &mut impl Resolver,
+) -> Vec<Arc<EndpointPolicy>> {
+    let quota = world.config.capacities.table_quota;
+    let fitted = resolver.resolve(world, identities, subjects, quota);
+    let policies = share(&fitted);
+    let fitting = fitting_quota(&policies, quota, world.config.capacities.policy_entries);
+    if fitting == quota {
+        return policies;
+    }
+    share(&resolver.resolve(world, identities, subjects, fitting))
+}
+
+/// The largest quota with which all tables fit and the largest one fits a second time, to be staged.
+fn fitting_quota(policies: &[Arc<EndpointPolicy>], quota: usize, capacity: usize) -> usize {
+    let sizes: BTreeMap<*const TableContent, [usize; 2]> = policies
+        .iter()
+        .map(|policy| (Arc::as_ptr(&policy.table), policy.sizes()))
+        .collect();
+    let fits = |quota: usize| {
+        let sizes = || {
+            sizes
+                .values()
+                .map(move |[ingress, egress]| ingress.min(&quota) + egress.min(&quota))
+        };
+        sizes().sum::<usize>() + sizes().max().unwrap_or(0) <= capacity
+    };
+    if fits(quota) {
+        return quota;
+    }
+    let (mut fitting, mut too_large) = (0, quota);
+    while too_large - fitting > 1 {
+        let middle = usize::midpoint(fitting, too_large);
+        if fits(middle) {
+            fitting = middle;
+        } else {
+            too_large = middle;
+        }
+    }
+    fitting
+}
+
+/// Makes equal tables one.
+fn share(fitted: &[Arc<Fitted>]) -> Vec<Arc<EndpointPolicy>> {
+    let mut known: BTreeMap<*const Fitted, Arc<EndpointPolicy>> = BTreeMap::new();
+    let mut contents: BTreeMap<Arc<TableContent>, ()> = BTreeMap::new();
+    fitted
+        .iter()
+        .map(|fitted| {
+            let policy = known.entry(Arc::as_ptr(fitted)).or_insert_with(|| {
+                let content = Arc::new(content(&fitted.policy.table));
+                let table = match contents.get_key_value(&content) {
+                    Some((table, ())) => table.clone(),
+                    None => {
+                        contents.insert(content.clone(), ());
+                        content
+                    }
+                };
+                Arc::new(EndpointPolicy {
+                    ingress_enforced: fitted.policy.table.ingress.enforced,
+                    egress_enforced: fitted.policy.table.egress.enforced,
+                    table,
+                    resolved: fitted.clone(),
+                })
+            });
+            policy.clone()
+        })
+        .collect()
+}
+
+/// A table as the kernel holds it: without provenance. No proxy runs yet, and so there is no proxy port.
+fn content(table: &PolicyTable) -> TableContent {
+    let of = |direction: Direction| {
+        table.direction(direction).entries().iter().map(move |(key, entry)| {
+            let shape = key.shape();
+            let key = EntryKey {
+                direction,
+                identity: key.identity,
+                protocol: key.protocol.0,
+                shape: u8::try_from(shape).unwrap_or_default(),
+                port: key.port.first(),
+            };
+            let value = EntryValue {
+                precedence: entry.precedence,
+                proxy_port: 0,
+                auth: entry.auth,
+            };
+            (key, value)
+        })
+    };
+    TableContent(of(Direction::Ingress).chain(of(Direction::Egress)).collect())
+}
+
+/// What the policies' conditions are: what did not fit, what cannot be resolved.
+pub(super) fn conditions(
+    drafts: &[Draft],
+    policies: &[Arc<EndpointPolicy>],
+    conditions: &mut Vec<Condition>,
+) {
+    for (draft, policy) in drafts.iter().zip(policies) {
+        let pod = &draft.attachment.pod;
+        if let Some(error) = &policy.resolved.policy.error {
+            conditions.push(Condition {
+                object: Object::Pod(pod.clone()),
+                reason: Reason::Unresolvable {
+                    error: error.to_string().into(),
+                },
+            });
+        }
+        for overflow in &policy.resolved.overflow {
+            for left_out in &overflow.left_out {
+                conditions.push(Condition {
+                    object: Object::Policy(left_out.clone()),
+                    reason: Reason::WouldOverflow {
+                        pod: pod.clone(),
+                        direction: overflow.direction,
+                        needed: overflow.needed,
+                        available: overflow.available,
+                    },
+                });
+            }
+        }
+    }
+}
+
+/// Parts of policies that have no enforcing component.
+pub(super) fn not_enforced(world: &World) -> impl Iterator<Item = Condition> {
+    world.policies.values().flat_map(|policy| {
+        policy.not_enforced().into_iter().map(|part| Condition {
+            object: Object::Policy(policy.reference.clone()),
+            reason: Reason::NotEnforced {
+                part: part.to_string().into(),
+            },
+        })
+    })
+}
+
+impl EndpointPolicy {
+    fn sizes(&self) -> [usize; 2] {
+        let ingress = self
+            .table
+            .0
+            .keys()
+            .filter(|key| key.direction == Direction::Ingress)
+            .count();
+        [ingress, self.table.0.len() - ingress]
+    }
+}
