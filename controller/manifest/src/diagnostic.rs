@@ -349,7 +349,7 @@ fn push_field(path: &mut String, name: &str) {
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
     if !plain {
-        path.push_str(&format!("[{name:?}]"));
+        path.extend(["[", &format!("{name:?}"), "]"]);
         return;
     }
     if !path.is_empty() {
@@ -366,7 +366,7 @@ fn name_paths(node: &Node, path: &mut String, wanted: &mut HashMap<*const Node, 
     match &node.value {
         Value::List(items) => {
             for (index, item) in items.iter().enumerate() {
-                path.push_str(&format!("[{index}]"));
+                path.extend(["[", &index.to_string(), "]"]);
                 name_paths(item, path, wanted);
                 path.truncate(len);
             }

@@ -23,6 +23,7 @@ use crate::policy::service::Services;
 use crate::reader::{self, Limits};
 use crate::tree::{Node, Position};
 
+pub(crate) use store::list;
 pub use store::{DirectoryError, ManifestDirectory, is_manifest};
 
 /// How documents are read.

@@ -26,7 +26,7 @@ struct Checker<'a> {
     open: usize,
 }
 
-impl<'a> Checker<'a> {
+impl Checker<'_> {
     fn expression(&mut self) -> Result<(), Reason> {
         // How much the last item repeats inside, or None when there is nothing to repeat.
         let mut last: Option<u32> = None;
@@ -57,16 +57,14 @@ impl<'a> Checker<'a> {
                     last = Some(self.quantify(at, last, repeated, 1)?);
                     repeated = true;
                 }
-                '{' => match self.counted()? {
-                    Some(times) => {
-                        last = Some(self.quantify(at, last, repeated, times)?);
-                        repeated = true;
-                    }
-                    None => {
-                        last = Some(1);
-                        repeated = false;
-                    }
-                },
+                '{' => {
+                    let times = self.counted()?;
+                    last = match times {
+                        Some(times) => Some(self.quantify(at, last, repeated, times)?),
+                        None => Some(1),
+                    };
+                    repeated = times.is_some();
+                }
                 '[' => {
                     self.class()?;
                     last = Some(1);
@@ -273,20 +271,17 @@ impl<'a> Checker<'a> {
     /// `\pL`, `\p{Greek}`, `\P{^Lu}`.
     fn unicode_class(&mut self) -> Result<(), Reason> {
         let body = &self.rest[2..];
-        let (name, len) = match body.strip_prefix('{') {
-            Some(open) => {
-                let end = open
-                    .find('}')
-                    .ok_or("invalid character class range: missing }")?;
-                (&open[..end], end + 4)
-            }
-            None => {
-                let c = body
-                    .chars()
-                    .next()
-                    .ok_or("invalid character class range \\p")?;
-                (&body[..c.len_utf8()], 2 + c.len_utf8())
-            }
+        let (name, len) = if let Some(open) = body.strip_prefix('{') {
+            let end = open
+                .find('}')
+                .ok_or("invalid character class range: missing }")?;
+            (&open[..end], end + 4)
+        } else {
+            let c = body
+                .chars()
+                .next()
+                .ok_or("invalid character class range \\p")?;
+            (&body[..c.len_utf8()], 2 + c.len_utf8())
         };
         let shown = &self.rest[..len];
         let plain = name.trim_start_matches('^');

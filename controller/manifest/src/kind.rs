@@ -200,7 +200,7 @@ impl Header {
     }
 
     /// `metadata.uid`.
-    pub(crate) fn uid<'t>(&self, root: &'t Node) -> &'t str {
+    pub(crate) fn uid(root: &Node) -> &str {
         root.get("metadata")
             .and_then(|metadata| metadata.text_of("uid"))
             .unwrap_or_default()

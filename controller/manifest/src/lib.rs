@@ -4,12 +4,16 @@
 //! - [`policy::lower_policy`]: a tree to the model's rules, or everything that is wrong with it
 //! - [`object::admit`]: a tree of any kind to what it says to the model
 //! - [`directory`]: a directory of manifests, with the manners of an API server
+//! - [`inputs::fill`]: objects to the parts of a world that they are
+//! - [`check`]: the same for a pipeline, without an agent
 //! - [`diagnostic`]: what is wrong, where, and how to put it right
 
+pub mod check;
 pub mod diagnostic;
 pub mod directory;
 mod forms;
 mod go_regex;
+pub mod inputs;
 pub mod kind;
 pub mod object;
 pub mod policy;

@@ -31,6 +31,10 @@ pub const ENFORCEMENT: &str = "policy.oxilium.io/enforcement";
 
 /// What of the agent's configuration decides how a policy is read.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the agent by itself"
+)]
 pub struct LowerConfig<'a> {
     /// Who checked the object before.
     pub admission: Admission,
@@ -67,6 +71,10 @@ impl Default for LowerConfig<'_> {
 
 /// The same, as an owner keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the agent by itself"
+)]
 pub struct LowerOptions {
     /// See [`LowerConfig::admission`].
     pub admission: Admission,
@@ -141,7 +149,7 @@ pub fn lower_policy(
         kind,
         namespace: header.namespace().map(Arc::from),
         name: header.object.name.as_str().into(),
-        uid: header.uid(root).into(),
+        uid: Header::uid(root).into(),
     });
     let mut lowering = Lowering {
         config,

@@ -372,30 +372,26 @@ impl<'a> Builder<'a> {
                 names,
                 pending,
                 ..
-            }) => match pending.take() {
-                Some((name, position)) => members.push(Member {
-                    name,
-                    position,
-                    node,
-                }),
-                None => {
-                    let name = field_name(node, at)?;
-                    if !names.insert(name.clone()) {
-                        let first = members
-                            .iter()
-                            .find(|member| member.name == name)
-                            .map_or(0, |member| member.position.line);
-                        return Err(refuse(
-                            at,
-                            ReadProblem::Duplicate {
-                                name: name.into(),
-                                first,
-                            },
-                        ));
-                    }
-                    *pending = Some((name, at));
+            }) => {
+                if let Some((name, position)) = pending.take() {
+                    members.push(Member {
+                        name,
+                        position,
+                        node,
+                    });
+                    return Ok(());
                 }
-            },
+                let name = field_name(node, at)?;
+                if !names.insert(name.clone()) {
+                    let first = members
+                        .iter()
+                        .find(|member| member.name == name)
+                        .map_or(0, |member| member.position.line);
+                    let name = name.into();
+                    return Err(refuse(at, ReadProblem::Duplicate { name, first }));
+                }
+                *pending = Some((name, at));
+            }
         }
         Ok(())
     }

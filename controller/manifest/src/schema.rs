@@ -162,7 +162,7 @@ pub(crate) fn check<'t>(
         | (Schema::Bool, Value::Bool(_))
         | (Schema::IntegerOrText, Value::Integer(_) | Value::Text(_)) => {}
         (Schema::Text(form), Value::Text(found)) => {
-            check_text(node, found, form, admission, findings)
+            check_text(node, found, form, admission, findings);
         }
         (Schema::Integer(min, max), Value::Integer(n)) => {
             if n < min || n > max {

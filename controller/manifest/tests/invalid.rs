@@ -72,9 +72,9 @@ fn every_refusal_names_object_field_value_and_what_is_allowed() {
         if errors.is_empty() {
             continue;
         }
-        shown.push_str(&format!("{}\n", case["name"].as_str().unwrap()));
+        shown.extend([case["name"].as_str().unwrap(), "\n"]);
         for error in errors {
-            shown.push_str(&format!("    {error}\n"));
+            shown.extend(["    ", &error.to_string(), "\n"]);
         }
     }
     insta::assert_snapshot!("refusals", shown);

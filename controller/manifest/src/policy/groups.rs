@@ -27,7 +27,7 @@ pub(super) fn label_key(group: &Node) -> String {
             if !std::mem::take(&mut first) {
                 json.push(',');
             }
-            json.push_str(&format!("\"{name}\":"));
+            json.extend(["\"", name, "\":"]);
             canonical(field, &mut json);
         }
         json.push('}');
@@ -82,7 +82,7 @@ fn text(value: &str, out: &mut String) {
     for c in json.chars() {
         match c {
             '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-                out.push_str(&format!("\\u{:04x}", u32::from(c)))
+                out.extend(["\\u", &format!("{:04x}", u32::from(c))]);
             }
             c => out.push(c),
         }

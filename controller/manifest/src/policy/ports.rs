@@ -87,6 +87,10 @@ fn has_no_ports(protocol: Protocol) -> bool {
     protocol != Protocol::ANY && !Protocol::WITH_PORTS.contains(&protocol)
 }
 
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit())
+}
+
 impl<'t> Lowering<'t, '_> {
     /// An item of `toPorts`. `deny`: nothing but ports, the schema refuses the rest.
     pub(super) fn port_rule(
@@ -234,7 +238,15 @@ impl<'t> Lowering<'t, '_> {
         let field = node.set("type")?;
         let number = match &field.value {
             Value::Integer(number) => u8::try_from(*number).ok(),
-            Value::Text(text) => self.icmp_name(field, text, names, family)?,
+            Value::Text(text) if is_number(text) => text
+                .parse::<u8>()
+                .ok()
+                .filter(|number| number.to_string() == **text),
+            Value::Text(text) => {
+                return self
+                    .icmp_name(field, text, names, family)
+                    .map(|number| PortMatch::icmp(protocol, number));
+            }
             _ => return None,
         };
         if number.is_none() {
@@ -244,21 +256,14 @@ impl<'t> Lowering<'t, '_> {
         Some(PortMatch::icmp(protocol, number?))
     }
 
-    /// None: reported. Some(None): a number out of range.
+    /// None: reported.
     fn icmp_name(
         &mut self,
         field: &'t Node,
         text: &str,
         names: &[(&str, u8)],
         family: &str,
-    ) -> Option<Option<u8>> {
-        if !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit()) {
-            return Some(
-                text.parse::<u8>()
-                    .ok()
-                    .filter(|number| number.to_string() == text),
-            );
-        }
+    ) -> Option<u8> {
         let Some((_, number)) = names.iter().find(|(name, _)| *name == text) else {
             let all: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
             let meant = nearest(text, all.iter().copied())
@@ -282,6 +287,6 @@ impl<'t> Lowering<'t, '_> {
             );
             return None;
         }
-        Some(Some(*number))
+        Some(*number)
     }
 }

@@ -26,8 +26,8 @@ impl Keys {
         match self {
             Self::Cilium => forms::is_selector_key(key),
             Self::Kubernetes => forms::is_label_key(key),
-            // Cilium puts `cidrgroup:` before the key and then validates: a key with a source has two, and is refused.
-            Self::CidrGroup => forms::is_label_key(key),
+            // Cilium takes any source here, and then selects pods where prefixes were meant.
+            Self::CidrGroup => forms::is_label_key(key.strip_prefix("cidrgroup:").unwrap_or(key)),
         }
     }
 
@@ -48,7 +48,7 @@ impl Keys {
             Self::Kubernetes => SelectorKey::k8s(text),
             Self::CidrGroup => SelectorKey {
                 source: Some(oxilium_model::label::LabelSource::CidrGroup),
-                key: text.into(),
+                key: text.strip_prefix("cidrgroup:").unwrap_or(text).into(),
             },
         }
     }
