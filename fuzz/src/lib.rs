@@ -3,6 +3,7 @@
 //! Each target takes bytes. `make fuzz` runs them under libFuzzer, which writes an input that breaks a target into
 //! `regressions/TARGET/`; `cargo test` replays everything there and in `seeds/TARGET/`, and so keeps what was found.
 
+pub mod cni;
 pub mod documents;
 pub mod generate;
 pub mod policies;
@@ -11,4 +12,8 @@ pub mod policies;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: &[Target] = &[("documents", documents::run), ("policies", policies::run)];
+pub const TARGETS: &[Target] = &[
+    ("cni", cni::run),
+    ("documents", documents::run),
+    ("policies", policies::run),
+];

@@ -1,8 +1,12 @@
 //! What each CNI command does.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use oxilium_api::{Attach, Check, Client, ClientError, CollectGarbage, Detach, ErrorCode, Ready};
+use oxilium_api::{
+    Attach, AttachmentKey, Check, Client, ClientError, CollectGarbage, Detach, ErrorCode, Pod,
+    Ready,
+};
 use serde_json::json;
 
 use crate::config::{NetConf, VERSIONS, version_of};
@@ -66,16 +70,49 @@ fn prompt(conf: &NetConf) -> Client {
     Client::new(&conf.socket, PROMPT)
 }
 
+/// What ADD would answer, and whether all that it needs to be told is there.
+pub(crate) fn understand(environment: &Environment, input: &[u8]) -> Result<String, CniError> {
+    let conf = NetConf::parse(input)?;
+    Ok(Addition::understand(environment, &conf)?.result)
+}
+
+/// An ADD as far as it can be understood without a look at the node.
+struct Addition<'a> {
+    key: AttachmentKey,
+    netns: &'a str,
+    pod: Pod,
+    addresses: Vec<IpAddr>,
+    result: String,
+}
+
+impl<'a> Addition<'a> {
+    fn understand(environment: &'a Environment, conf: &NetConf) -> Result<Self, CniError> {
+        let key = environment.key()?;
+        let netns = environment.netns()?;
+        let pod = environment.pod()?;
+        let raw = conf.previous()?;
+        let previous = Previous::parse(raw)?;
+        Ok(Self {
+            addresses: previous.addresses(&key.interface)?,
+            result: pass_on(conf, raw, &previous)?,
+            key,
+            netns,
+            pod,
+        })
+    }
+}
+
 fn add(environment: &Environment, conf: &NetConf) -> Result<String, CniError> {
-    let key = environment.key()?;
-    let netns = environment.netns()?;
-    let pod = environment.pod()?;
-    let raw = conf.previous()?;
-    let previous = Previous::parse(raw)?;
-    let result = pass_on(conf, raw, &previous)?;
+    let Addition {
+        key,
+        netns,
+        pod,
+        addresses,
+        result,
+    } = Addition::understand(environment, conf)?;
     let mut veth = veth::find(netns, &key.interface)?;
     // An address that duplicate address detection still tries is in the result already.
-    for address in previous.addresses(&key.interface)? {
+    for address in addresses {
         if !veth.container.addresses.contains(&address) {
             veth.container.addresses.push(address);
         }

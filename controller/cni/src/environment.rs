@@ -8,16 +8,22 @@ use crate::error::{CniError, Code};
 
 /// What the runtime tells by environment. Empty and missing are the same.
 #[derive(Debug, Default)]
-pub(crate) struct Environment {
-    pub(crate) command: String,
-    pub(crate) container_id: String,
-    pub(crate) netns: String,
-    pub(crate) interface: String,
-    pub(crate) args: String,
+pub struct Environment {
+    /// `CNI_COMMAND`.
+    pub command: String,
+    /// `CNI_CONTAINERID`.
+    pub container_id: String,
+    /// `CNI_NETNS`.
+    pub netns: String,
+    /// `CNI_IFNAME`.
+    pub interface: String,
+    /// `CNI_ARGS`.
+    pub args: String,
 }
 
 impl Environment {
-    pub(crate) fn from_process() -> Self {
+    /// Of this process.
+    pub fn from_process() -> Self {
         let get = |name| {
             env::var_os(name)
                 .map(|value| value.to_string_lossy().into_owned())

@@ -39,13 +39,18 @@ pub(crate) struct Ip {
 impl Previous {
     /// Reads a result of any version since 0.3.0.
     pub(crate) fn parse(raw: &RawValue) -> Result<Self, CniError> {
-        serde_json::from_str(raw.get()).map_err(|error| {
+        let refused = |problem: &str| {
             CniError::new(
                 Code::Decode,
-                format!("cannot read prevResult: {error}"),
+                format!("cannot read prevResult: {problem}"),
                 "it must be a CNI result of version 0.3.0 or later",
             )
-        })
+        };
+        // serde would read a list as the fields in their order.
+        if !raw.get().starts_with('{') {
+            return Err(refused("it is no object"));
+        }
+        serde_json::from_str(raw.get()).map_err(|error| refused(&error.to_string()))
     }
 
     /// Addresses of the container's interface `name`: those that say so, and those that name no interface.
