@@ -10,6 +10,12 @@ pub fn from_container(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
+/// Judges nothing yet: the next program on the hook decides.
+#[classifier]
+pub fn to_container(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use zerocopy::FromBytes;
 
 use crate::error::ObserveError;
+use crate::sys;
 use crate::table::Table;
 
 /// Something in the ring that is no event.
@@ -81,7 +82,7 @@ impl EventReader {
         };
         let ring =
             RingBuf::try_from(Map::RingBuf(ring)).map_err(|e| unreadable(io::Error::other(e)))?;
-        let ring = AsyncFd::new(ring).map_err(unreadable)?;
+        let ring = sys::watch_ring(ring).map_err(unreadable)?;
         guard
             .node_words
             .update(&(NodeWord::EventReaders as u32), &1)

@@ -3,14 +3,24 @@
 //! [`port::Node`] is what the agent sees. [`fake::FakeKernel`] offers the same without a kernel and
 //! can fail. Every system call that changes something is counted ([`count`]).
 
+mod attach;
+pub mod bpffs;
+pub mod config;
 pub mod count;
 pub mod error;
 pub mod events;
 pub mod fake;
+mod load;
+pub mod netlink;
+mod node;
 pub mod object;
 pub mod port;
 mod sys;
 pub mod table;
 
+pub use config::{KernelConfig, MapSizes};
 pub use error::{ApplyError, NetlinkError, ObserveError, Retry};
-pub use port::Node;
+pub use load::LoadError;
+pub use netlink::{Changes, Monitor};
+pub use node::KernelNode;
+pub use port::{AttachMode, Node};

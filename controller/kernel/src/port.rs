@@ -268,7 +268,7 @@ pub struct GarbageReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapUsage {
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
     /// Entries in it; none for arrays and rings, which are always whole.
     pub entries: Option<usize>,
     /// Entries that it can hold; bytes for a ring.

@@ -315,8 +315,8 @@ impl State {
 
     pub(super) fn usage(&self) -> Vec<MapUsage> {
         let tables = &self.tables;
-        let usage = |name, entries, capacity: usize| MapUsage {
-            name,
+        let usage = |name: &str, entries, capacity: usize| MapUsage {
+            name: name.to_owned(),
             entries: Some(entries),
             capacity: u32::try_from(capacity).unwrap_or(u32::MAX),
             memory: 0,

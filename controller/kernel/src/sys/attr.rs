@@ -137,6 +137,19 @@ pub(super) struct LinkDetach {
     pub link_fd: u32,
 }
 
+/// `BPF_PROG_DETACH`.
+#[derive(Default)]
+#[repr(C)]
+pub(super) struct ProgDetach {
+    pub target_ifindex: u32,
+    pub attach_bpf_fd: u32,
+    pub attach_type: u32,
+    pub attach_flags: u32,
+    pub replace_bpf_fd: u32,
+    pub relative: u32,
+    pub expected_revision: u64,
+}
+
 /// `BPF_PROG_QUERY`.
 #[derive(Default)]
 #[repr(C)]

@@ -11,6 +11,8 @@ use super::{Command, bpf, bpf_fd};
 const LINK_TYPE_TCX: u32 = 11;
 /// `BPF_F_REPLACE`.
 const REPLACE: u32 = 1 << 2;
+/// `BPF_F_BEFORE`.
+const BEFORE: u32 = 1 << 3;
 
 /// A tcx hook, as `enum bpf_attach_type` numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub(crate) struct LinkDescription {
     pub attach_type: u32,
 }
 
-/// Attaches a program at the end of a tcx hook. The link goes with its last reference.
+/// Attaches a program before all others of a tcx hook. The link goes with its last reference.
 pub(crate) fn link_create_tcx(
     program: BorrowedFd<'_>,
     ifindex: u32,
@@ -42,6 +44,7 @@ pub(crate) fn link_create_tcx(
         prog_fd: raw(program),
         target_ifindex: ifindex,
         attach_type: hook as u32,
+        flags: BEFORE,
         ..Default::default()
     };
     // SAFETY: the attribute holds no address.
@@ -70,6 +73,23 @@ pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attribute = attr::LinkDetach { link_fd: raw(link) };
     // SAFETY: the attribute holds no address.
     unsafe { bpf(Command::LinkDetach, &mut attribute)? };
+    Ok(())
+}
+
+/// Takes a program off a tcx hook that was put there without a link.
+pub(crate) fn prog_detach_tcx(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    hook: TcxHook,
+) -> io::Result<()> {
+    let mut attribute = attr::ProgDetach {
+        target_ifindex: ifindex,
+        attach_bpf_fd: raw(program),
+        attach_type: hook as u32,
+        ..Default::default()
+    };
+    // SAFETY: the attribute holds no address.
+    unsafe { bpf(Command::ProgDetach, &mut attribute)? };
     Ok(())
 }
 

@@ -1,8 +1,8 @@
-//! System calls, thinly wrapped: the only unsafe code of the crate (but for `setns`-free helpers
-//! that the standard library lacks). Nothing here counts, retries or interprets.
+//! System calls, thinly wrapped: the only unsafe code of the crate. Nothing here counts, retries or
+//! interprets.
 #![expect(
     unsafe_code,
-    reason = "bpf(2) and membarrier(2) have no safe wrapper that covers what is needed"
+    reason = "bpf(2), membarrier(2) and waiting for descriptors have no safe wrapper for what is needed"
 )]
 
 mod attr;
@@ -10,19 +10,22 @@ mod link;
 mod map;
 mod object;
 mod prog;
+mod watch;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 pub(crate) use link::{
-    LinkDescription, link_create_tcx, link_detach, link_info, link_update, prog_query_tcx,
+    LinkDescription, TcxHook, link_create_tcx, link_detach, link_info, link_update,
+    prog_detach_tcx, prog_query_tcx,
 };
 pub(crate) use map::{
     Batch, BatchRead, MapDescription, map_create, map_delete, map_delete_batch, map_freeze,
     map_info, map_lookup, map_lookup_batch, map_next_key, map_update, map_update_batch,
 };
-pub(crate) use object::{fd_by_id, obj_get, obj_pin};
-pub(crate) use prog::{ProgDescription, ProgLoad, btf_load, prog_info, prog_load};
+pub(crate) use object::{Kind, fd_by_id, obj_get, obj_pin};
+pub(crate) use prog::{ProgLoad, ProgTypes, btf_load, prog_info, prog_load};
+pub(crate) use watch::{watch_ring, watch_socket};
 
 /// Commands of bpf(2), as linux/bpf.h numbers them.
 #[derive(Clone, Copy)]
@@ -36,6 +39,7 @@ pub(crate) enum Command {
     ProgLoad = 5,
     ObjPin = 6,
     ObjGet = 7,
+    ProgDetach = 9,
     ProgFdById = 13,
     MapFdById = 14,
     ObjInfo = 15,

@@ -1,0 +1,339 @@
+//! Programs on hooks: who is there, and putting ours there, in order, without a moment without it.
+//!
+//! *Ours* is a program that uses a map of our node words, whichever run or version loaded it. It is
+//! *in order* when it is on the hook once, in the way in which it would be attached today, before
+//! all others (one that came first could let a packet pass for good), and pinned where it belongs.
+
+mod catalog;
+mod hooks;
+mod pins;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use oxilium_model::node_state::{AttachPoint, Hook};
+use oxilium_model::observed::AttachedProgram;
+use oxilium_model::plan::Table;
+
+pub(crate) use catalog::Catalog;
+pub(crate) use pins::Pins;
+
+use crate::count::{Action, Target, WriteCounter};
+use crate::error::{ApplyError, NetlinkError, ObserveError};
+use crate::load::LoadedProgram;
+use crate::netlink::Netlink;
+use crate::netlink::filters::Place;
+use crate::port::{HookKind, HookProgram};
+use crate::sys::{self, TcxHook};
+
+/// Priority of our filters: the first to run.
+const PRIORITY: u16 = 1;
+/// Handle of our filters ("ox"); the next free one if another party has it.
+const HANDLE: u32 = 0x6F78;
+
+/// How programs are attached on this kernel, as decided at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Tcx,
+    Filter,
+}
+
+/// The hooks of all interfaces of a network namespace.
+pub(crate) struct Attacher {
+    pub way: Way,
+    /// The kernel has tcx, whether it is used or not.
+    pub has_tcx: bool,
+    pub pins: Pins,
+    pub catalog: Catalog,
+    pub counter: Arc<WriteCounter>,
+}
+
+pub(crate) const fn tcx_hook(hook: Hook) -> TcxHook {
+    match hook {
+        Hook::FromContainer => TcxHook::Ingress,
+        Hook::ToContainer => TcxHook::Egress,
+    }
+}
+
+/// The kernel knows tcx: it answers for the loopback device, which every namespace has.
+pub(crate) fn kernel_has_tcx() -> io::Result<bool> {
+    const LOOPBACK: u32 = 1;
+    match sys::prog_query_tcx(LOOPBACK, TcxHook::Ingress) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+impl Attacher {
+    /// Our programs on the hooks of these interfaces (all with a clsact qdisc are in `clsact`).
+    pub(crate) fn observe(
+        &mut self,
+        netlink: &mut Netlink,
+        interfaces: impl Iterator<Item = u32>,
+        endpoint_of: impl Fn(u32) -> Option<u16>,
+    ) -> Result<BTreeMap<AttachPoint, AttachedProgram>, ObserveError> {
+        let clsact = netlink.clsact_interfaces()?;
+        let mut attached = BTreeMap::new();
+        for ifindex in interfaces {
+            for hook in Hook::ALL {
+                let point = AttachPoint { ifindex, hook };
+                let programs = self.hook(netlink, point, clsact.contains(&ifindex))?;
+                if let Some(program) = self.attached(point, &programs, endpoint_of(ifindex))? {
+                    attached.insert(point, program);
+                }
+            }
+        }
+        Ok(attached)
+    }
+
+    fn attached(
+        &mut self,
+        point: AttachPoint,
+        programs: &[HookProgram],
+        endpoint: Option<u16>,
+    ) -> Result<Option<AttachedProgram>, ObserveError> {
+        let ours: Vec<&HookProgram> = programs.iter().filter(|program| program.ours).collect();
+        let Some(first) = ours.first() else {
+            return Ok(None);
+        };
+        let in_place = match first.kind {
+            HookKind::Tcx { link } => {
+                self.way == Way::Tcx
+                    && link != 0
+                    && endpoint
+                        .is_some_and(|endpoint| self.pins.leads_to(endpoint, point.hook, link))
+            }
+            HookKind::Filter { priority, .. } => self.way == Way::Filter && priority == PRIORITY,
+        };
+        Ok(Some(AttachedProgram {
+            tag: self.catalog.tag(first.program_id)?,
+            in_order: in_place && ours.len() == 1 && first_of_its_kind(programs, first),
+        }))
+    }
+
+    /// Puts `program` on a hook, or in order there.
+    pub(crate) fn put(
+        &mut self,
+        netlink: &mut Netlink,
+        point: AttachPoint,
+        endpoint: u16,
+        program: &LoadedProgram,
+        expected: Expected,
+    ) -> Result<(), ApplyError> {
+        let programs = self.hook(netlink, point, true)?;
+        let ours: Vec<HookProgram> = programs.iter().filter(|p| p.ours).cloned().collect();
+        match (expected, ours.is_empty()) {
+            (Expected::Nothing, false) => return Err(stale(point, libc::EEXIST)),
+            (Expected::Ours, true) => return Err(stale(point, libc::ENOENT)),
+            _ => {}
+        }
+        let kept = match self.way {
+            Way::Tcx => self.put_link(point, endpoint, program, &programs)?,
+            Way::Filter => self.put_filter(netlink, point, program, &programs)?,
+        };
+        // Ours runs now; what is left of it in other places would judge each packet twice.
+        for program in ours.iter().filter(|program| Some(program.kind) != kept) {
+            self.take(netlink, point, program)?;
+        }
+        Ok(())
+    }
+
+    /// Gives what was kept of what was there before.
+    fn put_link(
+        &mut self,
+        point: AttachPoint,
+        endpoint: u16,
+        program: &LoadedProgram,
+        programs: &[HookProgram],
+    ) -> Result<Option<HookKind>, ApplyError> {
+        self.pins.clear_way(endpoint, point)?;
+        let keep = programs.iter().find(|p| {
+            p.ours
+                && matches!(p.kind, HookKind::Tcx { link } if link != 0)
+                && first_of_its_kind(programs, p)
+        });
+        let Some(HookProgram {
+            kind: kind @ HookKind::Tcx { link },
+            program_id,
+            ..
+        }) = keep
+        else {
+            let created =
+                sys::link_create_tcx(program.fd.as_fd(), point.ifindex, tcx_hook(point.hook));
+            let link = self
+                .counter
+                .result(Target::Links, Action::Create, created)
+                .map_err(|error| failed(point, error))?;
+            self.pins.set(endpoint, point.hook, &link)?;
+            return Ok(None);
+        };
+        let fd = sys::fd_by_id(sys::Kind::Link, *link).map_err(|error| failed(point, error))?;
+        if *program_id != program.id {
+            let old = sys::fd_by_id(sys::Kind::Program, *program_id)
+                .map_err(|error| failed(point, error))?;
+            let updated = sys::link_update(fd.as_fd(), program.fd.as_fd(), Some(old.as_fd()));
+            self.counter
+                .result(Target::Links, Action::Replace, updated)
+                .map_err(|error| match error.raw_os_error() {
+                    // The link holds another program than the one that was seen.
+                    Some(libc::EPERM) => stale(point, libc::ESTALE),
+                    _ => failed(point, error),
+                })?;
+        }
+        if !self.pins.leads_to(endpoint, point.hook, *link) {
+            self.pins.move_to(endpoint, point.hook, &fd)?;
+        }
+        Ok(Some(*kind))
+    }
+
+    fn put_filter(
+        &mut self,
+        netlink: &mut Netlink,
+        point: AttachPoint,
+        program: &LoadedProgram,
+        programs: &[HookProgram],
+    ) -> Result<Option<HookKind>, ApplyError> {
+        let counter = Arc::clone(&self.counter);
+        netlink
+            .ensure_clsact(point.ifindex, &counter)
+            .map_err(|error| netlink_failed(point, error))?;
+        let keep = programs.iter().find_map(|p| match p.kind {
+            HookKind::Filter { priority, handle } if p.ours && priority == PRIORITY => Some(handle),
+            _ => None,
+        });
+        let taken = |handle: u32| {
+            programs.iter().any(|p| {
+                matches!(p.kind, HookKind::Filter { priority, handle: h } if priority == PRIORITY && h == handle)
+            })
+        };
+        let handle =
+            keep.unwrap_or_else(|| (HANDLE..).find(|handle| !taken(*handle)).unwrap_or(HANDLE));
+        let action = match keep {
+            Some(_) => Action::Replace,
+            None => Action::Create,
+        };
+        let place = Place {
+            ifindex: point.ifindex,
+            hook: point.hook,
+            priority: PRIORITY,
+            handle,
+        };
+        netlink
+            .set_filter(place, program.fd.as_fd(), &counter, action)
+            .map_err(|error| netlink_failed(point, error))?;
+        Ok(keep.map(|handle| HookKind::Filter {
+            priority: PRIORITY,
+            handle,
+        }))
+    }
+
+    /// Takes ours off a hook; nothing there counts as taken.
+    pub(crate) fn detach(
+        &mut self,
+        netlink: &mut Netlink,
+        point: AttachPoint,
+    ) -> Result<(), ApplyError> {
+        for program in self.hook(netlink, point, true)? {
+            if program.ours {
+                self.take(netlink, point, &program)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        netlink: &mut Netlink,
+        point: AttachPoint,
+        program: &HookProgram,
+    ) -> Result<(), ApplyError> {
+        match program.kind {
+            HookKind::Filter { priority, handle } => netlink
+                .delete_filter(
+                    Place {
+                        ifindex: point.ifindex,
+                        hook: point.hook,
+                        priority,
+                        handle,
+                    },
+                    &self.counter,
+                )
+                .map_err(|error| netlink_failed(point, error)),
+            HookKind::Tcx { link: 0 } => {
+                let result = sys::fd_by_id(sys::Kind::Program, program.program_id).and_then(|fd| {
+                    sys::prog_detach_tcx(fd.as_fd(), point.ifindex, tcx_hook(point.hook))
+                });
+                self.taken(point, result)
+            }
+            HookKind::Tcx { link } => {
+                // The pin first: one that outlives its link would be a riddle for a later run.
+                self.pins.remove_link(link)?;
+                match sys::fd_by_id(sys::Kind::Link, link) {
+                    Ok(fd) => {
+                        let result = sys::link_detach(fd.as_fd());
+                        self.taken(point, result)
+                    }
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+                    Err(error) => Err(failed(point, error)),
+                }
+            }
+        }
+    }
+
+    fn taken(&self, point: AttachPoint, result: io::Result<()>) -> Result<(), ApplyError> {
+        match self.counter.result(Target::Links, Action::Remove, result) {
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOENT | libc::ENODEV | libc::ENOLINK)
+                ) =>
+            {
+                Ok(())
+            }
+            result => result.map_err(|error| failed(point, error)),
+        }
+    }
+}
+
+/// What a write expects on its hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    Nothing,
+    Ours,
+}
+
+/// No program of the same kind of attachment runs before this one. tcx programs all run before filters.
+fn first_of_its_kind(programs: &[HookProgram], program: &HookProgram) -> bool {
+    let tcx = |p: &HookProgram| matches!(p.kind, HookKind::Tcx { .. });
+    programs
+        .iter()
+        .find(|other| tcx(other) == tcx(program))
+        .is_some_and(|first| first.kind == program.kind)
+}
+
+fn describe(point: AttachPoint) -> String {
+    format!("{} of interface {}", point.hook, point.ifindex)
+}
+
+fn stale(point: AttachPoint, errno: i32) -> ApplyError {
+    failed(point, io::Error::from_raw_os_error(errno))
+}
+
+fn failed(point: AttachPoint, error: io::Error) -> ApplyError {
+    if error.raw_os_error() == Some(libc::ENODEV) {
+        return ApplyError::Gone {
+            ifindex: point.ifindex,
+        };
+    }
+    ApplyError::of(Table::Attachments, || describe(point), error)
+}
+
+fn netlink_failed(point: AttachPoint, error: NetlinkError) -> ApplyError {
+    match error {
+        NetlinkError::Refused { source, .. } => failed(point, source),
+        other => ApplyError::Observe(ObserveError::Netlink(other)),
+    }
+}

@@ -1,0 +1,89 @@
+//! What the kernel edge is told.
+
+use std::path::PathBuf;
+
+use oxilium_abi::map;
+use oxilium_model::world::Capacities;
+
+use crate::port::AttachMode;
+
+/// Configuration of the kernel edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelConfig {
+    /// A bpffs, or a directory in one. Pins go below it, into `oxilium/v<schema version>`.
+    pub bpf_root: PathBuf,
+    /// Work on a bpffs that only this mount namespace has, and that goes with it. For trials only:
+    /// programs then do not outlive the agent's container.
+    pub accept_private_bpffs: bool,
+    /// How programs get onto hooks.
+    pub attach_mode: AttachMode,
+    /// Sizes of maps. Those of maps that are pinned already must be the same.
+    pub sizes: MapSizes,
+    /// Events that programs may make, per second and CPU.
+    pub event_rate: u32,
+    /// Programs make trace events too, not only drops and verdicts.
+    pub trace: bool,
+}
+
+impl Default for KernelConfig {
+    fn default() -> Self {
+        Self {
+            bpf_root: PathBuf::from("/sys/fs/bpf"),
+            accept_private_bpffs: false,
+            attach_mode: AttachMode::Auto,
+            sizes: MapSizes::default(),
+            event_rate: 1000,
+            trace: true,
+        }
+    }
+}
+
+/// Sizes of maps, in entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSizes {
+    /// Of the tables that the agent fills.
+    pub tables: Capacities,
+    /// Conntrack entries of answered flows, for each family.
+    pub conntrack: u32,
+    /// Conntrack entries of flows without an answer yet, for each family.
+    pub conntrack_unanswered: u32,
+    /// Conntrack entries of flows that turned to denied, for each family.
+    pub conntrack_denied: u32,
+    /// Datagrams in fragments, for each family.
+    pub fragments: u32,
+    /// Bytes of the event ring: a power of two, at least a page.
+    pub event_ring: u32,
+}
+
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self {
+            tables: Capacities::default(),
+            conntrack: 128 * 1024,
+            conntrack_unanswered: 32 * 1024,
+            conntrack_denied: 16 * 1024,
+            fragments: 8 * 1024,
+            event_ring: 1024 * 1024,
+        }
+    }
+}
+
+impl MapSizes {
+    /// Entries that the map of this name is to have; none where the object says it.
+    pub fn of(&self, name: &str) -> Option<u32> {
+        let clamp = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
+        Some(match name {
+            map::POLICY => clamp(self.tables.policy_entries),
+            map::POLICY_SHAPES => self.tables.max_table.saturating_add(1).saturating_mul(2),
+            map::IPCACHE => clamp(self.tables.ipcache),
+            map::INTERFACES => clamp(self.tables.interfaces),
+            map::ENDPOINT_WORDS => (u32::from(self.tables.max_endpoint) + 1) * 2,
+            map::CT4 | map::CT6 => self.conntrack,
+            map::CT4_UNANSWERED | map::CT6_UNANSWERED => self.conntrack_unanswered,
+            map::CT4_DENIED | map::CT6_DENIED => self.conntrack_denied,
+            map::FRAGMENTS4 | map::FRAGMENTS6 => self.fragments,
+            map::EVENTS => self.event_ring,
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! Maps: those that are pinned taken over after a look at them, the others made and pinned.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use aya_obj::Object;
+use aya_obj::maps::Map;
+
+use super::{LoadError, layout, pin_error};
+use crate::config::MapSizes;
+use crate::count::{Action, Target, WriteCounter};
+use crate::sys::{self, MapDescription};
+
+/// The open maps, by name.
+#[derive(Debug)]
+pub(crate) struct Maps {
+    maps: BTreeMap<String, (OwnedFd, MapDescription)>,
+}
+
+impl Maps {
+    /// Opens or makes every map that the agent or the object needs, pinned in `directory`.
+    pub(crate) fn open(
+        object: &Object,
+        directory: &Path,
+        sizes: &MapSizes,
+        counter: &WriteCounter,
+    ) -> Result<Self, LoadError> {
+        let mut wanted: BTreeMap<String, MapDescription> = layout::maps(sizes)
+            .into_iter()
+            .map(|(name, description)| (name.to_owned(), description))
+            .collect();
+        for (name, map) in shared_maps(object) {
+            let defined = describe(name, map, sizes);
+            if let Some(needed) = wanted.get(name) {
+                agree(&defined, needed).map_err(|(field, found, expected)| LoadError::Object {
+                    name: name.to_owned(),
+                    field,
+                    found,
+                    expected,
+                })?;
+            }
+            wanted.insert(name.to_owned(), defined);
+        }
+        let mut maps = BTreeMap::new();
+        for (name, description) in wanted {
+            let opened = open_or_make(&directory.join(&name), &description, counter)?;
+            maps.insert(name, opened);
+        }
+        Ok(Self { maps })
+    }
+
+    /// A map by its name.
+    pub(crate) fn get(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        self.maps.get(name).map(|(fd, _)| fd.as_fd())
+    }
+
+    /// A second descriptor of a map.
+    pub(crate) fn duplicate(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
+        self.maps
+            .get(name)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+            .and_then(|(fd, _)| fd.try_clone())
+            .map_err(pin_error(Path::new(name), "duplicate the map's descriptor"))
+    }
+
+    /// Name and description of each map.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>, &MapDescription)> {
+        self.maps
+            .iter()
+            .map(|(name, (fd, description))| (name.as_str(), fd.as_fd(), description))
+    }
+
+    /// Ids of all maps.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u32> {
+        self.maps.values().map(|(_, description)| description.id)
+    }
+}
+
+/// The object's maps that programs share and that are pinned; its data sections belong to each load.
+fn shared_maps(object: &Object) -> impl Iterator<Item = (&str, &Map)> {
+    object
+        .maps
+        .iter()
+        .filter(|(name, _)| !name.starts_with('.'))
+        .map(|(name, map)| (name.as_str(), map))
+}
+
+fn describe(name: &str, map: &Map, sizes: &MapSizes) -> MapDescription {
+    MapDescription {
+        id: 0,
+        map_type: map.map_type(),
+        key_size: map.key_size(),
+        value_size: map.value_size(),
+        max_entries: sizes.of(name).unwrap_or(map.max_entries()),
+        flags: map.map_flags(),
+        name: name.to_owned(),
+    }
+}
+
+/// Type and sizes are the same; if not: which, what is, and what should be.
+fn agree(
+    found: &MapDescription,
+    expected: &MapDescription,
+) -> Result<(), (&'static str, u32, u32)> {
+    let fields = [
+        ("type", found.map_type, expected.map_type),
+        ("key size", found.key_size, expected.key_size),
+        ("value size", found.value_size, expected.value_size),
+        ("max_entries", found.max_entries, expected.max_entries),
+    ];
+    fields
+        .into_iter()
+        .find(|(_, found, expected)| found != expected)
+        .map_or(Ok(()), Err)
+}
+
+fn open_or_make(
+    path: &Path,
+    wanted: &MapDescription,
+    counter: &WriteCounter,
+) -> Result<(OwnedFd, MapDescription), LoadError> {
+    match sys::obj_get(path) {
+        Ok(fd) => {
+            let found =
+                sys::map_info(fd.as_fd()).map_err(pin_error(path, "read what the pin leads to"))?;
+            agree(&found, wanted)
+                .and_then(|()| {
+                    if found.flags == wanted.flags {
+                        Ok(())
+                    } else {
+                        Err(("flags", found.flags, wanted.flags))
+                    }
+                })
+                .map_err(|(field, found, expected)| LoadError::Layout {
+                    path: path.to_owned(),
+                    field,
+                    found,
+                    expected,
+                })?;
+            Ok((fd, found))
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+            let made = counter
+                .result(Target::Maps, Action::Create, sys::map_create(wanted, None))
+                .map_err(pin_error(path, "make the map"))?;
+            counter
+                .result(Target::Maps, Action::Pin, sys::obj_pin(made.as_fd(), path))
+                .map_err(pin_error(path, "pin the map"))?;
+            let description =
+                sys::map_info(made.as_fd()).map_err(pin_error(path, "read what was made"))?;
+            Ok((made, description))
+        }
+        Err(error) => Err(pin_error(path, "open the pinned map")(error)),
+    }
+}

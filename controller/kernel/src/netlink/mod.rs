@@ -1,0 +1,11 @@
+//! rtnetlink: links, addresses, network namespaces, clsact filters, and news of changes.
+
+pub(crate) mod filters;
+mod links;
+mod monitor;
+mod netns;
+mod socket;
+mod wire;
+
+pub use monitor::{Changes, Monitor, MonitorError};
+pub(crate) use socket::Netlink;

@@ -1,0 +1,137 @@
+//! Asking rtnetlink: one request at a time, answers whole or not at all.
+
+use std::io;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+use super::wire::{Message, Request, flag, i32_at, kind, messages};
+use crate::count::{Action, Target, WriteCounter};
+use crate::error::NetlinkError;
+
+/// How often an interrupted dump is begun anew before the caller is told.
+const TRIES: u32 = 5;
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// A socket in the network namespace of the thread that opened it.
+pub(crate) struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+fn socket_error(action: &'static str) -> impl FnOnce(io::Error) -> NetlinkError {
+    move |source| NetlinkError::Socket { action, source }
+}
+
+impl Netlink {
+    pub(crate) fn open() -> Result<Self, NetlinkError> {
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(socket_error("open"))?;
+        socket.bind_auto().map_err(socket_error("bind"))?;
+        socket
+            .connect(&SocketAddr::new(0, 0))
+            .map_err(socket_error("connect"))?;
+        socket
+            .set_rx_buf_sz(i32::try_from(RECEIVE_BUFFER).unwrap_or(i32::MAX))
+            .map_err(socket_error("size its buffer"))?;
+        // The kernel then honours filters in dump requests instead of passing over them.
+        socket
+            .set_netlink_get_strict_chk(true)
+            .map_err(socket_error("ask for strict checks"))?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+        })
+    }
+
+    /// Reads everything that matches, in one go that no change interrupted.
+    pub(super) fn dump<T>(
+        &mut self,
+        name: &'static str,
+        mut request: Request,
+        take: impl Fn(&Message<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        for _ in 0..TRIES {
+            let mut found = Vec::new();
+            let whole = self.exchange(name, &mut request, |message| {
+                found.extend(take(message));
+            })?;
+            if whole {
+                return Ok(found);
+            }
+        }
+        Err(NetlinkError::Interrupted {
+            request: name,
+            tries: TRIES,
+        })
+    }
+
+    /// Asks for one thing.
+    pub(super) fn ask<T>(
+        &mut self,
+        name: &'static str,
+        mut request: Request,
+        take: impl Fn(&Message<'_>) -> Option<T>,
+    ) -> Result<Option<T>, NetlinkError> {
+        let mut found = None;
+        self.exchange(name, &mut request, |message| {
+            found = found.take().or_else(|| take(message));
+        })?;
+        Ok(found)
+    }
+
+    /// Changes something; counted.
+    pub(super) fn change(
+        &mut self,
+        name: &'static str,
+        mut request: Request,
+        counter: &WriteCounter,
+        target: Target,
+        action: Action,
+    ) -> Result<(), NetlinkError> {
+        let result = self.exchange(name, &mut request, |_| ());
+        counter.result(target, action, result).map(|_| ())
+    }
+
+    /// Sends and shows each message of the answer; true when nothing interrupted it.
+    fn exchange(
+        &mut self,
+        name: &'static str,
+        request: &mut Request,
+        mut see: impl FnMut(&Message<'_>),
+    ) -> Result<bool, NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let bytes = request.finish(self.sequence);
+        self.socket.send(bytes, 0).map_err(socket_error("send"))?;
+        let mut whole = true;
+        loop {
+            let (datagram, _) = self
+                .socket
+                .recv_from_full()
+                .map_err(socket_error("receive"))?;
+            for message in messages(&datagram) {
+                let message = message.map_err(|detail| NetlinkError::Malformed {
+                    request: name,
+                    detail,
+                })?;
+                // What was left of an answer that an error cut short.
+                if message.sequence != self.sequence {
+                    continue;
+                }
+                whole &= message.flags & flag::DUMP_INTERRUPTED == 0;
+                match message.kind {
+                    kind::DONE | kind::ERROR => {
+                        let code = i32_at(message.body, 0).unwrap_or(0);
+                        return match code {
+                            0 => Ok(whole),
+                            code => Err(NetlinkError::Refused {
+                                request: name,
+                                source: io::Error::from_raw_os_error(-code),
+                            }),
+                        };
+                    }
+                    _ => see(&message),
+                }
+            }
+        }
+    }
+}

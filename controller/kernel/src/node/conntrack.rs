@@ -1,0 +1,194 @@
+//! Conntrack, which the programs own: read, expired, purged, never written.
+
+use std::io;
+use std::net::IpAddr;
+
+use nix::time::{ClockId, clock_gettime};
+use oxilium_abi::{
+    CtEntry, CtKey4, CtKey6, FlowKind, FragmentEntry, FragmentKey4, FragmentKey6, map,
+};
+
+use super::KernelNode;
+use super::apply::CONNTRACK;
+use crate::error::{ApplyError, ObserveError};
+use crate::port::{CtTable, Flow, GarbageReport};
+use crate::table::{Plain, Table};
+
+/// Seconds of the boot clock, in which programs write the end of an entry's life.
+fn now() -> io::Result<u32> {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
+    u32::try_from(now.tv_sec()).map_err(io::Error::other)
+}
+
+/// A key that says whose flow it is.
+pub(super) trait Owned: Plain {
+    fn endpoint(&self) -> u16;
+}
+
+/// A value that says when its life ends.
+pub(super) trait Mortal: Plain {
+    fn expires(&self) -> u32;
+}
+
+macro_rules! owned {
+    ($($key:ty),+) => { $(impl Owned for $key {
+        fn endpoint(&self) -> u16 {
+            self.endpoint
+        }
+    })+ };
+}
+
+macro_rules! mortal {
+    ($($value:ty),+) => { $(impl Mortal for $value {
+        fn expires(&self) -> u32 {
+            self.expires
+        }
+    })+ };
+}
+
+owned!(CtKey4, CtKey6, FragmentKey4, FragmentKey6);
+mortal!(CtEntry, FragmentEntry);
+
+impl KernelNode {
+    pub(super) fn read_flows(&self) -> Result<Vec<Flow>, ObserveError> {
+        let now = now().map_err(|source| ObserveError::Map {
+            map: map::CT4,
+            source,
+        })?;
+        let mut flows = Vec::new();
+        for ((table4, table6), kind) in self
+            .tables
+            .ct4
+            .iter()
+            .zip(&self.tables.ct6)
+            .zip(CtTable::ALL)
+        {
+            each(table4, |key: CtKey4, entry| {
+                flows.push(flow4(kind, &key, entry, now));
+            })?;
+            each(table6, |key: CtKey6, entry| {
+                flows.push(flow6(kind, &key, entry, now));
+            })?;
+        }
+        Ok(flows)
+    }
+
+    pub(super) fn garbage(&self, budget: usize) -> Result<GarbageReport, ApplyError> {
+        let now = now().map_err(|source| ObserveError::Map {
+            map: map::CT4,
+            source,
+        })?;
+        let mut report = GarbageReport::default();
+        for table in &self.tables.ct4 {
+            expire(table, now, budget, &mut report)?;
+        }
+        for table in &self.tables.ct6 {
+            expire(table, now, budget, &mut report)?;
+        }
+        expire(&self.tables.fragments4, now, budget, &mut report)?;
+        expire(&self.tables.fragments6, now, budget, &mut report)?;
+        Ok(report)
+    }
+
+    pub(super) fn purge(&self, endpoint: u16) -> Result<(), ApplyError> {
+        for table in &self.tables.ct4 {
+            purge(table, endpoint)?;
+        }
+        for table in &self.tables.ct6 {
+            purge(table, endpoint)?;
+        }
+        purge(&self.tables.fragments4, endpoint)?;
+        purge(&self.tables.fragments6, endpoint)
+    }
+}
+
+fn each<K: Plain, V: Plain>(
+    table: &Table<K, V>,
+    see: impl FnMut(K, V),
+) -> Result<(), ObserveError> {
+    table.for_each(see).map_err(|source| ObserveError::Map {
+        map: table.name(),
+        source,
+    })
+}
+
+/// Deletes one by one, each after another look: a packet may have renewed the entry since it was
+/// listed, and the moment left in which it could be lost is that between two system calls.
+fn expire<K: Plain, V: Mortal>(
+    table: &Table<K, V>,
+    now: u32,
+    budget: usize,
+    report: &mut GarbageReport,
+) -> Result<(), ApplyError> {
+    let mut expired = Vec::new();
+    each(table, |key, value: V| {
+        report.scanned += 1;
+        if value.expires() < now {
+            expired.push(key);
+        }
+    })?;
+    let failed = |error| ApplyError::of(CONNTRACK, || table.name().to_owned(), error);
+    for key in expired {
+        if report.deleted >= budget {
+            report.left += 1;
+            continue;
+        }
+        if table
+            .get(&key)
+            .map_err(failed)?
+            .is_some_and(|value| value.expires() < now)
+            && table.remove(&key).map_err(failed)?
+        {
+            report.deleted += 1;
+        }
+    }
+    Ok(())
+}
+
+fn purge<K: Owned, V: Plain>(table: &Table<K, V>, endpoint: u16) -> Result<(), ApplyError> {
+    let mut theirs = Vec::new();
+    each(table, |key: K, _| {
+        if key.endpoint() == endpoint {
+            theirs.push(key);
+        }
+    })?;
+    if theirs.is_empty() {
+        return Ok(());
+    }
+    table
+        .remove_all(&theirs)
+        .map(drop)
+        .map_err(|error| ApplyError::of(CONNTRACK, || table.name().to_owned(), error.source))
+}
+
+fn kind_of(byte: u8) -> Option<FlowKind> {
+    [
+        FlowKind::Plain,
+        FlowKind::EchoByLocal,
+        FlowKind::EchoByRemote,
+    ]
+    .into_iter()
+    .find(|kind| *kind as u8 == byte)
+}
+
+macro_rules! flow_of {
+    ($name:ident, $key:ty) => {
+        fn $name(table: CtTable, key: &$key, entry: CtEntry, now: u32) -> Flow {
+            Flow {
+                table,
+                local: IpAddr::from(key.local),
+                remote: IpAddr::from(key.remote),
+                local_port: key.local_port.get(),
+                remote_port: key.remote_port.get(),
+                endpoint: key.endpoint,
+                protocol: key.protocol,
+                kind: kind_of(key.kind),
+                entry,
+                remaining: i64::from(entry.expires) - i64::from(now),
+            }
+        }
+    };
+}
+
+flow_of!(flow4, CtKey4);
+flow_of!(flow6, CtKey6);

@@ -1,0 +1,226 @@
+//! The real node.
+
+mod apply;
+mod conntrack;
+mod port;
+mod tables;
+mod usage;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use aya_obj::Object;
+use oxilium_abi::{NodeWord, SCHEMA_VERSION};
+use oxilium_model::node_state::Hook;
+
+use crate::attach::{Attacher, Catalog, Pins, Way, kernel_has_tcx};
+use crate::bpffs;
+use crate::config::KernelConfig;
+use crate::count::{Action, Target, WriteCounter};
+use crate::load::{
+    LoadError, LoadedProgram, Maps, Source, load_programs, pin_error, program_directories,
+};
+use crate::netlink::Netlink;
+use crate::object::OBJECT;
+use crate::port::AttachMode;
+use tables::Tables;
+
+/// This machine's kernel, seen from the network namespace in which it was opened.
+pub struct KernelNode {
+    maps: Maps,
+    tables: Tables,
+    programs: BTreeMap<Hook, LoadedProgram>,
+    attacher: Attacher,
+    netlink: Netlink,
+    directory: PathBuf,
+    counter: Arc<WriteCounter>,
+    /// The event ring has its reader.
+    events_taken: Arc<AtomicBool>,
+}
+
+impl KernelNode {
+    /// Opens the node: a place for pins, the maps, the programs. What an earlier run left pinned and
+    /// this one needs is taken over.
+    ///
+    /// # Errors
+    /// [`LoadError`]; what was enforced before still is.
+    pub fn open(config: &KernelConfig) -> Result<Self, LoadError> {
+        Self::open_object(config, OBJECT)
+    }
+
+    fn open_object(config: &KernelConfig, bytes: &[u8]) -> Result<Self, LoadError> {
+        bpffs::ensure(&config.bpf_root, config.accept_private_bpffs)?;
+        let counter = Arc::new(WriteCounter::default());
+        let product = config.bpf_root.join("oxilium");
+        let directory = product.join(format!("v{SCHEMA_VERSION}"));
+        for path in [
+            product.as_path(),
+            &directory,
+            &directory.join("links"),
+            &directory.join("programs"),
+        ] {
+            make_directory(path, &counter)?;
+        }
+        let object = Object::parse(bytes).map_err(|error| LoadError::Parse {
+            what: "parse",
+            detail: error.to_string(),
+        })?;
+        let maps = Maps::open(&object, &directory, &config.sizes, &counter)?;
+        let tables = Tables::open(&maps, &counter)?;
+        let seed = conntrack_seed(&tables)?;
+        let programs = load_programs(&Source {
+            object: bytes,
+            constants: &constants(config, &seed.to_ne_bytes()),
+            maps: &maps,
+            directory: &directory.join("programs"),
+            counter: &counter,
+        })?;
+        let attacher = attacher(config, &directory, &programs, &counter)?;
+        Ok(Self {
+            maps,
+            tables,
+            programs,
+            attacher,
+            netlink: Netlink::open().map_err(LoadError::Netlink)?,
+            directory,
+            counter,
+            events_taken: Arc::default(),
+        })
+    }
+
+    /// Where the pins are: maps directly, `links` and `programs` below.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Programs get onto hooks by tcx links; if not, by filters.
+    pub fn uses_tcx(&self) -> bool {
+        self.attacher.way == Way::Tcx
+    }
+}
+
+fn attacher(
+    config: &KernelConfig,
+    directory: &Path,
+    programs: &BTreeMap<Hook, LoadedProgram>,
+    counter: &Arc<WriteCounter>,
+) -> Result<Attacher, LoadError> {
+    let has_tcx =
+        kernel_has_tcx().map_err(pin_error(Path::new("tcx"), "ask whether the kernel has it"))?;
+    let way = match (config.attach_mode, has_tcx) {
+        (AttachMode::Tc, _) | (AttachMode::Auto, false) => Way::Filter,
+        (AttachMode::Auto | AttachMode::Tcx, true) => Way::Tcx,
+        (AttachMode::Tcx, false) => return Err(LoadError::NoTcx),
+    };
+    let programs_directory = directory.join("programs");
+    let catalog = Catalog::new(programs.values(), &programs_directory)
+        .map_err(pin_error(&programs_directory, "read the pinned programs"))?;
+    Ok(Attacher {
+        way,
+        has_tcx,
+        pins: Pins::new(directory.join("links"), Arc::clone(counter)),
+        catalog,
+        counter: Arc::clone(counter),
+    })
+}
+
+fn make_directory(path: &Path, counter: &WriteCounter) -> Result<(), LoadError> {
+    use std::os::unix::fs::DirBuilderExt;
+    if path.is_dir() {
+        return Ok(());
+    }
+    let made = fs::DirBuilder::new().mode(0o700).create(path);
+    counter
+        .result(Target::Maps, Action::File, made)
+        .map_err(pin_error(path, "make the directory"))
+}
+
+/// The seed of conntrack tags: made once for a set of pinned maps, so that entries outlive the agent.
+fn conntrack_seed(tables: &Tables) -> Result<u64, LoadError> {
+    let slot = NodeWord::CtSeed as u32;
+    let failed = |action| pin_error(Path::new(oxilium_abi::map::NODE_WORDS), action);
+    let kept = tables
+        .node_words
+        .get(&slot)
+        .map_err(failed("read the conntrack seed"))?
+        .unwrap_or_default();
+    if kept != 0 {
+        return Ok(kept);
+    }
+    let mut bytes = [0; 8];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .map_err(LoadError::Random)?;
+    // Zero would read as "not made yet".
+    let seed = u64::from_ne_bytes(bytes).max(1);
+    tables
+        .node_words
+        .update(&slot, &seed)
+        .map_err(failed("keep the conntrack seed"))?;
+    Ok(seed)
+}
+
+fn io_not_found(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// Removes the pins of programs that are neither loaded here nor on any hook.
+fn tidy_programs(
+    node: &KernelNode,
+    keep: &[oxilium_model::node_state::ProgramTag],
+) -> io::Result<usize> {
+    let mut removed = 0;
+    for (tag, path) in program_directories(&node.directory.join("programs"))? {
+        if keep.contains(&tag) {
+            continue;
+        }
+        for hook in Hook::ALL {
+            match fs::remove_file(path.join(hook.program())) {
+                Ok(()) => {
+                    node.counter.add(Target::Programs, Action::File, 1, true);
+                    removed += 1;
+                }
+                Err(error) if io_not_found(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let result = fs::remove_dir(&path);
+        node.counter
+            .result(Target::Programs, Action::File, result)?;
+    }
+    Ok(removed)
+}
+
+/// The values of the programs' constants.
+fn constants<'a>(config: &KernelConfig, seed: &'a [u8; 8]) -> crate::load::Constants<'a> {
+    let _ = config;
+    let _ = seed;
+    crate::load::Constants::new()
+}
+
+impl std::fmt::Debug for KernelNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KernelNode")
+            .field("directory", &self.directory)
+            .field("way", &self.attacher.way)
+            .field("maps", &self.maps.iter().count())
+            .finish_non_exhaustive()
+    }
+}
+
+impl KernelNode {
+    fn fdinfo_memory(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<u64> {
+        use std::os::fd::AsRawFd;
+        let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
+        text.lines()
+            .find_map(|line| line.strip_prefix("memlock:"))
+            .and_then(|value| value.trim().parse().ok())
+            .ok_or_else(|| io::Error::other("its fdinfo does not tell its memory"))
+    }
+}

@@ -1,0 +1,180 @@
+//! The port, answered by the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use aya::maps::MapData;
+use oxilium_abi::{Counter, Direction, EndpointWord, InterfaceConfig, NODE_WORDS, ShapeWord, map};
+use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
+use oxilium_model::observed::Observed;
+use oxilium_model::plan::{Table as PlanTable, Write};
+
+use super::{KernelNode, tidy_programs};
+use crate::count::WriteCounts;
+use crate::error::{ApplyError, NetlinkError, ObserveError};
+use crate::events::EventReader;
+use crate::port::{
+    AddressInfo, Flow, GarbageReport, HookProgram, LinkInfo, MapUsage, Node, PodInterface,
+};
+use crate::table::{Plain, Table};
+
+impl Node for KernelNode {
+    fn programs(&self) -> BTreeMap<Hook, ProgramTag> {
+        self.programs
+            .iter()
+            .map(|(hook, program)| (*hook, program.tag))
+            .collect()
+    }
+
+    fn observe(&mut self) -> Result<Observed, ObserveError> {
+        let tables = &self.tables;
+        let interfaces: BTreeMap<u32, InterfaceConfig> = all(&tables.interfaces)?;
+        let mut observed = Observed {
+            policy: all(&tables.policy)?,
+            ipcache: all(&tables.ipcache)?,
+            ..Observed::default()
+        };
+        each(&tables.shapes, |index: u32, word: u64| {
+            if word != 0 {
+                observed
+                    .shapes
+                    .insert((index >> 1, direction(index)), ShapeWord(word));
+            }
+        })?;
+        each(&tables.endpoint_words, |index: u32, word: u64| {
+            if let (true, Ok(endpoint)) = (word != 0, u16::try_from(index >> 1)) {
+                observed.endpoint_words.entry(endpoint).or_default()[index as usize & 1] =
+                    EndpointWord(word);
+            }
+        })?;
+        each(&*tables.node_words, |index: u32, word: u64| {
+            if index < NODE_WORDS {
+                observed.node_words[index as usize] = word;
+            }
+        })?;
+        let links: Vec<u32> = self
+            .netlink
+            .links()?
+            .iter()
+            .map(|link| link.ifindex)
+            .collect();
+        observed.attachments =
+            self.attacher
+                .observe(&mut self.netlink, links.into_iter(), |ifindex| {
+                    interfaces.get(&ifindex).map(|config| config.endpoint)
+                })?;
+        observed.interfaces = interfaces;
+        Ok(observed)
+    }
+
+    fn apply(&mut self, write: &Write) -> Result<(), ApplyError> {
+        self.write(write)
+    }
+
+    fn tidy(&mut self) -> Result<usize, ApplyError> {
+        let attachments = self.observe()?.attachments;
+        let mut keep: Vec<ProgramTag> = attachments.values().map(|program| program.tag).collect();
+        keep.extend(self.programs.values().map(|program| program.tag));
+        let links = self.attacher.pins.tidy()?;
+        let programs = tidy_programs(self, &keep).map_err(|error| {
+            ApplyError::of(
+                PlanTable::Attachments,
+                || "pins of programs".to_owned(),
+                error,
+            )
+        })?;
+        Ok(links + programs)
+    }
+
+    fn hooks(&mut self, interfaces: &BTreeSet<u32>) -> Result<Vec<HookProgram>, ObserveError> {
+        let clsact = self.netlink.clsact_interfaces()?;
+        let mut programs = Vec::new();
+        for &ifindex in interfaces {
+            for hook in Hook::ALL {
+                let point = AttachPoint { ifindex, hook };
+                programs.extend(self.attacher.hook(
+                    &mut self.netlink,
+                    point,
+                    clsact.contains(&ifindex),
+                )?);
+            }
+        }
+        Ok(programs)
+    }
+
+    fn links(&mut self) -> Result<Vec<LinkInfo>, NetlinkError> {
+        self.netlink.links()
+    }
+
+    fn addresses(&mut self) -> Result<Vec<AddressInfo>, NetlinkError> {
+        self.netlink.addresses()
+    }
+
+    fn pod_interface(&mut self, netns: &Path, name: &str) -> Result<PodInterface, NetlinkError> {
+        self.netlink.pod_interface(netns, name, &self.counter)
+    }
+
+    fn flows(&mut self) -> Result<Vec<Flow>, ObserveError> {
+        self.read_flows()
+    }
+
+    fn collect_garbage(&mut self, budget: usize) -> Result<GarbageReport, ApplyError> {
+        self.garbage(budget)
+    }
+
+    fn counters(&mut self) -> Result<BTreeMap<(Direction, u8), Counter>, ObserveError> {
+        self.read_counters()
+    }
+
+    fn usage(&mut self) -> Result<Vec<MapUsage>, ObserveError> {
+        self.read_usage()
+    }
+
+    fn events(&mut self) -> Result<EventReader, ObserveError> {
+        let failed = |source| ObserveError::Map {
+            map: map::EVENTS,
+            source,
+        };
+        let fd = self
+            .maps
+            .duplicate(map::EVENTS)
+            .map_err(|error| failed(std::io::Error::other(error)))?;
+        let ring = MapData::from_fd(fd).map_err(|error| failed(std::io::Error::other(error)))?;
+        EventReader::open(
+            ring,
+            Arc::clone(&self.tables.node_words),
+            Arc::clone(&self.events_taken),
+        )
+    }
+
+    fn writes(&self) -> WriteCounts {
+        self.counter.snapshot()
+    }
+}
+
+const fn direction(index: u32) -> Direction {
+    if index & 1 == 0 {
+        Direction::Ingress
+    } else {
+        Direction::Egress
+    }
+}
+
+fn each<K: Plain, V: Plain>(
+    table: &Table<K, V>,
+    see: impl FnMut(K, V),
+) -> Result<(), ObserveError> {
+    table.for_each(see).map_err(|source| ObserveError::Map {
+        map: table.name(),
+        source,
+    })
+}
+
+fn all<K: Plain + Ord, V: Plain>(table: &Table<K, V>) -> Result<BTreeMap<K, V>, ObserveError> {
+    let mut entries = BTreeMap::new();
+    each(table, |key, value| {
+        entries.insert(key, value);
+    })?;
+    Ok(entries)
+}

@@ -1,0 +1,70 @@
+//! The maps as typed tables.
+
+use std::sync::Arc;
+
+use oxilium_abi::{
+    Counter, CtEntry, CtKey4, CtKey6, FragmentEntry, FragmentKey4, FragmentKey6, InterfaceConfig,
+    IpcacheKey, IpcacheValue, PolicyKey, PolicyValue, map,
+};
+
+use crate::count::{Target, WriteCounter};
+use crate::load::{LoadError, Maps};
+use crate::table::{PerCpuTable, Plain, Table};
+
+/// Words are tables of plain numbers here; what their bits mean is `oxilium_abi`'s.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub policy: Table<PolicyKey, PolicyValue>,
+    pub shapes: Table<u32, u64>,
+    pub ipcache: Table<IpcacheKey, IpcacheValue>,
+    pub interfaces: Table<u32, InterfaceConfig>,
+    pub endpoint_words: Table<u32, u64>,
+    pub node_words: Arc<Table<u32, u64>>,
+    pub counters: PerCpuTable<u32, Counter>,
+    /// Answered, unanswered, denied.
+    pub ct4: [Table<CtKey4, CtEntry>; 3],
+    /// Answered, unanswered, denied.
+    pub ct6: [Table<CtKey6, CtEntry>; 3],
+    pub fragments4: Table<FragmentKey4, FragmentEntry>,
+    pub fragments6: Table<FragmentKey6, FragmentEntry>,
+}
+
+impl Tables {
+    pub(super) fn open(maps: &Maps, counter: &Arc<WriteCounter>) -> Result<Self, LoadError> {
+        Ok(Self {
+            policy: table(maps, map::POLICY, Target::Policy, counter)?,
+            shapes: table(maps, map::POLICY_SHAPES, Target::Shapes, counter)?,
+            ipcache: table(maps, map::IPCACHE, Target::Ipcache, counter)?,
+            interfaces: table(maps, map::INTERFACES, Target::Interfaces, counter)?,
+            endpoint_words: table(maps, map::ENDPOINT_WORDS, Target::EndpointWords, counter)?,
+            node_words: Arc::new(table(maps, map::NODE_WORDS, Target::NodeWords, counter)?),
+            counters: PerCpuTable::open(maps.duplicate(map::COUNTERS)?, map::COUNTERS)?,
+            ct4: [
+                table(maps, map::CT4, Target::Conntrack, counter)?,
+                table(maps, map::CT4_UNANSWERED, Target::Conntrack, counter)?,
+                table(maps, map::CT4_DENIED, Target::Conntrack, counter)?,
+            ],
+            ct6: [
+                table(maps, map::CT6, Target::Conntrack, counter)?,
+                table(maps, map::CT6_UNANSWERED, Target::Conntrack, counter)?,
+                table(maps, map::CT6_DENIED, Target::Conntrack, counter)?,
+            ],
+            fragments4: table(maps, map::FRAGMENTS4, Target::Conntrack, counter)?,
+            fragments6: table(maps, map::FRAGMENTS6, Target::Conntrack, counter)?,
+        })
+    }
+}
+
+fn table<K: Plain, V: Plain>(
+    maps: &Maps,
+    name: &'static str,
+    target: Target,
+    counter: &Arc<WriteCounter>,
+) -> Result<Table<K, V>, LoadError> {
+    Ok(Table::open(
+        maps.duplicate(name)?,
+        name,
+        target,
+        Arc::clone(counter),
+    )?)
+}

@@ -1,0 +1,85 @@
+//! What the maps hold and cost.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use oxilium_abi::{Counter, Direction, map};
+
+use super::KernelNode;
+use crate::error::ObserveError;
+use crate::port::MapUsage;
+use crate::table::{Plain, Table};
+
+impl KernelNode {
+    pub(super) fn read_counters(&self) -> Result<BTreeMap<(Direction, u8), Counter>, ObserveError> {
+        let mut counters = BTreeMap::new();
+        self.tables
+            .counters
+            .for_each(|index, cpus| {
+                let total = cpus.iter().fold(Counter::default(), |sum, cpu| Counter {
+                    packets: sum.packets.wrapping_add(cpu.packets),
+                    bytes: sum.bytes.wrapping_add(cpu.bytes),
+                });
+                // The index as `oxilium_abi::counter_index` makes it.
+                let direction = if index & 1 == 0 {
+                    Direction::Ingress
+                } else {
+                    Direction::Egress
+                };
+                if let (true, Ok(reason)) = (total.packets > 0, u8::try_from(index >> 1)) {
+                    counters.insert((direction, reason), total);
+                }
+            })
+            .map_err(|source| ObserveError::Map {
+                map: map::COUNTERS,
+                source,
+            })?;
+        Ok(counters)
+    }
+
+    pub(super) fn read_usage(&self) -> Result<Vec<MapUsage>, ObserveError> {
+        let tables = &self.tables;
+        let mut counted: BTreeMap<&'static str, usize> = BTreeMap::new();
+        count(&mut counted, &tables.policy)?;
+        count(&mut counted, &tables.ipcache)?;
+        count(&mut counted, &tables.interfaces)?;
+        for table in &tables.ct4 {
+            count(&mut counted, table)?;
+        }
+        for table in &tables.ct6 {
+            count(&mut counted, table)?;
+        }
+        count(&mut counted, &tables.fragments4)?;
+        count(&mut counted, &tables.fragments6)?;
+        self.maps
+            .iter()
+            .map(|(name, fd, description)| {
+                let memory = Self::fdinfo_memory(fd).map_err(|source| ObserveError::Programs {
+                    what: format!("the memory of map {name}"),
+                    source,
+                })?;
+                Ok(MapUsage {
+                    name: name.to_owned(),
+                    entries: counted.get(name).copied(),
+                    capacity: description.max_entries,
+                    memory,
+                })
+            })
+            .collect()
+    }
+}
+
+fn count<K: Plain, V: Plain>(
+    counted: &mut BTreeMap<&'static str, usize>,
+    table: &Table<K, V>,
+) -> Result<(), ObserveError> {
+    let mut entries = 0;
+    table
+        .for_each(|_, _| entries += 1)
+        .map_err(|source: io::Error| ObserveError::Map {
+            map: table.name(),
+            source,
+        })?;
+    counted.insert(table.name(), entries);
+    Ok(())
+}
