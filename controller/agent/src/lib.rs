@@ -1,1 +1,22 @@
-//! Sources, the reconcile loop, publishing and the API socket.
+//! The agent: sources feed an index of inputs, one loop brings the kernel to what they say, and what came
+//! of it is published.
+//!
+//! - [`source`]: the manifest directory, word from the CNI plugin
+//! - [`reconcile`]: the index, the loop, the writes
+//! - [`publish`]: the status directory, events
+//! - [`api`]: the socket
+//! - [`disk`]: what outlives the agent
+//! - [`offline`], [`explain`]: the pure core for people who ask what would be
+
+pub mod api;
+pub mod config;
+pub mod disk;
+pub mod explain;
+pub mod offline;
+pub mod publish;
+pub mod reconcile;
+mod run;
+pub mod source;
+
+pub use config::AgentOptions;
+pub use run::run;

@@ -1,6 +1,7 @@
 //! Inputs, the desired node state computed from them, and the plan that leads there; pure.
 
 pub mod condition;
+mod desired;
 pub mod identity;
 pub mod label;
 pub mod node_state;
@@ -8,3 +9,5 @@ pub mod observed;
 pub mod plan;
 pub mod policy;
 pub mod world;
+
+pub use desired::{Plain, Resolver, desired, desired_with};

@@ -51,12 +51,15 @@ fn node_addresses(node: &Node) -> BTreeSet<IpAddr> {
     let mut addresses = node.addresses.clone();
     if node.origin == NodeOrigin::Node {
         let first_two = |prefix: &IpNet| {
+            let prefix = *prefix;
             let first = prefix.network();
             let second = match first {
                 IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits().saturating_add(1))),
                 IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits().saturating_add(1))),
             };
-            [first, second].into_iter().filter(|a| prefix.contains(a))
+            [first, second]
+                .into_iter()
+                .filter(move |a| prefix.contains(a))
         };
         addresses.extend(node.pod_cidrs.iter().flat_map(first_two));
     }

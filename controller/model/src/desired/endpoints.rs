@@ -54,7 +54,10 @@ pub(super) fn drafts(world: &World, conditions: &mut Vec<Condition>) -> Vec<Draf
             .filter(|device| devices.get(&device.ifindex) == Some(id));
         drafts.push(Draft {
             attachment: attachment.clone(),
-            addresses: device.as_ref().map(|d| served(d, attachment, conditions)).unwrap_or_default(),
+            addresses: device
+                .as_ref()
+                .map(|d| served(d, attachment, conditions))
+                .unwrap_or_default(),
             device,
             labels: pod.map(|pod| labels(world, pod)),
             named_ports: pod.map(|pod| pod.named_ports.clone()).unwrap_or_default(),
@@ -75,7 +78,9 @@ fn device_owners(world: &World) -> BTreeMap<u32, AttachmentId> {
     let mut owners = BTreeMap::new();
     for attachment in by_precedence {
         if let Some(device) = &attachment.device {
-            owners.entry(device.ifindex).or_insert_with(|| attachment.id.clone());
+            owners
+                .entry(device.ifindex)
+                .or_insert_with(|| attachment.id.clone());
         }
     }
     owners
@@ -106,11 +111,7 @@ fn served(
 
 /// An address has one owner: this node, then an attachment that was not deleted, then the first by id.
 /// Who does not get it cannot send from it either.
-fn give_each_address_to_one(
-    world: &World,
-    drafts: &mut [Draft],
-    conditions: &mut Vec<Condition>,
-) {
+fn give_each_address_to_one(world: &World, drafts: &mut [Draft], conditions: &mut Vec<Condition>) {
     let mut owners: BTreeMap<IpAddr, Arc<str>> = super::addresses::host_addresses(world)
         .into_iter()
         .map(|address| (address, Arc::from("this node")))
@@ -145,7 +146,12 @@ fn labels(world: &World, pod: &Pod) -> IdentityLabels {
     labels.push(Label::pod_namespace(&pod.reference.namespace));
     labels.push(Label::cluster(&world.config.policy.cluster_name));
     labels.extend(pod.service_account.as_deref().map(Label::service_account));
-    labels.extend(namespace.iter().flat_map(|namespace| &namespace.labels).cloned());
+    labels.extend(
+        namespace
+            .iter()
+            .flat_map(|namespace| &namespace.labels)
+            .cloned(),
+    );
     labels.into()
 }
 
@@ -212,7 +218,22 @@ pub(super) fn interface(world: &World, endpoint: &Endpoint) -> Option<(u32, Inte
 fn link_locals(device: &Device) -> BTreeSet<Ipv6Addr> {
     let [a, b, c, d, e, f] = device.mac;
     let eui64 = [
-        0xFE, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xFF, 0xFE, d, e, f,
+        0xFE,
+        0x80,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        a ^ 2,
+        b,
+        c,
+        0xFF,
+        0xFE,
+        d,
+        e,
+        f,
     ];
     std::iter::once(Ipv6Addr::from(eui64))
         .chain(device.link_local)

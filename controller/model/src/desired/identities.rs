@@ -28,8 +28,8 @@ pub(super) fn prefixes(world: &World) -> BTreeMap<IpNet, IdentityLabels> {
         // The whole of a family is the world itself.
         .filter(|prefix| prefix.prefix_len() > 0)
         .map(|prefix| {
-            let is_api_server =
-                prefix.prefix_len() == prefix.max_prefix_len() && api_servers.contains(&prefix.addr());
+            let is_api_server = prefix.prefix_len() == prefix.max_prefix_len()
+                && api_servers.contains(&prefix.addr());
             (prefix, labels(world, prefix, is_api_server))
         })
         .collect()
@@ -65,7 +65,9 @@ fn group_labels(group: &CidrGroup) -> impl Iterator<Item = Label> {
 
 /// The prefix, the world that it is in, and the groups that have it or a wider one.
 fn labels(world: &World, prefix: IpNet, is_api_server: bool) -> IdentityLabels {
-    let world_name = world_identity(world, prefix.addr()).name().unwrap_or_default();
+    let world_name = world_identity(world, prefix.addr())
+        .name()
+        .unwrap_or_default();
     let mut labels = vec![Label::cidr(prefix), Label::reserved(world_name)];
     if is_api_server {
         labels.push(Label::reserved("kube-apiserver"));
@@ -127,7 +129,11 @@ fn host_labels(world: &World) -> IdentityLabels {
         labels.extend(node.labels.iter().cloned());
     }
     let own = addresses::host_addresses(world);
-    if world.api_servers.iter().any(|address| own.contains(address)) {
+    if world
+        .api_servers
+        .iter()
+        .any(|address| own.contains(address))
+    {
         labels.push(Label::reserved("kube-apiserver"));
     }
     labels.into()

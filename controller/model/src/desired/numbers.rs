@@ -161,7 +161,9 @@ impl Allotment<'_> {
         for (id, claim) in &self.claims.endpoints {
             if present.contains(&claim.owner) {
                 self.numbers.endpoints.insert(claim.owner.clone(), *id);
-                self.numbers.last.insert(claim.owner.clone(), claim.identity);
+                self.numbers
+                    .last
+                    .insert(claim.owner.clone(), claim.identity);
             }
         }
     }
@@ -193,15 +195,12 @@ impl Allotment<'_> {
         let of_pods: BTreeSet<&IdentityLabels> = drafts
             .iter()
             .filter_map(|draft| draft.labels.as_ref())
-            .chain(
-                world
-                    .remote_endpoints
-                    .values()
-                    .filter_map(|remote| match remote_labels(remote) {
-                        RemoteLabels::Pod(labels) => Some(labels),
-                        RemoteLabels::Reserved(_) | RemoteLabels::None => None,
-                    }),
-            )
+            .chain(world.remote_endpoints.values().filter_map(|remote| {
+                match remote_labels(remote) {
+                    RemoteLabels::Pod(labels) => Some(labels),
+                    RemoteLabels::Reserved(_) | RemoteLabels::None => None,
+                }
+            }))
             .collect();
         let of_prefixes: BTreeSet<&IdentityLabels> = prefixes.values().collect();
         self.free_rested(|labels| of_pods.contains(labels) || of_prefixes.contains(labels));
@@ -272,7 +271,10 @@ impl Allotment<'_> {
     }
 
     fn is_over(&self, quarantine: Quarantine) -> bool {
-        let end = quarantine.since.0.saturating_add(self.world.config.quarantine);
+        let end = quarantine
+            .since
+            .0
+            .saturating_add(self.world.config.quarantine);
         end <= self.world.now.0
     }
 

@@ -89,24 +89,32 @@ fn share(fitted: &[Arc<Fitted>]) -> Vec<Arc<EndpointPolicy>> {
 /// A table as the kernel holds it: without provenance. No proxy runs yet, and so there is no proxy port.
 fn content(table: &PolicyTable) -> TableContent {
     let of = |direction: Direction| {
-        table.direction(direction).entries().iter().map(move |(key, entry)| {
-            let shape = key.shape();
-            let key = EntryKey {
-                direction,
-                identity: key.identity,
-                protocol: key.protocol.0,
-                shape: u8::try_from(shape).unwrap_or_default(),
-                port: key.port.first(),
-            };
-            let value = EntryValue {
-                precedence: entry.precedence,
-                proxy_port: 0,
-                auth: entry.auth,
-            };
-            (key, value)
-        })
+        table
+            .direction(direction)
+            .entries()
+            .iter()
+            .map(move |(key, entry)| {
+                let shape = key.shape();
+                let key = EntryKey {
+                    direction,
+                    identity: key.identity,
+                    protocol: key.protocol.0,
+                    shape: u8::try_from(shape).unwrap_or_default(),
+                    port: key.port.first(),
+                };
+                let value = EntryValue {
+                    precedence: entry.precedence,
+                    proxy_port: 0,
+                    auth: entry.auth,
+                };
+                (key, value)
+            })
     };
-    TableContent(of(Direction::Ingress).chain(of(Direction::Egress)).collect())
+    TableContent(
+        of(Direction::Ingress)
+            .chain(of(Direction::Egress))
+            .collect(),
+    )
 }
 
 /// What the policies' conditions are: what did not fit, what cannot be resolved.

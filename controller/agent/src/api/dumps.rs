@@ -1,0 +1,215 @@
+//! What the kernel holds, in words: read there, for people who do not trust pictures.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use oxilium_abi::{CtWord, Direction, ShapeMask};
+use oxilium_api::{
+    ApiError, BpfEndpoint, BpfPolicyTable, ConntrackFlow, ErrorCode, IpcacheEntry, ManifestFile,
+    PlanReport, PolicyEntry, PolicyEntryType,
+};
+use oxilium_kernel::port::Flow;
+use oxilium_kernel::{Node, ObserveError};
+use oxilium_model::identity::NumericIdentity;
+use oxilium_model::node_state::EntryKey;
+use oxilium_model::observed::Observed;
+use oxilium_model::plan::ipcache_prefix;
+
+use crate::config::AgentOptions;
+use crate::offline;
+use crate::reconcile::{View, mac_text};
+
+fn kernel(error: &ObserveError) -> ApiError {
+    ApiError::new(ErrorCode::Kernel, error.to_string())
+}
+
+/// Policy tables of one endpoint or of all.
+pub(super) fn policy<N: Node>(
+    node: &mut N,
+    view: &View,
+    endpoint: Option<u16>,
+) -> Result<Vec<BpfPolicyTable>, ApiError> {
+    let observed = node.observe().map_err(|error| kernel(&error))?;
+    if let Some(id) = endpoint
+        && !observed.endpoint_words.contains_key(&id)
+    {
+        let message = format!("there is no endpoint {id} in the kernel");
+        return Err(ApiError::new(ErrorCode::NotFound, message));
+    }
+    Ok(observed
+        .endpoint_words
+        .keys()
+        .copied()
+        .filter(|id| endpoint.is_none_or(|wanted| wanted == *id))
+        .map(|id| table(&observed, view, id))
+        .collect())
+}
+
+fn table(observed: &Observed, view: &View, endpoint: u16) -> BpfPolicyTable {
+    let table = observed.endpoint_word_in_use(endpoint).table();
+    let mut entries: Vec<PolicyEntry> = observed
+        .table(table)
+        .map(|(key, value)| {
+            let identity = NumericIdentity(key.identity);
+            let shape = key.shape();
+            let precedence = value.precedence();
+            PolicyEntry {
+                kind: if precedence.is_deny() {
+                    PolicyEntryType::Deny
+                } else {
+                    PolicyEntryType::Allow
+                },
+                direction: direction_word(key.direction()).to_owned(),
+                identity: identity.0,
+                labels: view.labels(identity),
+                port: key.port.get(),
+                port_prefix: u8::try_from(ShapeMask::port_mask(shape).count_ones()).unwrap_or(0),
+                protocol: key.protocol,
+                proxy_port: value.proxy_port(),
+                auth: value.auth().kind(),
+                precedence: precedence.0,
+                origins: origins(view, endpoint, &EntryKey::of(key)),
+            }
+        })
+        .collect();
+    entries.sort_by_key(|entry| (entry.direction != "Ingress", entry.identity, entry.port));
+    BpfPolicyTable {
+        endpoint,
+        table,
+        entries,
+    }
+}
+
+/// The policies that an entry of the kernel's is made from.
+fn origins(view: &View, endpoint: u16, key: &EntryKey) -> Vec<String> {
+    view.state
+        .endpoints
+        .get(&endpoint)
+        .map(|endpoint| crate::explain::origins_of(endpoint, key))
+        .unwrap_or_default()
+}
+
+fn direction_word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "Ingress",
+        Direction::Egress => "Egress",
+    }
+}
+
+/// The ipcache.
+pub(super) fn ipcache<N: Node>(node: &mut N, view: &View) -> Result<Vec<IpcacheEntry>, ApiError> {
+    let observed = node.observe().map_err(|error| kernel(&error))?;
+    let bank = observed.ipcache_word().bank();
+    Ok(observed
+        .ipcache
+        .iter()
+        .map(|(key, value)| {
+            let identity = NumericIdentity(value.identity(bank));
+            let prefix = ipcache_prefix(key);
+            IpcacheEntry {
+                cidr: prefix.map_or_else(
+                    || format!("damaged key {:?}", key.address),
+                    |prefix| prefix.to_string(),
+                ),
+                identity: identity.0,
+                labels: view.labels(identity),
+                tunnelendpoint: {
+                    let [a, b, c, d, ..] = value.tunnel_endpoint;
+                    Ipv4Addr::new(a, b, c, d).to_string()
+                },
+            }
+        })
+        .collect())
+}
+
+/// Flows of one endpoint or of all.
+pub(super) fn conntrack<N: Node>(
+    node: &mut N,
+    endpoint: Option<u16>,
+) -> Result<Vec<ConntrackFlow>, ApiError> {
+    let flows = node.flows().map_err(|error| kernel(&error))?;
+    let mut flows: Vec<ConntrackFlow> = flows
+        .iter()
+        .filter(|flow| endpoint.is_none_or(|id| flow.endpoint == id))
+        .map(flow)
+        .collect();
+    flows.sort_by(|a, b| (a.endpoint, &a.local, &a.remote).cmp(&(b.endpoint, &b.local, &b.remote)));
+    Ok(flows)
+}
+
+fn flow(flow: &Flow) -> ConntrackFlow {
+    let entry = &flow.entry;
+    let word = CtWord(entry.word);
+    let with_port = |address: IpAddr, port: u16| match address {
+        IpAddr::V4(address) => format!("{address}:{port}"),
+        IpAddr::V6(address) => format!("[{address}]:{port}"),
+    };
+    ConntrackFlow {
+        endpoint: flow.endpoint,
+        protocol: flow.protocol,
+        direction: match word.direction() {
+            Direction::Ingress => "IN",
+            Direction::Egress => "OUT",
+        }
+        .to_owned(),
+        local: with_port(flow.local, flow.local_port),
+        remote: with_port(flow.remote, flow.remote_port),
+        verdict: if word.allowed() { "allowed" } else { "denied" }.to_owned(),
+        stamp: word.stamp().get(),
+        expires: entry.expires,
+        remaining: flow.remaining,
+        rx_packets: entry.rx_packets,
+        rx_bytes: entry.rx_bytes,
+        tx_packets: entry.tx_packets,
+        tx_bytes: entry.tx_bytes,
+        rx_flags_seen: entry.rx_tcp_flags,
+        tx_flags_seen: entry.tx_tcp_flags,
+        last_rx_report: entry.last_rx_report,
+        last_tx_report: entry.last_tx_report,
+        flags: entry.flags,
+        remote_identity: entry.remote_identity,
+    }
+}
+
+/// Interfaces and endpoint words.
+pub(super) fn endpoints<N: Node>(node: &mut N) -> Result<Vec<BpfEndpoint>, ApiError> {
+    let observed = node.observe().map_err(|error| kernel(&error))?;
+    Ok(observed
+        .interfaces
+        .iter()
+        .map(|(ifindex, config)| {
+            let word = observed.endpoint_word_in_use(config.endpoint);
+            let four = config
+                .ipv4
+                .iter()
+                .filter(|address| **address != [0; 4])
+                .map(|address| Ipv4Addr::from(*address).to_string());
+            let six = config
+                .ipv6
+                .iter()
+                .filter(|address| **address != [0; 16])
+                .map(|address| Ipv6Addr::from(*address).to_string());
+            BpfEndpoint {
+                addresses: four.chain(six).collect(),
+                id: config.endpoint,
+                ifindex: *ifindex,
+                identity: config.identity,
+                mac: mac_text(config.mac),
+                table: word.table(),
+                epoch: word.epoch().get(),
+                birth: config.birth,
+            }
+        })
+        .collect())
+}
+
+/// What would be written if the manifests were these.
+pub(super) fn plan<N: Node>(
+    node: &mut N,
+    view: &View,
+    options: &AgentOptions,
+    files: &[ManifestFile],
+) -> Result<PlanReport, ApiError> {
+    let observed = node.observe().map_err(|error| kernel(&error))?;
+    offline::plan_on(&view.world, &observed, options, files)
+        .map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.to_string()))
+}

@@ -1,0 +1,11 @@
+//! The API socket.
+
+mod answers;
+mod dumps;
+mod monitor;
+mod server;
+mod status;
+
+pub use answers::condition_of;
+pub use monitor::Monitors;
+pub use server::{Server, Service, SocketError};

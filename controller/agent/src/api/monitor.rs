@@ -1,0 +1,145 @@
+//! The event ring, open while somebody monitors, and the monitors' connections.
+
+use std::io;
+use std::sync::mpsc::Sender;
+
+use oxilium_api::{Answer, ApiError, ErrorCode, MonitorFilter};
+use oxilium_kernel::Node;
+use oxilium_kernel::events::EventReader;
+use tokio::io::{AsyncReadExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::server::{Service, send};
+use crate::publish::{Hub, Received, Subscription, describe};
+use crate::reconcile::{Input, View};
+use std::sync::Arc;
+
+/// Monitors share one reader of the ring; without a monitor there is none, and programs make no events.
+#[derive(Clone, Debug)]
+pub struct Monitors {
+    hub: Hub,
+    wanted: mpsc::Sender<oneshot::Sender<Result<Subscription, ApiError>>>,
+}
+
+impl Monitors {
+    /// Starts the task that reads the ring.
+    pub fn start<N: Node + 'static>(
+        inputs: Sender<Input<N>>,
+        view: watch::Receiver<Arc<View>>,
+    ) -> Self {
+        let (wanted, requests) = mpsc::channel(16);
+        let hub = Hub::default();
+        let pump = Pump {
+            hub: hub.clone(),
+            inputs,
+            view,
+            requests,
+        };
+        tokio::spawn(pump.run());
+        Self { hub, wanted }
+    }
+
+    /// How many there are.
+    pub fn readers(&self) -> usize {
+        self.hub.readers()
+    }
+
+    /// A new monitor: from its start on, programs make events for it.
+    async fn subscribe(&self) -> Result<Subscription, ApiError> {
+        let ending = || ApiError::new(ErrorCode::NotReady, "the agent is ending");
+        let (reply, answer) = oneshot::channel();
+        self.wanted.send(reply).await.map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())?
+    }
+}
+
+struct Pump<N> {
+    hub: Hub,
+    inputs: Sender<Input<N>>,
+    view: watch::Receiver<Arc<View>>,
+    requests: mpsc::Receiver<oneshot::Sender<Result<Subscription, ApiError>>>,
+}
+
+impl<N: Node + 'static> Pump<N> {
+    async fn run(mut self) {
+        while let Some(first) = self.requests.recv().await {
+            let mut ring = match self.open().await {
+                Ok(ring) => ring,
+                Err(error) => {
+                    drop(first.send(Err(error)));
+                    continue;
+                }
+            };
+            let left = Arc::new(Notify::new());
+            self.hub.admit(first, &left);
+            while self.hub.readers() > 0 {
+                tokio::select! {
+                    event = ring.next() => match event {
+                        Some(Ok(event)) => {
+                            let view = Arc::clone(&self.view.borrow());
+                            if let Some(event) = describe(&event, &*view) {
+                                self.hub.publish(event);
+                            }
+                        }
+                        Some(Err(error)) => tracing::warn!(%error, "an event cannot be read"),
+                        None => break,
+                    },
+                    request = self.requests.recv() => match request {
+                        Some(request) => self.hub.admit(request, &left),
+                        None => return,
+                    },
+                    () = left.notified() => {}
+                }
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<EventReader, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let errand = Input::Errand(Box::new(move |node: &mut N, _view: &View| {
+            let opened = node
+                .events()
+                .map_err(|error| ApiError::new(ErrorCode::Kernel, error.to_string()));
+            drop(reply.send(opened));
+        }));
+        let ending = || ApiError::new(ErrorCode::NotReady, "the agent is ending");
+        self.inputs.send(errand).map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())?
+    }
+}
+
+/// Writes events until the client goes away.
+pub(super) async fn stream<N: Node + 'static>(
+    service: &Service<N>,
+    filter: &MonitorFilter,
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+) -> io::Result<()> {
+    let mut subscription = match service.monitors.subscribe().await {
+        Ok(subscription) => subscription,
+        Err(error) => return send(writer, &Answer::<()>::Error(error)).await,
+    };
+    let mut byte = [0];
+    loop {
+        tokio::select! {
+            received = subscription.next() => match received {
+                Received::Event(event) if filter.wants(&event) => {
+                    send(writer, &Answer::Ok(&*event)).await?;
+                }
+                Received::Event(_) => {}
+                Received::Lost(lost) => {
+                    let message = format!("{lost} events were lost: this monitor is too slow");
+                    let error = ApiError::new(ErrorCode::Timeout, message);
+                    send(writer, &Answer::<()>::Error(error)).await?;
+                }
+                Received::End => return Ok(()),
+            },
+            // A monitor says nothing more; what can be read is its end.
+            read = reader.read(&mut byte) => match read? {
+                0 => return Ok(()),
+                _ => {}
+            },
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! `status`: one report for the command, probes and metrics.
+
+use std::collections::BTreeMap;
+
+use oxilium_abi::NodeWord;
+use oxilium_api::{
+    ApiError, ComponentState, ComponentStatus, ErrorCode, FailingObject, KernelWrites, MapStatus,
+    ReconcileStatus, SourceStatus, StatusReport,
+};
+use oxilium_kernel::Node;
+use oxilium_model::condition::Reason;
+
+use super::server::{Service, errand};
+use crate::reconcile::View;
+
+/// What only the kernel knows.
+struct KernelFigures {
+    maps: Vec<MapStatus>,
+    writes: KernelWrites,
+    events_lost: u64,
+}
+
+pub(super) async fn report<N: Node + 'static>(
+    service: &Service<N>,
+) -> Result<StatusReport, ApiError> {
+    let figures = errand(service, |node, _| figures(node)).await?;
+    let view = std::sync::Arc::clone(&service.view.borrow());
+    let (not_enforced, refused) = conditions(&view);
+    let mut endpoints: BTreeMap<String, usize> = BTreeMap::new();
+    for endpoint in view.state.endpoints.values() {
+        *endpoints
+            .entry(endpoint.state.name().to_owned())
+            .or_default() += 1;
+    }
+    Ok(StatusReport {
+        cilium: overall(&view, not_enforced.len(), refused.len()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: view.world.config.node_name.to_string(),
+        sources: sources(service, &view),
+        attach_mode: service.attach_mode.to_owned(),
+        cni_chaining: "generic-veth".to_owned(),
+        policy_enforcement: service.options.enable_policy.as_str().to_owned(),
+        reconcile: ReconcileStatus {
+            input_revision: view.revisions.input,
+            plan_revision: view.revisions.plan,
+            applied_revision: view.revisions.applied,
+            last_writes: view.revisions.last_writes,
+            last_sweep_seconds: view.sweep.last.map_or(0, |at| at.elapsed().as_secs()),
+            last_sweep_millis: u64::try_from(view.sweep.took.as_millis()).unwrap_or(u64::MAX),
+            drift_repaired: view.sweep.repaired,
+            failing: view.failing.clone(),
+        },
+        endpoints,
+        identities: view.state.identities.len(),
+        policies: view.world.policies.len(),
+        not_enforced,
+        refused,
+        monitor_readers: service.monitors.readers() as u64,
+        events_lost: figures.events_lost,
+        maps: figures.maps,
+        kernel_writes: figures.writes,
+    })
+}
+
+fn figures<N: Node>(node: &mut N) -> Result<KernelFigures, ApiError> {
+    let failed =
+        |error: oxilium_kernel::ObserveError| ApiError::new(ErrorCode::Kernel, error.to_string());
+    let maps = node
+        .usage()
+        .map_err(failed)?
+        .into_iter()
+        .map(|usage| MapStatus {
+            name: usage.name.to_owned(),
+            max_entries: usage.capacity,
+            entries: usage
+                .entries
+                .map(|entries| u32::try_from(entries).unwrap_or(u32::MAX)),
+            memory_bytes: Some(usage.memory),
+        })
+        .collect();
+    let observed = node.observe().map_err(failed)?;
+    let mut writes = KernelWrites::default();
+    for ((target, action), count) in node.writes() {
+        writes.total += count.calls;
+        writes
+            .by_table
+            .insert(format!("{target}/{action}"), count.calls);
+    }
+    Ok(KernelFigures {
+        maps,
+        writes,
+        events_lost: observed.node_words[NodeWord::EventsLost as usize],
+    })
+}
+
+/// Policies of which something is not enforced, and everything else that is not as asked.
+fn conditions(view: &View) -> (Vec<FailingObject>, Vec<FailingObject>) {
+    let mut not_enforced = Vec::new();
+    let mut refused = view.manifests.refused.clone();
+    for condition in &view.state.conditions {
+        let failing = FailingObject {
+            object: condition.object.to_string(),
+            reason: format!("{}: {}", condition.reason.kind(), condition.reason),
+        };
+        if matches!(condition.reason, Reason::NotEnforced { .. }) {
+            not_enforced.push(failing);
+        } else {
+            refused.push(failing);
+        }
+    }
+    (not_enforced, refused)
+}
+
+fn overall(view: &View, not_enforced: usize, refused: usize) -> ComponentStatus {
+    let (state, msg) = if let Err(reason) = view.ready() {
+        (ComponentState::Failure, reason)
+    } else if let Some(failing) = view.failing.first() {
+        let msg = format!(
+            "{} things fail and are tried again, first {}: {}",
+            view.failing.len(),
+            failing.object,
+            failing.reason
+        );
+        (ComponentState::Failure, msg)
+    } else if view.revisions.applied < view.revisions.input {
+        (
+            ComponentState::Warning,
+            "changes are being applied".to_owned(),
+        )
+    } else if let Some(problem) = &view.manifests.problem {
+        (ComponentState::Warning, problem.clone())
+    } else if not_enforced + refused > 0 {
+        let msg = format!(
+            "{refused} objects are not in force as written, {not_enforced} are not enforced in part"
+        );
+        (ComponentState::Warning, msg)
+    } else {
+        let version = env!("CARGO_PKG_VERSION");
+        (ComponentState::Ok, version.to_owned())
+    };
+    ComponentStatus { state, msg }
+}
+
+fn sources<N>(service: &Service<N>, view: &View) -> Vec<SourceStatus> {
+    let manifests = &view.manifests;
+    let directory = service.options.manifests.display();
+    let (state, msg) = match &manifests.problem {
+        Some(problem) => (ComponentState::Failure, problem.clone()),
+        None => (
+            ComponentState::Ok,
+            format!("{directory}: {} objects", manifests.objects),
+        ),
+    };
+    let attachments = view.world.attachments.len();
+    vec![
+        SourceStatus {
+            name: "Manifests".to_owned(),
+            synced: view.waiting.is_none(),
+            status: ComponentStatus { state, msg },
+        },
+        SourceStatus {
+            name: "CNI".to_owned(),
+            synced: true,
+            status: ComponentStatus {
+                state: ComponentState::Ok,
+                msg: format!("{attachments} attachments"),
+            },
+        },
+    ]
+}

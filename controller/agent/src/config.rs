@@ -1,0 +1,232 @@
+//! The agent's options: flags, or environment variables under Cilium's names where it has them.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use oxilium_api::paths;
+use oxilium_model::policy::config::{AllowLocalhost, EnforcementMode, Families, PolicyConfig};
+
+/// Options of `oxilium agent`.
+#[derive(Clone, Debug, Args)]
+pub struct AgentOptions {
+    /// Directory of manifests: what the API server would be asked for.
+    #[arg(long, env = "OXILIUM_MANIFESTS", value_name = "DIR")]
+    pub manifests: PathBuf,
+
+    /// Name of this node, as its Node object has it. The host name unless given.
+    #[arg(long, env = "K8S_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// What must outlive the agent: attachments, numbers given out, admitted objects.
+    #[arg(long, env = "CILIUM_STATE_DIR", default_value = paths::STATE, value_name = "DIR")]
+    pub state_dir: PathBuf,
+
+    /// Mount point of the BPF file system, or a directory in it.
+    #[arg(long, env = "CILIUM_BPF_ROOT", default_value = paths::BPF_ROOT, value_name = "DIR")]
+    pub bpf_root: PathBuf,
+
+    /// Where what would go to Kubernetes is written as YAML; STATE_DIR/status unless given.
+    #[arg(long, env = "OXILIUM_STATUS_DIR", value_name = "DIR")]
+    pub status_dir: Option<PathBuf>,
+
+    /// Where the CNI plugin leaves word of containers that went away while the agent was down.
+    #[arg(long, alias = "cni-tombstones", env = "OXILIUM_TOMBSTONES", default_value = paths::TOMBSTONES, value_name = "DIR")]
+    pub tombstones: PathBuf,
+
+    /// Whom policy is enforced on: those that a policy selects, everybody, nobody.
+    #[arg(long, alias = "enforcement-mode", env = "CILIUM_ENABLE_POLICY", value_enum, default_value_t = Enforcement::Default)]
+    pub enable_policy: Enforcement,
+
+    /// May this node reach its own pods whatever policy says by default?
+    #[arg(long, env = "CILIUM_ALLOW_LOCALHOST", value_enum, default_value_t = Localhost::Auto)]
+    pub allow_localhost: Localhost,
+
+    /// How programs are attached; `auto` takes tcx where the kernel has it.
+    #[arg(long, env = "OXILIUM_ATTACH_MODE", value_enum, default_value_t = AttachMode::Auto)]
+    pub attach_mode: AttachMode,
+
+    /// Name of this cluster.
+    #[arg(
+        long,
+        env = "CILIUM_CLUSTER_NAME",
+        default_value = "default",
+        value_name = "NAME"
+    )]
+    pub cluster_name: String,
+
+    /// Id of this cluster, 0 to 255.
+    #[arg(
+        long,
+        env = "CILIUM_CLUSTER_ID",
+        default_value_t = 0,
+        value_name = "ID"
+    )]
+    pub cluster_id: u8,
+
+    /// UID of this cluster, which identity numbers start from; made once and kept unless given.
+    #[arg(long, env = "OXILIUM_CLUSTER_UID", value_name = "UID")]
+    pub cluster_uid: Option<String>,
+
+    /// Address of this node towards the others, for pods behind a tunnel.
+    #[arg(long, env = "OXILIUM_TUNNEL_ADDRESS", value_name = "ADDRESS")]
+    pub tunnel_address: Option<Ipv4Addr>,
+
+    /// Namespaces whose pods may send from addresses that are not theirs.
+    #[arg(
+        long,
+        env = "OXILIUM_ALLOW_SPOOFING",
+        value_delimiter = ',',
+        value_name = "NAMESPACES"
+    )]
+    pub allow_spoofing: Vec<String>,
+
+    /// Entries that one policy table and direction may have.
+    #[arg(
+        long,
+        env = "CILIUM_BPF_POLICY_MAP_MAX",
+        default_value_t = 16_384,
+        value_name = "ENTRIES"
+    )]
+    pub bpf_policy_map_max: u32,
+
+    /// Entries of all policy tables together.
+    #[arg(
+        long,
+        env = "OXILIUM_BPF_POLICY_TOTAL_MAX",
+        default_value_t = 512 * 1024,
+        value_name = "ENTRIES"
+    )]
+    pub bpf_policy_total_max: u32,
+
+    /// Answered flows that are remembered, of each address family.
+    #[arg(
+        long,
+        env = "CILIUM_BPF_CT_GLOBAL_TCP_MAX",
+        default_value_t = 131_072,
+        value_name = "FLOWS"
+    )]
+    pub bpf_ct_global_tcp_max: u32,
+
+    /// Flows without an answer that are remembered, of each address family.
+    #[arg(
+        long,
+        env = "CILIUM_BPF_CT_GLOBAL_ANY_MAX",
+        default_value_t = 32_768,
+        value_name = "FLOWS"
+    )]
+    pub bpf_ct_global_any_max: u32,
+
+    /// Seconds between two comparisons of the kernel with what it should hold, a tenth more or less.
+    #[arg(
+        long,
+        env = "OXILIUM_SWEEP_INTERVAL",
+        default_value_t = 10,
+        value_name = "SECONDS"
+    )]
+    pub sweep_interval: u64,
+
+    /// Seconds between two removals of flows that ended.
+    #[arg(
+        long,
+        env = "CILIUM_CONNTRACK_GC_INTERVAL",
+        default_value_t = 60,
+        value_name = "SECONDS"
+    )]
+    pub conntrack_gc_interval: u64,
+
+    /// How log lines are written.
+    #[arg(long, env = "OXILIUM_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Log more.
+    #[arg(long, short = 'D', env = "CILIUM_DEBUG")]
+    pub debug: bool,
+}
+
+/// Whom policy is enforced on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Enforcement {
+    /// Those that a policy selects.
+    Default,
+    /// Everybody.
+    Always,
+    /// Nobody.
+    Never,
+}
+
+impl Enforcement {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// May the node reach its own pods whatever policy says by default?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Localhost {
+    /// As `always`.
+    Auto,
+    /// Yes, unless a rule denies it: kubelets probe pods.
+    Always,
+    /// Only where a policy allows it.
+    Policy,
+}
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AttachMode {
+    /// tcx where the kernel has it, else clsact filters.
+    Auto,
+    /// tcx links.
+    Tcx,
+    /// clsact filters.
+    Tc,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs, one object a line.
+    Json,
+}
+
+impl AgentOptions {
+    /// What concerns policy.
+    pub fn policy(&self) -> PolicyConfig {
+        PolicyConfig {
+            mode: match self.enable_policy {
+                Enforcement::Default => EnforcementMode::Default,
+                Enforcement::Always => EnforcementMode::Always,
+                Enforcement::Never => EnforcementMode::Never,
+            },
+            allow_localhost: match self.allow_localhost {
+                Localhost::Auto | Localhost::Always => AllowLocalhost::Always,
+                Localhost::Policy => AllowLocalhost::Policy,
+            },
+            host_firewall: false,
+            families: Families::default(),
+            cluster_name: self.cluster_name.as_str().into(),
+            cluster_id: self.cluster_id,
+        }
+    }
+
+    /// Where the status goes.
+    pub fn status_dir(&self) -> PathBuf {
+        self.status_dir
+            .clone()
+            .unwrap_or_else(|| self.state_dir.join("status"))
+    }
+
+    /// Time between two sweeps.
+    pub fn sweep(&self) -> Duration {
+        Duration::from_secs(self.sweep_interval.max(1))
+    }
+}

@@ -1,0 +1,191 @@
+//! The attachments, on disk before they are used, so that a restart knows its pods.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use oxilium_api::{ContainerInterface, HostInterface};
+use oxilium_model::world::{AttachmentId, Lifecycle, PodRef};
+use serde::{Deserialize, Serialize};
+
+use super::{DiskError, read_json, write_json};
+
+/// An attachment as CNI gave it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachmentRecord {
+    /// Its name.
+    pub id: AttachmentId,
+    /// The pod.
+    pub pod: PodRef,
+    /// The pod's UID, as CNI said or as the Pod object had it; empty until one of them did.
+    pub pod_uid: String,
+    /// The boot in which it was made.
+    pub boot_id: String,
+    /// Path of the pod's network namespace.
+    pub netns: String,
+    /// The node's end as it was at ADD. Its index counts only together with what else is here: the kernel
+    /// gives it to another device as soon as this one is gone.
+    pub host: HostInterface,
+    /// The pod's end as it was at ADD.
+    pub container: ContainerInterface,
+    /// Whether CNI still wants it.
+    pub lifecycle: Lifecycle,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Content {
+    version: u32,
+    attachments: Vec<AttachmentRecord>,
+}
+
+const VERSION: u32 = 1;
+
+/// All attachments of this boot. Each change is on disk when the call returns.
+#[derive(Debug)]
+pub struct Attachments {
+    path: PathBuf,
+    records: BTreeMap<AttachmentId, AttachmentRecord>,
+}
+
+impl Attachments {
+    /// Reads what the last run left; attachments of another boot do not exist any more.
+    ///
+    /// # Errors
+    /// [`DiskError`], also for a damaged file: pods live that it names.
+    pub fn open(directory: &Path, boot_id: &str) -> Result<Self, DiskError> {
+        let path = directory.join("attachments.json");
+        let content: Option<Content> = read_json(&path)?;
+        let records = content
+            .into_iter()
+            .flat_map(|content| content.attachments)
+            .filter(|record| record.boot_id == boot_id)
+            .map(|record| (record.id.clone(), record))
+            .collect();
+        Ok(Self { path, records })
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &AttachmentRecord> {
+        self.records.values()
+    }
+
+    /// One of them.
+    pub fn get(&self, id: &AttachmentId) -> Option<&AttachmentRecord> {
+        self.records.get(id)
+    }
+
+    /// Adds attachments, each in place of the one of its name: one write for all.
+    ///
+    /// # Errors
+    /// [`DiskError`]; then nothing has changed.
+    pub fn put(&mut self, new: Vec<AttachmentRecord>) -> Result<(), DiskError> {
+        self.change(|records| {
+            records.extend(new.into_iter().map(|record| (record.id.clone(), record)));
+        })
+    }
+
+    /// Takes attachments away.
+    ///
+    /// # Errors
+    /// [`DiskError`]; then nothing has changed.
+    pub fn remove(&mut self, ids: &[AttachmentId]) -> Result<(), DiskError> {
+        self.change(|records| records.retain(|id, _| !ids.contains(id)))
+    }
+
+    /// Notes that CNI does not want these any more. Those that are not known are gone already.
+    ///
+    /// # Errors
+    /// [`DiskError`]; then nothing has changed.
+    pub fn mark_deleted(&mut self, ids: &[AttachmentId]) -> Result<(), DiskError> {
+        self.change(|records| {
+            for id in ids {
+                if let Some(record) = records.get_mut(id) {
+                    record.lifecycle = Lifecycle::Deleted;
+                }
+            }
+        })
+    }
+
+    fn change(
+        &mut self,
+        edit: impl FnOnce(&mut BTreeMap<AttachmentId, AttachmentRecord>),
+    ) -> Result<(), DiskError> {
+        let mut records = self.records.clone();
+        edit(&mut records);
+        if records == self.records {
+            return Ok(());
+        }
+        let content = Content {
+            version: VERSION,
+            attachments: records.values().cloned().collect(),
+        };
+        write_json(&self.path, &content)?;
+        self.records = records;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(container: &str, boot: &str) -> AttachmentRecord {
+        AttachmentRecord {
+            id: AttachmentId {
+                container: container.into(),
+                interface: "eth0".into(),
+            },
+            pod: PodRef::new("default", container),
+            pod_uid: String::new(),
+            boot_id: boot.into(),
+            netns: "/run/netns/x".into(),
+            host: HostInterface {
+                ifindex: 7,
+                name: "veth7".into(),
+                mac: "02:00:00:00:00:01".into(),
+            },
+            container: ContainerInterface {
+                ifindex: 2,
+                mac: "02:00:00:00:00:02".into(),
+                addresses: vec!["10.0.0.1".parse().unwrap()],
+            },
+            lifecycle: Lifecycle::Added,
+        }
+    }
+
+    fn names(attachments: &Attachments) -> Vec<String> {
+        attachments
+            .iter()
+            .map(|record| format!("{} {:?}", record.id.container, record.lifecycle))
+            .collect()
+    }
+
+    #[test]
+    fn a_restart_in_the_same_boot_knows_every_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut attachments = Attachments::open(dir.path(), "boot").unwrap();
+        for container in ["a", "b", "c"] {
+            attachments.put(vec![record(container, "boot")]).unwrap();
+        }
+        attachments.mark_deleted(&[record("b", "boot").id]).unwrap();
+        attachments.remove(&[record("c", "boot").id]).unwrap();
+        let again = Attachments::open(dir.path(), "boot").unwrap();
+        assert_eq!(names(&again), ["a Added", "b Deleted"]);
+    }
+
+    #[test]
+    fn another_boot_has_no_attachments() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut attachments = Attachments::open(dir.path(), "first").unwrap();
+        attachments.put(vec![record("a", "first")]).unwrap();
+        let again = Attachments::open(dir.path(), "second").unwrap();
+        assert_eq!(names(&again), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_cannot_be_written_has_not_happened() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut attachments = Attachments::open(&dir.path().join("missing"), "boot").unwrap();
+        attachments.put(vec![record("a", "boot")]).unwrap_err();
+        assert_eq!(names(&attachments), Vec::<String>::new());
+    }
+}

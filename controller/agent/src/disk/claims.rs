@@ -1,0 +1,46 @@
+//! The numbers given out, on disk before any of them is used.
+
+use std::path::{Path, PathBuf};
+
+use oxilium_model::world::{Claims, ValidClaims};
+
+use super::{DiskError, read_json, write_json};
+
+/// The claims' file.
+#[derive(Debug)]
+pub struct ClaimsFile {
+    path: PathBuf,
+    written: Claims,
+}
+
+impl ClaimsFile {
+    /// Reads the claims of the last run, without those that contradict each other.
+    ///
+    /// # Errors
+    /// [`DiskError`], also for a damaged file: numbers are in use by what it names.
+    pub fn open(directory: &Path) -> Result<(Self, ValidClaims), DiskError> {
+        let path = directory.join("claims.json");
+        let read: Claims = read_json(&path)?.unwrap_or_default();
+        let valid = read.clone().validated();
+        Ok((
+            Self {
+                path,
+                written: read,
+            },
+            valid,
+        ))
+    }
+
+    /// Brings `claims` to disk, if they are not what is there.
+    ///
+    /// # Errors
+    /// [`DiskError`]; then nothing may be planned with them.
+    pub fn write(&mut self, claims: &Claims) -> Result<(), DiskError> {
+        if *claims == self.written {
+            return Ok(());
+        }
+        write_json(&self.path, claims)?;
+        self.written = claims.clone();
+        Ok(())
+    }
+}

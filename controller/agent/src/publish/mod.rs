@@ -1,0 +1,11 @@
+//! Outputs: what goes to people, programs and, as YAML, to the status directory. Nothing here feeds a decision.
+
+mod directory;
+mod event;
+mod hub;
+mod objects;
+
+pub use directory::StatusDirectory;
+pub use event::{Names, describe};
+pub use hub::{Hub, Received, Subscription};
+pub use objects::{address_pairs, policy_conditions};

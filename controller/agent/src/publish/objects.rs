@@ -1,0 +1,241 @@
+//! The objects that would be published.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use oxilium_crds::endpoint::{
+    AddressPair, EndpointHealth, EndpointIdentity, EndpointNetworking, EndpointPolicy,
+    EndpointPolicyDirection, EndpointStatus, ExternalIdentifiers, NamedPort,
+};
+use oxilium_crds::{CiliumEndpoint, CiliumIdentity, Condition, ObjectMeta, Resource};
+use oxilium_model::condition::{Object, Reason};
+use oxilium_model::identity::NumericIdentity;
+use oxilium_model::node_state::{Endpoint, EndpointState};
+use oxilium_model::policy::rule::PolicyRef;
+use serde::Serialize;
+
+use crate::reconcile::{EndpointView, View};
+
+/// An object as a file.
+pub(super) struct File {
+    pub(super) kind: &'static str,
+    pub(super) name: String,
+    pub(super) content: String,
+}
+
+/// All objects of this node.
+pub(super) fn all(view: &View) -> Vec<File> {
+    let mut files = Vec::new();
+    let mut add = |kind, name: String, content: Option<String>| {
+        files.extend(content.map(|content| File {
+            kind,
+            name,
+            content,
+        }));
+    };
+    for endpoint in view.state.endpoints.values() {
+        let name = format!("{}_{}", endpoint.pod.namespace, endpoint.pod.name);
+        let details = view.endpoints.get(&endpoint.id);
+        let object = cilium_endpoint(endpoint, details, view);
+        add("CiliumEndpoint", name, yaml(&object));
+    }
+    for (id, identity) in view.state.identities.iter() {
+        if id.0 < NumericIdentity::FIRST_CLUSTER || id.is_cidr() || id.is_remote_node() {
+            continue;
+        }
+        let security_labels = identity
+            .labels
+            .iter()
+            .map(|label| {
+                let key = format!("{}:{}", label.source().name(), label.key());
+                (key, label.value().to_owned())
+            })
+            .collect();
+        let object = CiliumIdentity {
+            api_version: CiliumIdentity::API_VERSION.to_owned(),
+            kind: CiliumIdentity::KIND.to_owned(),
+            metadata: ObjectMeta {
+                name: id.0.to_string(),
+                ..ObjectMeta::default()
+            },
+            security_labels,
+        };
+        add("CiliumIdentity", id.0.to_string(), yaml(&object));
+    }
+    for policy in view.world.policies.keys() {
+        let namespace = policy
+            .namespace
+            .as_ref()
+            .map_or_else(String::new, |namespace| format!("{namespace}_"));
+        let name = format!("{}_{namespace}{}", policy.kind.name(), policy.name);
+        add("Policy", name, yaml(&PolicyFile::new(policy, view)));
+    }
+    files
+}
+
+/// What the agent says of a policy object.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PolicyFile {
+    kind: &'static str,
+    metadata: ObjectMeta,
+    status: BTreeMap<&'static str, Vec<Condition>>,
+}
+
+impl PolicyFile {
+    fn new(policy: &PolicyRef, view: &View) -> Self {
+        Self {
+            kind: policy.kind.name(),
+            metadata: ObjectMeta {
+                name: policy.name.to_string(),
+                namespace: policy
+                    .namespace
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                ..ObjectMeta::default()
+            },
+            status: BTreeMap::from([("conditions", policy_conditions(policy, view))]),
+        }
+    }
+}
+
+/// Conditions of a policy that is in force: it is valid; and what else there is to say.
+pub fn policy_conditions(policy: &PolicyRef, view: &View) -> Vec<Condition> {
+    let valid = Condition {
+        condition: "Valid".to_owned(),
+        status: "True".to_owned(),
+        last_transition_time: None,
+        reason: Some("Admitted".to_owned()),
+        message: Some("Policy validation succeeded".to_owned()),
+    };
+    let others = view.state.conditions.iter().filter_map(|condition| {
+        let Object::Policy(about) = &condition.object else {
+            return None;
+        };
+        (**about == *policy).then(|| self::condition(&condition.reason))
+    });
+    std::iter::once(valid).chain(others).collect()
+}
+
+fn condition(reason: &Reason) -> Condition {
+    Condition {
+        condition: reason.kind().to_owned(),
+        status: "True".to_owned(),
+        last_transition_time: None,
+        reason: Some(reason.kind().to_owned()),
+        message: Some(reason.to_string()),
+    }
+}
+
+fn cilium_endpoint(
+    endpoint: &Endpoint,
+    details: Option<&EndpointView>,
+    view: &View,
+) -> CiliumEndpoint {
+    let ready = details.is_some_and(|details| details.ready);
+    let state = match endpoint.state {
+        EndpointState::Ready if !ready => "regenerating",
+        state => state.name(),
+    };
+    let health = if ready { "OK" } else { "Pending" };
+    let failing = details.and_then(|details| details.failing.as_ref());
+    let node = view.world.nodes.get(&view.world.config.node_name);
+    let node_address =
+        node.and_then(|node| node.addresses.iter().find(|address| address.is_ipv4()));
+    CiliumEndpoint {
+        api_version: CiliumEndpoint::API_VERSION.to_owned(),
+        kind: CiliumEndpoint::KIND.to_owned(),
+        metadata: ObjectMeta {
+            name: endpoint.pod.name.to_string(),
+            namespace: endpoint.pod.namespace.to_string(),
+            ..ObjectMeta::default()
+        },
+        status: EndpointStatus {
+            id: Some(endpoint.id.into()),
+            external_identifiers: Some(ExternalIdentifiers {
+                cni_attachment_id: Some(endpoint.attachment.to_string()),
+                container_id: Some(endpoint.attachment.container.to_string()),
+                k8s_namespace: Some(endpoint.pod.namespace.to_string()),
+                k8s_pod_name: Some(endpoint.pod.name.to_string()),
+                pod_name: Some(endpoint.pod.to_string()),
+            }),
+            health: Some(EndpointHealth {
+                bpf: Some(if failing.is_some() { "Failure" } else { health }.to_owned()),
+                connected: Some(endpoint.ifindex.is_some()),
+                overall_health: Some(if failing.is_some() { "Failure" } else { health }.to_owned()),
+                policy: Some(health.to_owned()),
+            }),
+            identity: Some(EndpointIdentity {
+                id: Some(endpoint.identity.0.into()),
+                labels: endpoint.labels.iter().map(ToString::to_string).collect(),
+            }),
+            networking: Some(EndpointNetworking {
+                addressing: address_pairs(endpoint),
+                node: node_address.map(ToString::to_string),
+            }),
+            policy: Some(EndpointPolicy {
+                ingress: Some(direction(endpoint.policy.ingress_enforced)),
+                egress: Some(direction(endpoint.policy.egress_enforced)),
+            }),
+            state: Some(state.to_owned()),
+            named_ports: endpoint
+                .named_ports
+                .iter()
+                .map(|(name, protocol, port)| NamedPort {
+                    name: name.to_owned(),
+                    port,
+                    protocol: protocol.to_string(),
+                })
+                .collect(),
+            conditions: endpoint_conditions(endpoint, view),
+            ..EndpointStatus::default()
+        },
+    }
+}
+
+fn endpoint_conditions(endpoint: &Endpoint, view: &View) -> Vec<Condition> {
+    view.state
+        .conditions
+        .iter()
+        .filter(|condition| match &condition.object {
+            Object::Pod(pod) => *pod == endpoint.pod,
+            Object::Attachment(id) => *id == endpoint.attachment,
+            Object::Policy(_) | Object::Prefix(_) | Object::Claims => false,
+        })
+        .map(|condition| self::condition(&condition.reason))
+        .collect()
+}
+
+fn direction(enforcing: bool) -> EndpointPolicyDirection {
+    EndpointPolicyDirection {
+        enforcing,
+        state: Some(if enforcing { "enforcing" } else { "disabled" }.to_owned()),
+    }
+}
+
+/// Addresses in pairs, as Cilium writes them: the first IPv4 with the first IPv6, and so on.
+pub fn address_pairs(endpoint: &Endpoint) -> Vec<AddressPair> {
+    let (four, six): (Vec<IpAddr>, Vec<IpAddr>) = endpoint
+        .addresses
+        .iter()
+        .copied()
+        .partition(IpAddr::is_ipv4);
+    (0..four.len().max(six.len()))
+        .map(|i| AddressPair {
+            ipv4: four.get(i).map(IpAddr::to_string),
+            ipv6: six.get(i).map(IpAddr::to_string),
+        })
+        .collect()
+}
+
+/// None for what YAML cannot hold, which these types are not.
+fn yaml(object: &impl Serialize) -> Option<String> {
+    match serde_saphyr::to_string(object) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            tracing::error!(%error, "an object cannot be written as YAML");
+            None
+        }
+    }
+}

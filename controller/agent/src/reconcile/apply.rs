@@ -1,0 +1,219 @@
+//! One reconciliation: desired state, difference, writes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use oxilium_kernel::{ApplyError, Node, Retry};
+use oxilium_model::desired;
+use oxilium_model::node_state::AttachPoint;
+use oxilium_model::plan::{Plan, Write, plan};
+use oxilium_model::world::Complete;
+
+use super::failures::Object;
+use super::{Reconciler, fold};
+
+/// Plans that one turn makes at most: each failure needs another look at the kernel.
+const PLANS: u32 = 8;
+
+/// What applying a plan came to.
+enum Applied {
+    /// All of it is in the kernel, but for objects that wait for their next try.
+    AllButFailing,
+    /// A write failed; what is there must be read again.
+    Failed { again: bool },
+}
+
+impl<N: Node> Reconciler<N> {
+    /// Brings the kernel to what the inputs say, as far as it lets itself be brought.
+    pub(super) fn reconcile(&mut self, now: Instant) {
+        let Ok(complete) = self.index.synced().complete() else {
+            return;
+        };
+        if self.failures.waits(&Object::Disk, now) {
+            return;
+        }
+        if !self.compute(now) {
+            return;
+        }
+        let revision = self.revisions.plan;
+        let mut attached = BTreeSet::new();
+        for _ in 0..PLANS {
+            if self.failures.waits(&Object::Tables, now) || !self.observe(now) {
+                return;
+            }
+            let Some(plan) = self.plan(complete, now) else {
+                return;
+            };
+            match self.apply(&plan, &mut attached, now) {
+                // What fails by itself is told by itself; all the rest of this revision is in the kernel.
+                Applied::AllButFailing => return self.applied(revision, &attached),
+                Applied::Failed { again: true } => {}
+                Applied::Failed { again: false } => return,
+            }
+        }
+    }
+
+    /// Computes the desired state of the present inputs, and brings the numbers that it uses to disk.
+    fn compute(&mut self, now: Instant) -> bool {
+        let revision = self.index.revision();
+        let world = Arc::new(self.index.world());
+        let state = Arc::new(desired(&world));
+        if let Err(error) = self.claims.write(&state.claims) {
+            self.failures
+                .failed(Object::Disk, error.to_string(), true, now);
+            return false;
+        }
+        self.failures.works(&Object::Disk);
+        if state.claims != *self.index.claims() {
+            self.index.set_claims(state.claims.clone());
+        }
+        if self.revisions.plan != revision || revision == 0 {
+            for endpoint in state.endpoints.values() {
+                self.lives.computed(endpoint, now);
+            }
+        }
+        self.failures
+            .retain_points(|point| state.attachments.contains_key(point));
+        self.world = world;
+        self.state = state;
+        self.revisions.plan = revision;
+        true
+    }
+
+    /// Reads the kernel, if what is remembered of it cannot be trusted.
+    fn observe(&mut self, now: Instant) -> bool {
+        let sweeping = std::mem::take(&mut self.sweep.due);
+        if self.observed.is_some() && !sweeping {
+            return true;
+        }
+        let started = Instant::now();
+        match self.node.observe() {
+            Ok(observed) => {
+                self.failures.works(&Object::Observe);
+                let differs = self
+                    .observed
+                    .as_ref()
+                    .is_some_and(|known| *known != observed);
+                self.sweep.found = sweeping && differs;
+                self.observed = Some(observed);
+                self.sweep.last = Some(started);
+                self.sweep.took = started.elapsed();
+                true
+            }
+            Err(error) => {
+                self.observed = None;
+                let again = error.retry() != Retry::Never;
+                self.failures
+                    .failed(Object::Observe, error.to_string(), again, now);
+                false
+            }
+        }
+    }
+
+    fn plan(&mut self, complete: Complete, now: Instant) -> Option<Plan> {
+        let observed = self.observed.as_ref()?;
+        let planned = plan(observed, &self.state, self.index.config(), complete);
+        match planned {
+            Ok(plan) => {
+                if std::mem::take(&mut self.sweep.found) && !plan.is_empty() {
+                    let writes = plan.steps().len();
+                    self.sweep.repaired += writes as u64;
+                    tracing::warn!(
+                        writes,
+                        "the kernel is not as it was left; repairing:\n{plan}"
+                    );
+                }
+                Some(plan)
+            }
+            Err(error) => {
+                self.failures
+                    .failed(Object::Tables, error.to_string(), false, now);
+                None
+            }
+        }
+    }
+
+    /// Makes the plan's writes up to the first that fails. Programs that fail on one interface, and flows of
+    /// one endpoint, wait by themselves.
+    fn apply(
+        &mut self,
+        plan: &Plan,
+        attached: &mut BTreeSet<AttachPoint>,
+        now: Instant,
+    ) -> Applied {
+        let mut writes = 0;
+        for step in plan.steps() {
+            let object = object_of(&step.write);
+            if self.failures.waits(&object, now) {
+                continue;
+            }
+            if let Err(error) = self.node.apply(&step.write) {
+                return self.write_failed(object, &step.write, &error, now);
+            }
+            if let Some(observed) = &mut self.observed {
+                fold::note(observed, &step.write);
+            }
+            if let Write::Attach { point, .. } | Write::Replace { point, .. } = &step.write {
+                attached.insert(*point);
+            }
+            writes += u64::from(step.write.target().is_some());
+            if object != Object::Tables {
+                self.failures.works(&object);
+            }
+        }
+        self.failures.works(&Object::Tables);
+        if writes > 0 {
+            self.revisions.last_writes = writes;
+            tracing::debug!(writes, revision = self.revisions.plan, "applied");
+        }
+        Applied::AllButFailing
+    }
+
+    fn write_failed(
+        &mut self,
+        object: Object,
+        write: &Write,
+        error: &ApplyError,
+        now: Instant,
+    ) -> Applied {
+        self.observed = None;
+        let retry = error.retry();
+        if retry == Retry::Now {
+            // The kernel is not what it was thought to be, e.g. a device is gone: look again.
+            tracing::info!(%error, "a write came too late");
+            self.links_changed = true;
+        }
+        let alone = object != Object::Tables;
+        let again = matches!(retry, Retry::Now | Retry::Backoff);
+        self.failures
+            .failed(object, format!("{write}: {error}"), again, now);
+        Applied::Failed { again: alone }
+    }
+
+    /// Everything that revision `revision` asks for is in the kernel, or fails by itself.
+    fn applied(&mut self, revision: u64, attached: &BTreeSet<AttachPoint>) {
+        self.revisions.applied = revision;
+        for endpoint in self.state.endpoints.values() {
+            let Some(ifindex) = endpoint.ifindex else {
+                continue;
+            };
+            if self.failures.of_interface(ifindex).is_some() {
+                continue;
+            }
+            let attached_now = attached.iter().any(|point| point.ifindex == ifindex);
+            self.lives.applied(endpoint, attached_now, revision);
+        }
+    }
+}
+
+/// Which object a write belongs to: what fails with it, and what does not.
+fn object_of(write: &Write) -> Object {
+    match write {
+        Write::Attach { point, .. } | Write::Replace { point, .. } | Write::Detach { point } => {
+            Object::Attach(*point)
+        }
+        Write::PurgeConntrack { endpoint } => Object::Purge(*endpoint),
+        _ => Object::Tables,
+    }
+}

@@ -1,0 +1,186 @@
+//! What failed, and when to try it again: each object for itself.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use oxilium_api::FailingObject;
+use oxilium_model::node_state::AttachPoint;
+
+/// First wait after a failure.
+const FIRST: Duration = Duration::from_millis(50);
+/// Longest wait.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Something that can fail without the rest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Object {
+    /// The tables as a whole: their writes are in one order.
+    Tables,
+    /// A program on a hook.
+    Attach(AttachPoint),
+    /// Flows of an endpoint that is gone.
+    Purge(u16),
+    /// Reading the kernel.
+    Observe,
+    /// Reading links and addresses.
+    Links,
+    /// Word from the CNI plugin.
+    Tombstones,
+    /// Removing flows that ended.
+    Flows,
+    /// The state directory.
+    Disk,
+    /// The status directory.
+    Publish,
+}
+
+impl Object {
+    fn name(&self) -> String {
+        match self {
+            Self::Tables => "tables".to_owned(),
+            Self::Attach(point) => format!("{} on interface {}", point.hook, point.ifindex),
+            Self::Purge(endpoint) => format!("flows of endpoint {endpoint}"),
+            Self::Observe => "reading the kernel".to_owned(),
+            Self::Links => "reading interfaces".to_owned(),
+            Self::Tombstones => "tombstones".to_owned(),
+            Self::Flows => "removing flows that ended".to_owned(),
+            Self::Disk => "state directory".to_owned(),
+            Self::Publish => "status directory".to_owned(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Failure {
+    reason: String,
+    tries: u32,
+    next: Option<Instant>,
+}
+
+/// All that fails at present.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Failures(BTreeMap<Object, Failure>);
+
+impl Failures {
+    /// `object` failed. It is tried again after a wait that doubles each time, or at the next change of
+    /// the inputs when `again` is false.
+    pub(crate) fn failed(&mut self, object: Object, reason: String, again: bool, now: Instant) {
+        let tries = self.0.get(&object).map_or(0, |failure| failure.tries);
+        let wait = FIRST.saturating_mul(1 << tries.min(16)).min(LONGEST);
+        let failure = Failure {
+            reason,
+            tries: tries + 1,
+            next: again.then(|| now + wait),
+        };
+        let wait_millis = again.then_some(wait.as_millis());
+        tracing::warn!(
+            object = object.name(),
+            tries = failure.tries,
+            wait_millis,
+            "{}",
+            failure.reason
+        );
+        self.0.insert(object, failure);
+    }
+
+    /// `object` works.
+    pub(crate) fn works(&mut self, object: &Object) {
+        if self.0.remove(object).is_some() {
+            tracing::info!(object = object.name(), "works again");
+        }
+    }
+
+    /// The inputs changed: nothing waits any longer for that.
+    pub(crate) fn inputs_changed(&mut self, now: Instant) {
+        for failure in self.0.values_mut() {
+            if failure.next.is_none() {
+                failure.next = Some(now);
+            }
+        }
+    }
+
+    /// Must `object` wait still?
+    pub(crate) fn waits(&self, object: &Object, now: Instant) -> bool {
+        self.0
+            .get(object)
+            .is_some_and(|failure| failure.next.is_none_or(|next| next > now))
+    }
+
+    /// Drops what concerns attach points that are not wanted any more.
+    pub(crate) fn retain_points(&mut self, wanted: impl Fn(&AttachPoint) -> bool) {
+        self.0.retain(|object, _| match object {
+            Object::Attach(point) => wanted(point),
+            _ => true,
+        });
+    }
+
+    /// Does anything on this interface fail?
+    pub(crate) fn of_interface(&self, ifindex: u32) -> Option<String> {
+        self.0.iter().find_map(|(object, failure)| match object {
+            Object::Attach(point) if point.ifindex == ifindex => Some(failure.reason.clone()),
+            _ => None,
+        })
+    }
+
+    /// When the next one is due.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.0.values().filter_map(|failure| failure.next).min()
+    }
+
+    /// For people.
+    pub(crate) fn report(&self) -> Vec<FailingObject> {
+        self.0
+            .iter()
+            .map(|(object, failure)| FailingObject {
+                object: object.name(),
+                reason: format!("{} (tried {} times)", failure.reason, failure.tries),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_doubles_up_to_half_a_minute_and_success_ends_it() {
+        let start = Instant::now();
+        let mut failures = Failures::default();
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            failures.failed(Object::Tables, "full".into(), true, start);
+            let wait = failures.next().unwrap() - start;
+            waits.push(u64::try_from(wait.as_millis()).unwrap());
+        }
+        assert_eq!(
+            waits,
+            [
+                50, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000
+            ]
+        );
+        failures.works(&Object::Tables);
+        assert!(failures.report().is_empty());
+    }
+
+    #[test]
+    fn one_failing_object_does_not_make_another_wait() {
+        let now = Instant::now();
+        let mut failures = Failures::default();
+        failures.failed(Object::Purge(1), "busy".into(), true, now);
+        assert!(failures.waits(&Object::Purge(1), now));
+        assert!(!failures.waits(&Object::Purge(2), now));
+        assert!(!failures.waits(&Object::Purge(1), now + FIRST));
+    }
+
+    #[test]
+    fn what_waits_for_other_inputs_is_not_due_before() {
+        let now = Instant::now();
+        let mut failures = Failures::default();
+        failures.failed(Object::Tables, "full".into(), false, now);
+        assert_eq!(failures.next(), None);
+        assert!(failures.waits(&Object::Tables, now + LONGEST));
+        failures.inputs_changed(now);
+        assert!(!failures.waits(&Object::Tables, now));
+    }
+}

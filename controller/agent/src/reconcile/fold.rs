@@ -1,0 +1,69 @@
+//! What the kernel holds after a write, without reading it again.
+
+use oxilium_abi::NodeWord;
+use oxilium_model::observed::{AttachedProgram, Observed};
+use oxilium_model::plan::Write;
+
+/// Notes a write that the kernel made. A sweep compares what is noted with what is there.
+pub(super) fn note(observed: &mut Observed, write: &Write) {
+    let mut word = |slot: NodeWord, value: u64| observed.node_words[slot as usize] = value;
+    match *write {
+        Write::HighWater(epoch) => word(NodeWord::HighWater, epoch.get()),
+        Write::Publish(epoch) => word(NodeWord::Published, epoch.get()),
+        Write::IpcacheWord(ipcache) => word(NodeWord::Ipcache, ipcache.0),
+        Write::PolicyInsert { key, value } | Write::PolicyReplace { key, value } => {
+            observed.policy.insert(key, value);
+        }
+        Write::PolicyDelete { key } => {
+            observed.policy.remove(&key);
+        }
+        Write::ShapeWord {
+            table,
+            direction,
+            word,
+        } => {
+            if word.0 == 0 {
+                observed.shapes.remove(&(table, direction));
+            } else {
+                observed.shapes.insert((table, direction), word);
+            }
+        }
+        Write::IpcacheUpsert { key, value } => {
+            observed.ipcache.insert(key, value);
+        }
+        Write::IpcacheDelete { key } => {
+            observed.ipcache.remove(&key);
+        }
+        Write::InterfaceInsert { ifindex, config }
+        | Write::InterfaceReplace { ifindex, config } => {
+            observed.interfaces.insert(ifindex, config);
+        }
+        Write::InterfaceDelete { ifindex } => {
+            observed.interfaces.remove(&ifindex);
+        }
+        Write::EndpointWord {
+            endpoint,
+            bank,
+            word,
+        } => {
+            let words = observed.endpoint_words.entry(endpoint).or_default();
+            if let Some(slot) = words.get_mut(bank as usize) {
+                *slot = word;
+            }
+            if words.iter().all(|word| word.0 == 0) {
+                observed.endpoint_words.remove(&endpoint);
+            }
+        }
+        Write::Attach { point, program, .. } | Write::Replace { point, program, .. } => {
+            let attached = AttachedProgram {
+                tag: program,
+                in_order: true,
+            };
+            observed.attachments.insert(point, attached);
+        }
+        Write::Detach { point } => {
+            observed.attachments.remove(&point);
+        }
+        Write::PurgeConntrack { .. } | Write::Barrier => {}
+    }
+}

@@ -1,0 +1,164 @@
+//! All inputs in one place, and the snapshots made of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use oxilium_model::identity::{IdentityLabels, NumericIdentity};
+use oxilium_model::policy::rule::{Policy, PolicyRef};
+use oxilium_model::world::{
+    Attachment, AttachmentId, CidrGroup, Claims, Namespace, Node, NodeConfig, Pod, PodRef,
+    RemoteEndpoint, Source, Synced, Timestamp, World,
+};
+
+/// What the cluster's objects say, whole: a source hands over a new one, never a change of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// All nodes.
+    pub nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    /// All namespaces.
+    pub namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
+    /// Pods of this node.
+    pub pods: BTreeMap<PodRef, Arc<Pod>>,
+    /// CiliumEndpoints.
+    pub remote_endpoints: BTreeMap<PodRef, Arc<RemoteEndpoint>>,
+    /// CiliumIdentities.
+    pub cluster_identities: BTreeMap<NumericIdentity, IdentityLabels>,
+    /// Policies.
+    pub policies: BTreeMap<Arc<PolicyRef>, Arc<Policy>>,
+    /// CiliumCIDRGroups.
+    pub cidr_groups: BTreeMap<Arc<str>, Arc<CidrGroup>>,
+    /// Addresses of the API server's backends.
+    pub api_servers: BTreeSet<IpAddr>,
+}
+
+/// Sources that [`Objects`] stand for.
+const OBJECT_SOURCES: [Source; 6] = [
+    Source::Policies,
+    Source::Pods,
+    Source::Nodes,
+    Source::Namespaces,
+    Source::Endpoints,
+    Source::CidrGroups,
+];
+
+/// The inputs as they are now.
+#[derive(Debug)]
+pub(crate) struct Index {
+    config: Arc<NodeConfig>,
+    objects: Arc<Objects>,
+    attachments: BTreeMap<AttachmentId, Arc<Attachment>>,
+    local_addresses: BTreeSet<IpAddr>,
+    claims: Claims,
+    synced: Synced,
+    revision: u64,
+}
+
+impl Index {
+    pub(crate) fn new(config: Arc<NodeConfig>, claims: Claims) -> Self {
+        Self {
+            config,
+            objects: Arc::default(),
+            attachments: BTreeMap::new(),
+            local_addresses: BTreeSet::new(),
+            claims,
+            synced: Synced::default(),
+            revision: 0,
+        }
+    }
+
+    /// Number of changes so far.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(crate) fn synced(&self) -> &Synced {
+        &self.synced
+    }
+
+    pub(crate) fn attachments(&self) -> &BTreeMap<AttachmentId, Arc<Attachment>> {
+        &self.attachments
+    }
+
+    pub(crate) fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// A full list of the cluster's objects.
+    pub(crate) fn set_objects(&mut self, objects: Arc<Objects>) {
+        for source in OBJECT_SOURCES {
+            self.synced.first_list_delivered(source);
+        }
+        // The first list is a change even when it is empty: now it is known to be.
+        if self.revision == 0 || *self.objects != *objects {
+            self.objects = objects;
+            self.revision += 1;
+        }
+    }
+
+    /// All attachments with their devices, and the node's addresses, as observed just now.
+    pub(crate) fn set_kernel(
+        &mut self,
+        attachments: Vec<Attachment>,
+        local_addresses: BTreeSet<IpAddr>,
+    ) {
+        self.synced.first_list_delivered(Source::Attachments);
+        self.synced.first_list_delivered(Source::Kernel);
+        let new: BTreeMap<AttachmentId, Arc<Attachment>> = attachments
+            .into_iter()
+            .map(|attachment| {
+                // What did not change stays the same allocation: the engine sees that by pointer.
+                let old = self.attachments.get(&attachment.id);
+                let shared = match old {
+                    Some(old) if **old == attachment => Arc::clone(old),
+                    _ => Arc::new(attachment),
+                };
+                (shared.id.clone(), shared)
+            })
+            .collect();
+        if self.attachments != new || self.local_addresses != local_addresses {
+            self.attachments = new;
+            self.local_addresses = local_addresses;
+            self.revision += 1;
+        }
+    }
+
+    /// The numbers given out. Not a new revision: they follow from one.
+    pub(crate) fn set_claims(&mut self, claims: Claims) {
+        self.claims = claims;
+    }
+
+    /// The configuration. Its programs are known once they are loaded.
+    pub(crate) fn config(&self) -> &Arc<NodeConfig> {
+        &self.config
+    }
+
+    /// One immutable snapshot of all this.
+    pub(crate) fn world(&self) -> World {
+        let objects = &self.objects;
+        World {
+            config: Arc::clone(&self.config),
+            now: now(),
+            synced: self.synced.clone(),
+            claims: self.claims.clone(),
+            nodes: objects.nodes.clone(),
+            local_addresses: self.local_addresses.clone(),
+            api_servers: objects.api_servers.clone(),
+            namespaces: objects.namespaces.clone(),
+            pods: objects.pods.clone(),
+            remote_endpoints: objects.remote_endpoints.clone(),
+            cluster_identities: objects.cluster_identities.clone(),
+            policies: objects.policies.clone(),
+            cidr_groups: objects.cidr_groups.clone(),
+            attachments: self.attachments.clone(),
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(since.as_secs())
+}

@@ -1,0 +1,328 @@
+//! The reconcile loop: inputs, desired state, what the kernel holds, the difference, its writes.
+//!
+//! One owner of everything ([`Reconciler`]), driven by [`Input`]s and by time. An input only changes the
+//! index; a [`Reconciler::turn`] then does what there is to do. So any number of inputs makes one turn, and
+//! nothing depends on their order.
+
+mod apply;
+mod attach;
+mod devices;
+mod failures;
+mod fold;
+mod index;
+mod life;
+mod view;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oxilium_api::{ApiError, Attach, Attached, AttachmentKey, Check, CollectGarbage, Detach, Done};
+use oxilium_kernel::Node;
+use oxilium_model::node_state::NodeState;
+use oxilium_model::observed::Observed;
+use oxilium_model::world::{AttachmentId, NodeConfig, World};
+use tokio::sync::{oneshot, watch};
+
+use crate::disk::{Attachments, ClaimsFile, DiskError};
+use crate::publish::StatusDirectory;
+use crate::source::{ManifestReport, Tombstones};
+
+pub(crate) use devices::mac_text;
+use failures::{Failures, Object};
+use index::Index;
+pub use index::Objects;
+use life::Lives;
+pub use view::{EndpointView, Revisions, SweepReport, View};
+
+/// Where an answer goes.
+pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
+
+/// Work on the node's kernel that is not reconciling: dumps for people, opening the event ring.
+pub type Errand<N> = Box<dyn FnOnce(&mut N, &View) + Send>;
+
+/// What happens to the loop.
+pub enum Input<N> {
+    /// A full list of the cluster's objects, and what became of each document.
+    Objects(Arc<Objects>, Arc<ManifestReport>),
+    /// The source of objects cannot be read; what it told last stays.
+    ObjectsFrozen(Arc<ManifestReport>),
+    /// Links or addresses changed.
+    KernelChanged,
+    /// CNI ADD.
+    Attach(Box<Attach>, Reply<Attached>),
+    /// CNI DEL.
+    Detach(Detach, Reply<Done>),
+    /// CNI CHECK.
+    Check(Check, Reply<Done>),
+    /// CNI GC.
+    CollectGarbage(CollectGarbage, Reply<Done>),
+    /// The CNI plugin may have left word.
+    Tombstones,
+    /// Flows that ended are to be removed.
+    ConntrackGarbage,
+    /// See [`Errand`].
+    Errand(Errand<N>),
+}
+
+/// What the loop starts with.
+pub struct Start<N> {
+    /// The kernel.
+    pub node: N,
+    /// The node's configuration, its programs included.
+    pub config: NodeConfig,
+    /// State directory.
+    pub state_dir: PathBuf,
+    /// Status directory.
+    pub status_dir: PathBuf,
+    /// Where CNI leaves word.
+    pub tombstones: PathBuf,
+    /// Time between two sweeps.
+    pub sweep: Duration,
+}
+
+/// An ADD that is not answered yet.
+struct Waiter {
+    id: AttachmentId,
+    deadline: Instant,
+    reply: Reply<Attached>,
+}
+
+/// The single owner of inputs, kernel and answers.
+pub struct Reconciler<N> {
+    node: N,
+    index: Index,
+    attachments: Attachments,
+    claims: ClaimsFile,
+    tombstones: Tombstones,
+    status: StatusDirectory,
+    /// What the kernel holds; none when it must be read anew.
+    observed: Option<Observed>,
+    world: Arc<World>,
+    state: Arc<NodeState>,
+    revisions: Revisions,
+    links_changed: bool,
+    failures: Failures,
+    waiters: Vec<Waiter>,
+    lives: Lives,
+    manifests: Arc<ManifestReport>,
+    sweep_every: Duration,
+    next_sweep: Instant,
+    sweep: SweepReport,
+    view: watch::Sender<Arc<View>>,
+}
+
+impl<N: Node> Reconciler<N> {
+    /// Reads what the last run left on disk. The kernel is read in the first turn.
+    ///
+    /// # Errors
+    /// [`DiskError`]: without its attachments and numbers the agent must not touch the kernel.
+    pub fn new(start: Start<N>) -> Result<(Self, watch::Receiver<Arc<View>>), DiskError> {
+        let Start {
+            node,
+            config,
+            state_dir,
+            status_dir,
+            tombstones,
+            sweep,
+        } = start;
+        let attachments = Attachments::open(&state_dir, &config.boot_id)?;
+        let (claims, valid) = ClaimsFile::open(&state_dir)?;
+        for error in &valid.errors {
+            tracing::warn!(%error, "a number read back is not honoured");
+        }
+        let (sender, receiver) = watch::channel(Arc::new(View::default()));
+        let now = Instant::now();
+        let mut lives = Lives::default();
+        for record in attachments.iter() {
+            lives.requested(&record.id, &record.pod.to_string(), &record.host.name, now);
+        }
+        let reconciler = Self {
+            node,
+            index: Index::new(Arc::new(config), valid.claims),
+            attachments,
+            claims,
+            tombstones: Tombstones::new(tombstones)?,
+            status: StatusDirectory::open(status_dir)?,
+            observed: None,
+            world: Arc::default(),
+            state: Arc::default(),
+            revisions: Revisions::default(),
+            links_changed: true,
+            failures: Failures::default(),
+            waiters: Vec::new(),
+            lives,
+            manifests: Arc::default(),
+            sweep_every: sweep,
+            next_sweep: now + sweep,
+            sweep: SweepReport::default(),
+            view: sender,
+        };
+        Ok((reconciler, receiver))
+    }
+
+    /// Takes inputs in. What they bring about happens in the next [`Reconciler::turn`].
+    pub fn take(&mut self, inputs: Vec<Input<N>>) {
+        let now = Instant::now();
+        let mut adds = Vec::new();
+        for input in inputs {
+            match input {
+                Input::Objects(objects, report) => {
+                    self.index.set_objects(objects);
+                    self.manifests = report;
+                }
+                Input::ObjectsFrozen(report) => self.manifests = report,
+                Input::KernelChanged => self.links_changed = true,
+                Input::Attach(attach, reply) => adds.push((attach, reply)),
+                Input::Detach(detach, reply) => {
+                    let answer = self.detach(&[attachment_id(&detach.key)]);
+                    respond(reply, answer);
+                }
+                Input::Check(check, reply) => {
+                    let answer = self.check(&check);
+                    respond(reply, answer);
+                }
+                Input::CollectGarbage(gc, reply) => {
+                    let answer = self.collect_garbage(&gc);
+                    respond(reply, answer);
+                }
+                Input::Tombstones => self.read_tombstones(now),
+                Input::ConntrackGarbage => self.collect_flows(now),
+                Input::Errand(errand) => {
+                    let view = Arc::clone(&self.view.borrow());
+                    errand(&mut self.node, &view);
+                }
+            }
+        }
+        self.attach(adds, now);
+    }
+
+    /// Does what there is to do now; tells when the next turn is due at the latest.
+    pub fn turn(&mut self) -> Instant {
+        let now = Instant::now();
+        if now >= self.next_sweep {
+            self.begin_sweep(now);
+        }
+        if self.links_changed && !self.failures.waits(&Object::Links, now) {
+            self.read_links(now);
+        }
+        let due = self.revisions.applied < self.index.revision()
+            || self.observed.is_none()
+            || self.sweep.due
+            || self.failures.next().is_some_and(|next| next <= now);
+        if due {
+            self.reconcile(now);
+        }
+        self.drop_gone(now);
+        self.answer_waiters(Instant::now());
+        self.publish(now);
+        self.next_turn()
+    }
+
+    fn next_turn(&self) -> Instant {
+        let mut next = self.next_sweep;
+        next = next.min(self.failures.next().unwrap_or(next));
+        for waiter in &self.waiters {
+            next = next.min(waiter.deadline);
+        }
+        next
+    }
+
+    /// Reads links and addresses, and finds each attachment's device among them.
+    fn read_links(&mut self, now: Instant) {
+        let read = self.node.links().and_then(|links| {
+            let addresses = devices::local_addresses(&mut self.node)?;
+            Ok((devices::Links::new(links), addresses))
+        });
+        match read {
+            Err(error) => {
+                self.failures
+                    .failed(Object::Links, error.to_string(), true, now);
+            }
+            Ok((links, addresses)) => {
+                self.failures.works(&Object::Links);
+                self.links_changed = false;
+                let attachments = self
+                    .attachments
+                    .iter()
+                    .map(|record| links.attachment(record, &mut self.node))
+                    .collect();
+                let before = self.index.revision();
+                self.index.set_kernel(attachments, addresses);
+                if self.index.revision() != before {
+                    self.failures.inputs_changed(now);
+                }
+            }
+        }
+    }
+
+    /// The kernel is to be compared with what it should hold, whatever is remembered of it.
+    fn begin_sweep(&mut self, now: Instant) {
+        self.links_changed = true;
+        self.sweep.due = true;
+        self.read_tombstones(now);
+        self.next_sweep = now + jitter(self.sweep_every);
+    }
+
+    /// Attachments whose device is gone are over once the kernel holds nothing of them.
+    fn drop_gone(&mut self, now: Instant) {
+        if self.links_changed || self.revisions.applied < self.index.revision() {
+            return;
+        }
+        let gone = devices::gone(self.index.attachments());
+        if gone.is_empty() {
+            return;
+        }
+        if let Err(error) = self.attachments.remove(&gone) {
+            self.failures
+                .failed(Object::Disk, error.to_string(), true, now);
+            return;
+        }
+        self.failures.works(&Object::Disk);
+        self.links_changed = true;
+        let living: BTreeSet<AttachmentId> = self
+            .attachments
+            .iter()
+            .map(|record| record.id.clone())
+            .collect();
+        self.lives.retain(|id| living.contains(id));
+    }
+
+    /// Removes flows that ended, a bounded number at a time.
+    fn collect_flows(&mut self, now: Instant) {
+        const BUDGET: usize = 65_536;
+        match self.node.collect_garbage(BUDGET) {
+            Ok(report) => {
+                self.failures.works(&Object::Flows);
+                tracing::debug!(?report, "removed flows that ended");
+            }
+            Err(error) => self
+                .failures
+                .failed(Object::Flows, error.to_string(), false, now),
+        }
+    }
+}
+
+fn respond<T>(reply: Reply<T>, answer: Result<T, ApiError>) {
+    // A client that went away needs no answer.
+    drop(reply.send(answer));
+}
+
+/// The model's name of an attachment.
+pub(crate) fn attachment_id(key: &AttachmentKey) -> AttachmentId {
+    AttachmentId {
+        container: key.container_id.as_str().into(),
+        interface: key.interface.as_str().into(),
+    }
+}
+
+/// `interval`, a tenth more or less, so that the nodes of a cluster do not all sweep at once.
+fn jitter(interval: Duration) -> Duration {
+    let nanos = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .subsec_nanos();
+    let percent = 90 + nanos % 21;
+    interval * percent / 100
+}

@@ -1,0 +1,195 @@
+//! What readers see: one immutable picture of the agent, made after each turn.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oxilium_api::{FailingObject, StatusLogEntry};
+use oxilium_kernel::Node;
+use oxilium_model::identity::NumericIdentity;
+use oxilium_model::node_state::{Endpoint, NodeState};
+use oxilium_model::world::World;
+
+use super::Reconciler;
+use crate::publish::Names;
+use crate::source::ManifestReport;
+
+/// How far the inputs have come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Revisions {
+    /// Changes of the inputs so far.
+    pub input: u64,
+    /// The one that the last plan was made from.
+    pub plan: u64,
+    /// The one that the kernel holds.
+    pub applied: u64,
+    /// Writes of the last plan that had any.
+    pub last_writes: u64,
+}
+
+/// The comparison of the kernel with what it should hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SweepReport {
+    pub(super) due: bool,
+    /// The sweep under way found the kernel other than remembered.
+    pub(super) found: bool,
+    /// When the last one was.
+    pub last: Option<Instant>,
+    /// How long reading the kernel took.
+    pub took: Duration,
+    /// Writes that were needed although no input had changed, since the start.
+    pub repaired: u64,
+}
+
+/// What happened to an endpoint, and whether all of it is enforced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointView {
+    /// Everything of it is in the kernel.
+    pub ready: bool,
+    /// What fails of it.
+    pub failing: Option<String>,
+    /// Its policy table in the kernel.
+    pub table: u32,
+    /// Its life.
+    pub log: Vec<StatusLogEntry>,
+}
+
+/// One picture of the agent.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// The inputs.
+    pub world: Arc<World>,
+    /// What they come to.
+    pub state: Arc<NodeState>,
+    /// How far that is applied.
+    pub revisions: Revisions,
+    /// The last sweep.
+    pub sweep: SweepReport,
+    /// What fails and is tried again.
+    pub failing: Vec<FailingObject>,
+    /// The sources that are waited for; none once all have told what they know.
+    pub waiting: Option<String>,
+    /// What became of each document.
+    pub manifests: Arc<ManifestReport>,
+    /// Endpoints by id.
+    pub endpoints: BTreeMap<u16, EndpointView>,
+}
+
+impl View {
+    /// The agent may be asked to add pods.
+    pub fn ready(&self) -> Result<(), String> {
+        if let Some(waiting) = &self.waiting {
+            return Err(waiting.clone());
+        }
+        if self.revisions.applied == 0 {
+            let first = self.failing.first();
+            return Err(first.map_or_else(
+                || "the node's first state is not applied yet".to_owned(),
+                |failing| format!("{}: {}", failing.object, failing.reason),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The endpoint of that id, or of the pod `namespace/name`.
+    pub fn endpoint(&self, name: &str) -> Option<&Arc<Endpoint>> {
+        match name.parse::<u16>() {
+            Ok(id) => self.state.endpoints.get(&id),
+            Err(_) => self
+                .state
+                .endpoints
+                .values()
+                .find(|endpoint| endpoint.pod.to_string() == name),
+        }
+    }
+
+    /// Labels of an identity, as text.
+    pub fn labels(&self, identity: NumericIdentity) -> Vec<String> {
+        self.state
+            .identities
+            .get(identity)
+            .map(|identity| identity.labels.iter().map(ToString::to_string).collect())
+            .unwrap_or_default()
+    }
+}
+
+impl Names for View {
+    fn pod(&self, endpoint: u16) -> Option<String> {
+        let endpoint = self.state.endpoints.get(&endpoint)?;
+        Some(endpoint.pod.to_string())
+    }
+
+    fn identity(&self, endpoint: u16) -> Option<NumericIdentity> {
+        Some(self.state.endpoints.get(&endpoint)?.identity)
+    }
+
+    fn address(&self, address: IpAddr) -> Option<String> {
+        let local = self
+            .state
+            .endpoints
+            .values()
+            .find(|endpoint| endpoint.addresses.contains(&address))
+            .map(|endpoint| endpoint.pod.to_string());
+        local.or_else(|| {
+            self.world
+                .remote_endpoints
+                .values()
+                .find(|endpoint| endpoint.addresses.contains(&address))
+                .map(|endpoint| endpoint.reference.to_string())
+        })
+    }
+}
+
+impl<N: Node> Reconciler<N> {
+    /// Makes a new picture and hands it to all who look; writes the status directory.
+    pub(super) fn publish(&mut self, now: Instant) {
+        let tables = |id: u16| {
+            self.observed
+                .as_ref()
+                .map_or(0, |observed| observed.endpoint_word_in_use(id).table())
+        };
+        let endpoints = self
+            .state
+            .endpoints
+            .values()
+            .map(|endpoint| {
+                let view = EndpointView {
+                    ready: self.enforced(&endpoint.attachment).is_ok(),
+                    failing: endpoint
+                        .ifindex
+                        .and_then(|ifindex| self.failures.of_interface(ifindex)),
+                    table: tables(endpoint.id),
+                    log: self.lives.log(&endpoint.attachment),
+                };
+                (endpoint.id, view)
+            })
+            .collect();
+        self.revisions.input = self.index.revision();
+        let view = View {
+            world: Arc::clone(&self.world),
+            state: Arc::clone(&self.state),
+            revisions: self.revisions,
+            sweep: self.sweep,
+            failing: self.failures.report(),
+            waiting: self
+                .index
+                .synced()
+                .complete()
+                .err()
+                .map(|waiting| waiting.to_string()),
+            manifests: Arc::clone(&self.manifests),
+            endpoints,
+        };
+        if view.waiting.is_none() {
+            match self.status.write(&view) {
+                Ok(()) => self.failures.works(&super::Object::Publish),
+                Err(error) => {
+                    self.failures
+                        .failed(super::Object::Publish, error.to_string(), true, now);
+                }
+            }
+        }
+        self.view.send_replace(Arc::new(view));
+    }
+}

@@ -1,0 +1,270 @@
+//! A process that is the agent: everything wired together.
+
+use std::fs;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::stat::{Mode, umask};
+use oxilium_kernel::Node;
+use oxilium_manifest::directory::{ManifestDirectory, Settings};
+use oxilium_model::world::{Capacities, NodeConfig, PodRef, SpoofingOptOut};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::api::{Monitors, Server, Service};
+use crate::config::{AgentOptions, LogFormat};
+use crate::disk::{InstanceLock, make_directory, write_whole};
+use crate::offline::lower_options;
+use crate::reconcile::{Input, Reconciler, Start};
+use crate::source::{Delivery, ManifestSource};
+
+/// Inputs that one turn takes in at most, so that a flood of them cannot keep it from happening.
+const INPUTS_A_TURN: usize = 4096;
+
+/// Log lines go to stderr.
+fn log_to_stderr(options: &AgentOptions) {
+    let level = if options.debug { "debug" } else { "info" };
+    let filter = EnvFilter::try_from_env("OXILIUM_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_writer(std::io::stderr);
+    match options.log_format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+}
+
+/// This boot's id.
+fn boot_id() -> Result<String> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    let text = fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?;
+    Ok(text.trim().to_owned())
+}
+
+/// The cluster's UID: given, or made once and kept.
+fn cluster_uid(options: &AgentOptions) -> Result<String> {
+    if let Some(uid) = &options.cluster_uid {
+        return Ok(uid.clone());
+    }
+    let path = options.state_dir.join("cluster-uid");
+    match fs::read_to_string(&path) {
+        Ok(uid) if !uid.trim().is_empty() => return Ok(uid.trim().to_owned()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot read {}", path.display()));
+        }
+        _ => {}
+    }
+    const RANDOM: &str = "/proc/sys/kernel/random/uuid";
+    let uid = fs::read_to_string(RANDOM).with_context(|| format!("cannot read {RANDOM}"))?;
+    write_whole(&path, uid.as_bytes())?;
+    Ok(uid.trim().to_owned())
+}
+
+fn node_name(options: &AgentOptions) -> Result<String> {
+    match &options.node_name {
+        Some(name) => Ok(name.clone()),
+        None => Ok(nix::unistd::gethostname()
+            .context("cannot read the host name; give --node-name")?
+            .to_string_lossy()
+            .into_owned()),
+    }
+}
+
+/// Sizes of the tables that the agent fills.
+pub(crate) fn capacities(options: &AgentOptions) -> Capacities {
+    Capacities {
+        policy_entries: options.bpf_policy_total_max as usize,
+        table_quota: options.bpf_policy_map_max as usize,
+        ..Capacities::default()
+    }
+}
+
+fn spoofing(options: &AgentOptions) -> SpoofingOptOut {
+    let (pods, namespaces): (Vec<_>, Vec<_>) = options
+        .allow_spoofing
+        .iter()
+        .partition(|name| name.contains('/'));
+    SpoofingOptOut {
+        namespaces: namespaces.iter().map(|name| name.as_str().into()).collect(),
+        pods: pods
+            .iter()
+            .filter_map(|name| name.split_once('/'))
+            .map(|(namespace, name)| PodRef::new(namespace, name))
+            .collect(),
+    }
+}
+
+/// What is known of the node before its kernel is opened.
+fn node_config(options: &AgentOptions) -> Result<NodeConfig> {
+    Ok(NodeConfig {
+        node_name: node_name(options)?.into(),
+        cluster_uid: cluster_uid(options)?.into(),
+        boot_id: boot_id()?.into(),
+        policy: options.policy(),
+        capacities: capacities(options),
+        allow_spoofing: spoofing(options),
+        tunnel_address: options.tunnel_address,
+        ..NodeConfig::default()
+    })
+}
+
+/// The agent's process, before its kernel is opened: its directories and locks.
+struct Process {
+    config: NodeConfig,
+    _lock: InstanceLock,
+}
+
+impl Process {
+    fn prepare(options: &AgentOptions) -> Result<Self> {
+        // What the agent makes is for root only, from the moment that it is there.
+        umask(Mode::from_bits_truncate(0o077));
+        make_directory(&options.state_dir)?;
+        let lock = InstanceLock::take(&options.state_dir.join("agent.lock"))?;
+        Ok(Self {
+            config: node_config(options)?,
+            _lock: lock,
+        })
+    }
+}
+
+/// Everything beside the kernel: the loop, the sources, the socket.
+fn serve<N: Node + 'static>(
+    options: AgentOptions,
+    socket: &Path,
+    process: Process,
+    node: N,
+    attach_mode: &'static str,
+    runtime: &tokio::runtime::Runtime,
+    watch_kernel: impl FnOnce(Sender<Input<N>>) -> Result<()>,
+) -> Result<()> {
+    let Process { mut config, _lock } = process;
+    config.programs = node.programs();
+    let node_name = config.node_name.to_string();
+    let settings = Settings {
+        node: node_name.clone(),
+        options: lower_options(&options),
+        ..Settings::default()
+    };
+    let admitted = options.state_dir.join("admitted.json");
+    let directory = ManifestDirectory::open(&options.manifests, &admitted, settings)?;
+    let (reconciler, view) = Reconciler::new(Start {
+        node,
+        config,
+        state_dir: options.state_dir.clone(),
+        status_dir: options.status_dir(),
+        tombstones: options.tombstones.clone(),
+        sweep: options.sweep(),
+    })?;
+    let (inputs, received) = channel();
+    tracing::info!(node = node_name, attach_mode, "agent starts");
+
+    let _guard = runtime.enter();
+    let server = Server::bind(socket)?;
+    watch_kernel(inputs.clone())?;
+    start_manifests(ManifestSource::new(directory, &node_name), inputs.clone())?;
+    start_conntrack(&options, inputs.clone())?;
+    let handle = runtime.handle().clone();
+    thread::Builder::new()
+        .name("reconcile".to_owned())
+        .spawn(move || {
+            let _guard = handle.enter();
+            reconcile(reconciler, &received);
+        })
+        .context("cannot start the reconcile thread")?;
+    let service = Arc::new(Service {
+        monitors: Monitors::start(inputs.clone(), view.clone()),
+        inputs,
+        view,
+        options: Arc::new(options),
+        attach_mode,
+    });
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            () = server.serve(service) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("agent ends; what it enforced stays enforced");
+        Ok(())
+    })
+}
+
+/// Takes inputs in and does what there is to do, until nobody can send any more.
+fn reconcile<N: Node>(mut reconciler: Reconciler<N>, received: &Receiver<Input<N>>) {
+    let mut next = Instant::now();
+    loop {
+        let wait = next.saturating_duration_since(Instant::now());
+        let mut inputs = Vec::new();
+        match received.recv_timeout(wait) {
+            Ok(input) => inputs.push(input),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        inputs.extend(received.try_iter().take(INPUTS_A_TURN));
+        reconciler.take(inputs);
+        next = reconciler.turn();
+    }
+}
+
+fn start_manifests<N: Send + 'static>(
+    source: ManifestSource,
+    inputs: Sender<Input<N>>,
+) -> Result<()> {
+    thread::Builder::new()
+        .name("manifests".to_owned())
+        .spawn(move || {
+            source.run(|delivery| {
+                let input = match delivery {
+                    Delivery::Objects(objects, report) => Input::Objects(objects, report),
+                    Delivery::Frozen(report) => Input::ObjectsFrozen(report),
+                };
+                inputs.send(input).is_ok()
+            });
+        })
+        .context("cannot start the manifests' thread")?;
+    Ok(())
+}
+
+fn start_conntrack<N: Send + 'static>(
+    options: &AgentOptions,
+    inputs: Sender<Input<N>>,
+) -> Result<()> {
+    let interval = Duration::from_secs(options.conntrack_gc_interval.max(1));
+    thread::Builder::new()
+        .name("conntrack".to_owned())
+        .spawn(move || {
+            loop {
+                thread::sleep(interval);
+                if inputs.send(Input::ConntrackGarbage).is_err() {
+                    return;
+                }
+            }
+        })
+        .context("cannot start the conntrack thread")?;
+    Ok(())
+}
+
+/// Runs the agent until it is told to end.
+///
+/// # Errors
+/// When it cannot start; with what to do about it.
+pub fn run(options: AgentOptions, socket: &Path) -> Result<()> {
+    log_to_stderr(&options);
+    let process = Process::prepare(&options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let kernel = oxilium_kernel::fake::FakeKernel::new(capacities(&options));
+    let node = kernel.node(std::collections::BTreeMap::new());
+    serve(options, socket, process, node, "none", &runtime, |_| Ok(()))
+}

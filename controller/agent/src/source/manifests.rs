@@ -1,0 +1,297 @@
+//! The manifest directory as a source of objects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use oxilium_api::FailingObject;
+use oxilium_manifest::directory::{
+    DirectoryError, DocumentState, DocumentStatus, ManifestDirectory, Snapshot,
+};
+use oxilium_manifest::object::Input;
+use oxilium_model::world::{Node, NodeOrigin};
+
+use crate::reconcile::Objects;
+
+/// The directory is read again at the latest after this time: an event may be missed.
+const RESCAN: Duration = Duration::from_secs(10);
+/// And after this time when it could not be read.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What became of the documents.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ManifestReport {
+    /// Why the directory cannot be read at present; what was in force stays.
+    pub problem: Option<String>,
+    /// Objects in force.
+    pub objects: usize,
+    /// Documents that are not in force as they stand in their file, each with the reason.
+    pub refused: Vec<FailingObject>,
+}
+
+/// The thread that reads the directory.
+pub struct ManifestSource {
+    directory: ManifestDirectory,
+    node: String,
+    last: Arc<Objects>,
+    report: ManifestReport,
+}
+
+impl ManifestSource {
+    /// A source that reads `directory` for the node of that name.
+    pub fn new(directory: ManifestDirectory, node: &str) -> Self {
+        Self {
+            directory,
+            node: node.to_owned(),
+            last: Arc::default(),
+            report: ManifestReport::default(),
+        }
+    }
+
+    /// Reads the directory whenever it changes and hands on what it says, until `deliver` says that
+    /// nobody wants it any more.
+    pub fn run(mut self, mut deliver: impl FnMut(Delivery) -> bool) {
+        let (sender, events) = channel();
+        let mut watch = Watch::new(sender);
+        let mut first = true;
+        loop {
+            // Watched before it is read, so that no change falls in between.
+            let watching = watch.begin(self.directory.path());
+            let before = (Arc::clone(&self.last), self.report.clone());
+            let delivery = self.scan(watching.err());
+            let changed = before != (Arc::clone(&self.last), self.report.clone());
+            let full = matches!(delivery, Delivery::Objects(..));
+            if (changed || (first && full)) && !deliver(delivery) {
+                return;
+            }
+            first &= !full;
+            let wait = if self.report.problem.is_some() {
+                RETRY
+            } else {
+                RESCAN
+            };
+            if !wait_for_change(&events, wait) {
+                return;
+            }
+        }
+    }
+
+    fn scan(&mut self, watching: Option<notify::Error>) -> Delivery {
+        match self.directory.scan() {
+            Ok(snapshot) => {
+                self.last = Arc::new(objects(&snapshot, &self.node, &self.last));
+                self.report = report(&snapshot);
+                self.report.problem =
+                    watching.map(|error| format!("the directory cannot be watched: {error}"));
+                Delivery::Objects(Arc::clone(&self.last), Arc::new(self.report.clone()))
+            }
+            Err(error) => {
+                self.report.problem = Some(error.to_string());
+                if let DirectoryError::Unreadable { .. } = error {
+                    tracing::warn!(%error, "manifests");
+                }
+                Delivery::Frozen(Arc::new(self.report.clone()))
+            }
+        }
+    }
+}
+
+/// What the source hands on.
+pub enum Delivery {
+    /// A full list.
+    Objects(Arc<Objects>, Arc<ManifestReport>),
+    /// The directory cannot be read: what it said last stays.
+    Frozen(Arc<ManifestReport>),
+}
+
+struct Watch {
+    sender: std::sync::mpsc::Sender<()>,
+    watcher: Option<RecommendedWatcher>,
+}
+
+impl Watch {
+    fn new(sender: std::sync::mpsc::Sender<()>) -> Self {
+        Self {
+            sender,
+            watcher: None,
+        }
+    }
+
+    /// Watches `path`; once only, unless the directory went away in between.
+    fn begin(&mut self, path: &Path) -> notify::Result<()> {
+        if let Some(watcher) = &mut self.watcher {
+            if path.is_dir() {
+                // Watching twice is no error, and a directory made anew needs it.
+                return watcher.watch(path, RecursiveMode::NonRecursive);
+            }
+            self.watcher = None;
+        }
+        let sender = self.sender.clone();
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                // An error (the queue of events ran over) is a reason to look, too.
+                if event.is_ok_and(|event| !matters(event.kind)) {
+                    return;
+                }
+                if sender.send(()).is_err() {
+                    tracing::trace!("nobody reads the manifests any more");
+                }
+            })?;
+        watcher.watch(path, RecursiveMode::NonRecursive)?;
+        self.watcher = Some(watcher);
+        Ok(())
+    }
+}
+
+/// A file is worth reading when its writer is done: closed it, renamed it, or took it away.
+fn matters(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(_) | ModifyKind::Metadata(_))
+        | EventKind::Create(_)
+        | EventKind::Remove(_)
+        | EventKind::Other
+        | EventKind::Any => true,
+        EventKind::Access(_) | EventKind::Modify(_) => false,
+    }
+}
+
+/// Waits until something changes or `wait` is over; false when nothing ever will.
+fn wait_for_change(events: &Receiver<()>, wait: Duration) -> bool {
+    match events.recv_timeout(wait) {
+        Ok(()) => {
+            while events.try_recv().is_ok() {}
+            true
+        }
+        Err(RecvTimeoutError::Timeout) => true,
+        Err(RecvTimeoutError::Disconnected) => false,
+    }
+}
+
+fn report(snapshot: &Snapshot) -> ManifestReport {
+    ManifestReport {
+        problem: None,
+        objects: snapshot.objects.len(),
+        refused: snapshot.documents.iter().filter_map(refused).collect(),
+    }
+}
+
+/// Why a document is not in force as it stands.
+fn refused(document: &DocumentStatus) -> Option<FailingObject> {
+    let what = match &document.state {
+        DocumentState::InForce | DocumentState::Unread => return None,
+        DocumentState::RefusedEarlierInForce => {
+            "refused, an earlier version is in force".to_owned()
+        }
+        DocumentState::Refused => "refused".to_owned(),
+        DocumentState::Shadowed { by } => format!("not in force: {by} defines the same object"),
+        DocumentState::Retained => {
+            "no longer in its file, in force until the file is gone".to_owned()
+        }
+        DocumentState::Unreadable { in_force } => {
+            format!("the file cannot be read; {in_force} objects of it stay in force")
+        }
+    };
+    let mut reason = what;
+    for error in &document.errors {
+        reason.push_str(&format!("; {}: {error}", error.place()));
+    }
+    Some(FailingObject {
+        object: format!("{} ({})", document.object, document.file),
+        reason,
+    })
+}
+
+/// The objects of a snapshot, as the model has them. What is equal to before is the same allocation.
+pub fn objects(snapshot: &Snapshot, node: &str, before: &Objects) -> Objects {
+    let mut new = Objects::default();
+    let mut api_slices = BTreeSet::new();
+    for object in &snapshot.objects {
+        match &object.input {
+            Input::Policy(lowered) => {
+                let policy = &lowered.policy;
+                new.policies
+                    .insert(Arc::clone(&policy.reference), Arc::new(policy.clone()));
+            }
+            Input::Pod(pod) => {
+                // A manifest need not say which node: then it is this one.
+                if pod.node.as_deref().is_none_or(|name| name == node) {
+                    new.pods
+                        .insert(pod.reference.clone(), Arc::new((**pod).clone()));
+                }
+            }
+            Input::Node(node) => add_node(&mut new.nodes, node),
+            Input::Namespace(namespace) => {
+                new.namespaces
+                    .insert(Arc::clone(&namespace.name), Arc::new((**namespace).clone()));
+            }
+            Input::RemoteEndpoint(endpoint) => {
+                new.remote_endpoints
+                    .insert(endpoint.reference.clone(), Arc::new((**endpoint).clone()));
+            }
+            Input::ClusterIdentity(id, labels) => {
+                new.cluster_identities.insert(*id, labels.clone());
+            }
+            Input::CidrGroup(group) => {
+                new.cidr_groups
+                    .insert(Arc::clone(&group.name), Arc::new((**group).clone()));
+            }
+            Input::EndpointSlice(slice) => {
+                let of_api = slice.metadata.namespace == "default"
+                    && slice
+                        .metadata
+                        .labels
+                        .get(oxilium_crds::discovery::SERVICE_NAME)
+                        .is_some_and(|service| service == "kubernetes");
+                if of_api {
+                    api_slices.extend(slice.endpoints.iter().flat_map(|e| e.addresses.clone()));
+                }
+            }
+            Input::Service(_) | Input::Unread => {}
+        }
+    }
+    new.api_servers = api_slices
+        .iter()
+        .filter_map(|address| address.parse().ok())
+        .collect();
+    share(&before.policies, &mut new.policies);
+    share(&before.pods, &mut new.pods);
+    share(&before.nodes, &mut new.nodes);
+    share(&before.namespaces, &mut new.namespaces);
+    share(&before.remote_endpoints, &mut new.remote_endpoints);
+    share(&before.cidr_groups, &mut new.cidr_groups);
+    new
+}
+
+/// A node may have both a Node and a CiliumNode: the latter tells every address, the former has the labels.
+fn add_node(nodes: &mut BTreeMap<Arc<str>, Arc<Node>>, node: &Node) {
+    let merged = match nodes.get(&node.name) {
+        None => node.clone(),
+        Some(other) => {
+            let (cilium, kubernetes) = if node.origin == NodeOrigin::CiliumNode {
+                (node, &**other)
+            } else {
+                (&**other, node)
+            };
+            Node {
+                labels: kubernetes.labels.clone(),
+                ..cilium.clone()
+            }
+        }
+    };
+    nodes.insert(Arc::clone(&node.name), Arc::new(merged));
+}
+
+fn share<K: Ord, V: PartialEq>(before: &BTreeMap<K, Arc<V>>, new: &mut BTreeMap<K, Arc<V>>) {
+    for (key, value) in new {
+        if let Some(old) = before.get(key)
+            && old == value
+        {
+            *value = Arc::clone(old);
+        }
+    }
+}

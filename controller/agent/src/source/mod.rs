@@ -1,0 +1,7 @@
+//! Where inputs come from.
+
+mod manifests;
+mod tombstones;
+
+pub use manifests::{Delivery, ManifestReport, ManifestSource, objects};
+pub use tombstones::Tombstones;
