@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oxilium_abi::{Direction, PolicyKey, PolicyValue};
+use oxilium_abi::{Direction, POLICY_CLASS_ALLOW, PolicyKey, PolicyValue};
 
 use super::rank::{self, Rank, Shapes, Specificity};
 use super::{Reason, Step, Write};
@@ -186,17 +186,22 @@ impl Change {
         }
     }
 
-    /// What narrows what is allowed comes first, what widens it last.
+    /// What narrows what is allowed comes first, what widens it last. What asks for a proxy or for
+    /// authentication counts as a denial, as it is one until there is a component for it.
     fn narrowing_phase(&self) -> Phase {
+        let allows = |value: PolicyValue| {
+            value.precedence().class() == POLICY_CLASS_ALLOW && value.auth().kind() == 0
+        };
         let narrows = match (self.old, self.new) {
-            (_, Some(new)) if new.precedence().is_deny() => self.old.is_none_or(|old| {
-                !old.precedence().is_deny() || new.precedence() > old.precedence()
-            }),
-            (Some(old), None) => !old.precedence().is_deny(),
-            (Some(old), Some(new)) => {
-                !old.precedence().is_deny() && new.precedence() < old.precedence()
-            }
-            _ => false,
+            (None, None) => false,
+            (None, Some(new)) => !allows(new),
+            (Some(old), None) => allows(old),
+            (Some(old), Some(new)) => match (allows(old), allows(new)) {
+                (true, false) => true,
+                (false, true) => false,
+                (false, false) => new.precedence() > old.precedence(),
+                (true, true) => new.precedence() < old.precedence(),
+            },
         };
         if narrows { Phase::Before } else { Phase::After }
     }
