@@ -159,9 +159,9 @@ fn dotted(text: &str, allowed: fn(u8) -> bool) -> bool {
         && text.bytes().all(|c| allowed(c) || c == b'.')
 }
 
-/// Printable characters only (no control characters, format characters, surrogates or private use), at most 32 bytes.
+/// Printable characters only (no control characters, format characters, surrogates or private use), at most 32 characters.
 pub(crate) fn is_log_value(text: &str) -> bool {
-    text.len() <= 32 && text.chars().all(|c| !is_other(c))
+    text.chars().count() <= 32 && text.chars().all(|c| !is_other(c))
 }
 
 /// Unicode category C: the control and format characters that can stand in a manifest.

@@ -71,9 +71,11 @@ impl Checker<'_> {
                     repeated = false;
                 }
                 '\\' => {
-                    self.escape()?;
-                    last = Some(1);
-                    repeated = false;
+                    // An empty quotation is nothing: what was before it can still be repeated.
+                    if self.escape()? {
+                        last = Some(1);
+                        repeated = false;
+                    }
                 }
                 other => {
                     self.bump(other.len_utf8());
@@ -191,24 +193,26 @@ impl Checker<'_> {
         None
     }
 
-    fn escape(&mut self) -> Result<(), Reason> {
-        let mut after = self.rest[1..].chars();
-        let Some(c) = after.next() else {
+    /// False for an empty quotation.
+    fn escape(&mut self) -> Result<bool, Reason> {
+        let Some(c) = self.rest[1..].chars().next() else {
             return Err("trailing backslash at the end".into());
         };
         match c {
             'Q' => {
                 let quoted = &self.rest[2..];
-                let end = quoted.find("\\E").map_or(quoted.len(), |end| end + 2);
-                self.bump(2 + end);
-                Ok(())
+                let text = quoted.split_once("\\E").map_or(quoted, |(text, _)| text);
+                let ends = text.len() < quoted.len();
+                let any = !text.is_empty();
+                self.bump(2 + text.len() + if ends { 2 } else { 0 });
+                Ok(any)
             }
-            'A' | 'b' | 'B' | 'C' | 'z' | 'd' | 'D' | 's' | 'S' | 'w' | 'W' => {
+            'A' | 'b' | 'B' | 'z' | 'd' | 'D' | 's' | 'S' | 'w' | 'W' => {
                 self.bump(2);
-                Ok(())
+                Ok(true)
             }
-            'p' | 'P' => self.unicode_class(),
-            _ => self.escaped_char().map(drop),
+            'p' | 'P' => self.unicode_class().map(|()| true),
+            _ => self.escaped_char().map(|_| true),
         }
     }
 
@@ -459,6 +463,8 @@ mod tests {
             r"\x{110000}",
             r"\xg1",
             r"[\A]",
+            r"\C",
+            r"\Q\E*",
         ] {
             assert!(check(text).is_err(), "{text:?}");
         }

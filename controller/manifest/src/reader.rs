@@ -546,7 +546,7 @@ fn number(text: &str, at: Position) -> Result<Value, ReadError> {
     match digits.parse::<f64>() {
         Ok(n) if float && n.is_finite() => {
             let shown = format!("{}{digits}", if negative { "-" } else { "" });
-            Ok(Value::Float(shown.into()))
+            Ok(crate::tree::number(&shown))
         }
         Ok(_) if float => Err(refuse(at, ReadProblem::Number { text: text.into() })),
         _ => Ok(Value::Text(text.into())),

@@ -71,15 +71,27 @@ pub struct Member {
     pub node: Node,
 }
 
+/// A number from its text: one without a fraction is whole, however it is written.
+pub(crate) fn number(text: &str) -> Value {
+    /// Whole numbers up to this are exact in every JSON library.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if let Ok(whole) = text.parse() {
+        return Value::Integer(whole);
+    }
+    match text.parse::<f64>() {
+        #[expect(clippy::cast_possible_truncation, reason = "it is whole and in range")]
+        Ok(float) if float.fract() == 0.0 && float.abs() < EXACT => Value::Integer(float as i64),
+        _ => Value::Float(text.into()),
+    }
+}
+
 impl Node {
     /// A tree without positions, from a value of the Kubernetes API.
     pub fn from_json(value: &Json) -> Self {
         let value = match value {
             Json::Null => Value::Null,
             Json::Bool(b) => Value::Bool(*b),
-            Json::Number(n) => n
-                .as_i64()
-                .map_or_else(|| Value::Float(n.to_string().into()), Value::Integer),
+            Json::Number(n) => number(&n.to_string()),
             Json::String(s) => Value::Text(s.as_str().into()),
             Json::Array(items) => Value::List(items.iter().map(Self::from_json).collect()),
             Json::Object(fields) => Value::Object(

@@ -273,7 +273,7 @@ const PORT_RULE: Schema = object(&[
 ]);
 
 /// Deny rules end at the port: no L7 rules, names, listeners or TLS.
-const PORT_DENY_RULE: Schema = object(&[("ports", &list(&PORT))]);
+const PORT_DENY_RULE: Schema = object(&[("ports", &PORTS)]);
 
 const ICMP_RULE: Schema = object(&[(
     "fields",
@@ -394,7 +394,11 @@ const RULE: Schema = Schema::Object(Object {
             "labels",
             &list(&Schema::Object(Object {
                 nulls: Nulls::Refused,
-                fields: &[("key", &TEXT), ("source", &TEXT), ("value", &TEXT)],
+                fields: &[
+                    ("key", &text(forms::is_nonempty, "the key of the label")),
+                    ("source", &TEXT),
+                    ("value", &TEXT),
+                ],
                 required: &[("key", "the key of the label")],
                 one_of: &[],
             })),
@@ -403,10 +407,7 @@ const RULE: Schema = Schema::Object(Object {
             "log",
             &object(&[(
                 "value",
-                &text(
-                    forms::is_log_value,
-                    "at most 32 bytes of printable characters",
-                ),
+                &text(forms::is_log_value, "at most 32 printable characters"),
             )]),
         ),
     ],
