@@ -102,14 +102,15 @@ pub(crate) fn settle(
                 .filter(|(wide, _)| wide.covers(&key, local_cluster))
                 .map(|(wide, entry)| (*wide, entry))
                 .collect();
+            if !covering.iter().any(|(_, entry)| entry.auth.is_explicit()) {
+                return Some((key, entries.get(&key)?.clone()));
+            }
             let (_, winner, auth) = decide(&covering)?;
-            Some((
-                key,
-                Entry {
-                    auth,
-                    ..winner.clone()
-                },
-            ))
+            let settled = Entry {
+                auth,
+                ..winner.clone()
+            };
+            Some((key, settled))
         })
         .collect()
 }

@@ -1,6 +1,7 @@
 //! What rules say of one selector and port, put together: the place where rules can contradict each other.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -40,13 +41,13 @@ impl Ports {
     }
 }
 
-/// Of what a statement speaks: within a tier there is one for each.
+/// Of what a statement speaks: within a tier there is one for each. `P` stands for a peer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Claim {
+pub(crate) struct Claim<P> {
     pub(crate) tier: Tier,
     pub(crate) ports: Ports,
     /// Anyone where there is no peer.
-    pub(crate) peer: Option<Peer>,
+    pub(crate) peer: Option<P>,
 }
 
 /// What the rules of a tier say together of one selector and port.
@@ -126,39 +127,52 @@ impl Conflict {
 }
 
 /// All statements of one direction.
-pub(crate) type Statements = BTreeMap<Claim, Statement>;
+pub(crate) type Statements<P> = BTreeMap<Claim<P>, Statement>;
+
+/// A rule with its place and its peers.
+pub(crate) struct Placed<'a, P> {
+    pub(crate) rule: &'a Rule,
+    /// Level within its tier, from 0.
+    pub(crate) level: u32,
+    /// Anyone where there is no peer.
+    pub(crate) peers: &'a [Option<P>],
+}
 
 /// Adds what a rule says. Rules come in the order of tier and level.
 ///
 /// # Errors
 /// [`Conflict`] with an earlier rule of the same level.
-pub(crate) fn add_rule(
-    statements: &mut Statements,
-    rule: &Rule,
-    level: u32,
+pub(crate) fn add_rule<P: Clone + Ord>(
+    statements: &mut Statements<P>,
+    placed: &Placed<'_, P>,
     default_deny: bool,
+    selects_nobody: impl Fn(&P) -> bool,
 ) -> Result<(), Conflict> {
-    for peer in peers(&rule.peers) {
-        for (ports, l7) in port_rules(&rule.ports) {
+    let Placed { rule, level, peers } = *placed;
+    let ports = port_rules(&rule.ports);
+    for peer in peers {
+        for (ports, l7) in &ports {
             let claim = Claim {
                 tier: rule.tier,
-                ports,
-                peer: peer.cloned(),
+                ports: ports.clone(),
+                peer: peer.clone(),
             };
-            let new = Statement::of(rule, level, l7, claim.ports.protocol, default_deny);
-            match statements.get_mut(&claim) {
-                None => {
-                    statements.insert(claim, new);
+            let new = Statement::of(rule, level, *l7, ports.protocol, default_deny);
+            match statements.entry(claim) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(new);
                 }
-                Some(old) => old.merge(new, claim.peer.as_ref())?,
+                // What nobody can match contradicts nothing.
+                Entry::Occupied(_) if peer.as_ref().is_some_and(&selects_nobody) => {}
+                Entry::Occupied(mut old) => old.get_mut().merge(new)?,
             }
         }
     }
     Ok(())
 }
 
-/// The peers, `None` for anyone.
-fn peers(peers: &Peers) -> impl Iterator<Item = Option<&Peer>> {
+/// The peers of a rule, `None` for anyone.
+pub(crate) fn peers(peers: &Peers) -> impl Iterator<Item = Option<&Peer>> {
     let (anyone, listed): (_, &[Peer]) = match peers {
         Peers::Anyone => (Some(None), &[]),
         Peers::Nobody => (None, &[]),
@@ -169,6 +183,11 @@ fn peers(peers: &Peers) -> impl Iterator<Item = Option<&Peer>> {
         other => Some(other),
     });
     anyone.into_iter().chain(listed)
+}
+
+/// The entity `none`.
+pub(crate) fn selects_nobody(peer: &Peer) -> bool {
+    *peer == Peer::Entity(Entity::None)
 }
 
 fn port_rules(rules: &PortRules) -> Vec<(Ports, Option<&L7>)> {
@@ -209,8 +228,8 @@ impl Statement {
         }
     }
 
-    fn merge(&mut self, new: Self, peer: Option<&Peer>) -> Result<(), Conflict> {
-        if peer == Some(&Peer::Entity(Entity::None)) || self.level < new.level {
+    fn merge(&mut self, new: Self) -> Result<(), Conflict> {
+        if self.level < new.level {
             return Ok(());
         }
         // On one level deny beats allow, and allow beats pass.

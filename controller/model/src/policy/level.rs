@@ -111,12 +111,10 @@ impl Levels {
 
     /// The level of a rule's tier that it is on, from 0.
     pub(crate) fn of(&self, rule: &Rule) -> u32 {
-        let of_tier = self
-            .priorities
-            .iter()
-            .filter(|(tier, _)| *tier == rule.tier);
-        let before = of_tier.take_while(|(_, priority)| *priority < rule.priority);
-        u32::try_from(before.count()).unwrap_or(u32::MAX)
+        let before = |place: (Tier, RulePriority)| self.priorities.partition_point(|p| *p < place);
+        let first = before((rule.tier, RulePriority::default()));
+        let level = before((rule.tier, rule.priority)) - first;
+        u32::try_from(level).unwrap_or(u32::MAX)
     }
 }
 

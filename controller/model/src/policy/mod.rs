@@ -7,6 +7,7 @@ mod auth;
 mod compose;
 pub mod config;
 mod enforce;
+pub mod engine;
 pub mod filter;
 mod judge;
 pub mod l7;

@@ -51,8 +51,7 @@ impl ShapesPresent {
 }
 
 /// Takes out entries that can never be the greatest match, and those whose packets would get the same
-/// verdict without them. What becomes of an identity's entries depends on nothing but these, its
-/// aggregate's and anyone's. `has_auth`: some rule of the direction speaks of authentication.
+/// verdict without them. `has_auth`: some rule of the direction speaks of authentication.
 pub(crate) fn prune(
     entries: &HashMap<EntryKey, Entry>,
     has_auth: bool,
@@ -62,22 +61,67 @@ pub(crate) fn prune(
     for key in entries.keys() {
         shapes.add(key);
     }
-    let idle = |key: &EntryKey, entry: &Entry| {
-        shapes.wider(key, local_cluster).any(|wide_key| {
-            let Some(wide) = entries.get(&wide_key) else {
+    let pruner = Pruner {
+        shapes,
+        has_auth,
+        local_cluster,
+    };
+    entries
+        .iter()
+        .filter(|(key, entry)| !pruner.is_idle(key, entry, |wide| entries.get(wide)))
+        .map(|(key, entry)| (*key, entry.clone()))
+        .collect()
+}
+
+/// Tells idle entries. Whether one of an identity is idle depends on nothing but that identity's entries, its
+/// aggregate's and anyone's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pruner {
+    pub(crate) shapes: ShapesPresent,
+    pub(crate) has_auth: bool,
+    pub(crate) local_cluster: u8,
+}
+
+impl Pruner {
+    /// The entry decides nothing; `get` finds those that may cover it.
+    pub(crate) fn is_idle<'a>(
+        &self,
+        key: &EntryKey,
+        entry: &Entry,
+        get: impl Fn(&EntryKey) -> Option<&'a Entry>,
+    ) -> bool {
+        self.shapes.wider(key, self.local_cluster).any(|wide_key| {
+            let Some(wide) = get(&wide_key) else {
                 return false;
             };
             wide.precedence > entry.precedence
                 || wide.same_verdict(entry)
-                    && (tells_all(entry.precedence, has_auth)
-                        || nothing_between(entries, key, &wide_key, entry, local_cluster))
+                    && (tells_all(entry.precedence, self.has_auth)
+                        || self.nothing_between(&get, key, &wide_key, entry))
         })
-    };
-    entries
-        .iter()
-        .filter(|(key, entry)| !idle(key, entry))
-        .map(|(key, entry)| (*key, entry.clone()))
-        .collect()
+    }
+
+    /// `wide` has the same ports as `key`, so that only an aggregate of the identity could lie between them.
+    fn nothing_between<'a>(
+        &self,
+        get: impl Fn(&EntryKey) -> Option<&'a Entry>,
+        key: &EntryKey,
+        wide: &EntryKey,
+        entry: &Entry,
+    ) -> bool {
+        if (wide.protocol, wide.port) != (key.protocol, key.port) {
+            return false;
+        }
+        let aggregate = EntryKey {
+            identity: key.identity.aggregate(self.local_cluster),
+            ..*key
+        };
+        aggregate == *wide
+            || aggregate == *key
+            || get(&aggregate).is_none_or(|between| {
+                between.same_verdict(entry) || between.precedence < entry.precedence
+            })
+    }
 }
 
 /// The precedence alone says the whole verdict: all entries that have it are alike, so that of two, one
@@ -90,26 +134,4 @@ fn tells_all(precedence: Precedence, has_auth: bool) -> bool {
         .into_iter()
         .any(of_parser);
     !has_auth && (plain || built_in)
-}
-
-/// `wide` has the same ports as `key`, so that only an aggregate of the identity could lie between them.
-fn nothing_between(
-    entries: &HashMap<EntryKey, Entry>,
-    key: &EntryKey,
-    wide: &EntryKey,
-    entry: &Entry,
-    local_cluster: u8,
-) -> bool {
-    if (wide.protocol, wide.port) != (key.protocol, key.port) {
-        return false;
-    }
-    let aggregate = EntryKey {
-        identity: key.identity.aggregate(local_cluster),
-        ..*key
-    };
-    aggregate == *wide
-        || aggregate == *key
-        || entries.get(&aggregate).is_none_or(|between| {
-            between.same_verdict(entry) || between.precedence < entry.precedence
-        })
 }

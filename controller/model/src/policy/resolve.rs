@@ -13,7 +13,7 @@ use super::auth;
 use super::compose::{TierTable, compose};
 use super::config::PolicyConfig;
 use super::enforce::{Enforcement, SubjectView};
-use super::filter::{self, Claim, Conflict, MergedL7, Ports, Statement, Statements};
+use super::filter::{self, Claim, Conflict, MergedL7, Placed, Ports, Statement, Statements};
 use super::l7::Redirect;
 use super::level::{Levels, TooManyLevels};
 use super::peer::Peer;
@@ -123,7 +123,7 @@ pub(crate) fn resolve_direction(
         enforcement.built_in.len(),
     )?;
     let statements = statements(enforcement, &levels)?;
-    let expand = |claim: &Claim| keys(claim, direction, identities, subject, config);
+    let expand = |claim: &Claim<Peer>| keys(claim, direction, identities, subject, config);
     let entries = tabulate(enforcement, &levels, &statements, config.cluster_id, expand);
     Ok(DirectionPolicy {
         table: finish(entries, enforcement, config.cluster_id),
@@ -135,11 +135,24 @@ pub(crate) fn resolve_direction(
 pub(crate) fn statements(
     enforcement: &Enforcement<'_>,
     levels: &Levels,
-) -> Result<Statements, Conflict> {
+) -> Result<Statements<Peer>, Conflict> {
     let mut statements = Statements::new();
     for rule in &enforcement.rules {
-        let level = levels.of(rule);
-        filter::add_rule(&mut statements, rule, level, enforcement.default_deny)?;
+        let peers: Vec<Option<Peer>> = filter::peers(&rule.peers)
+            .map(Option::<&_>::cloned)
+            .collect();
+        let placed = Placed {
+            rule,
+            level: levels.of(rule),
+            peers: &peers,
+        };
+        let default_deny = enforcement.default_deny;
+        filter::add_rule(
+            &mut statements,
+            &placed,
+            default_deny,
+            filter::selects_nobody,
+        )?;
     }
     Ok(statements)
 }
@@ -148,9 +161,9 @@ pub(crate) fn statements(
 pub(crate) fn tabulate(
     enforcement: &Enforcement<'_>,
     levels: &Levels,
-    statements: &Statements,
+    statements: &Statements<Peer>,
     local_cluster: u8,
-    expand: impl Fn(&Claim) -> Vec<EntryKey>,
+    expand: impl Fn(&Claim<Peer>) -> Vec<EntryKey>,
 ) -> HashMap<EntryKey, Entry> {
     let mut tiers: Vec<(Tier, TierTable)> = levels
         .tiers
@@ -219,7 +232,7 @@ fn finish(
 
 /// The keys of a claim: its ports, for each identity that its peer selects.
 fn keys(
-    claim: &Claim,
+    claim: &Claim<Peer>,
     direction: Direction,
     identities: &Identities,
     subject: &SubjectView,
@@ -274,7 +287,7 @@ fn key(identity: NumericIdentity, protocol: Protocol, port: PortPrefix) -> Entry
     }
 }
 
-pub(crate) fn l7_filters(statements: &Statements, direction: Direction) -> Vec<L7Filter> {
+pub(crate) fn l7_filters(statements: &Statements<Peer>, direction: Direction) -> Vec<L7Filter> {
     statements
         .iter()
         .filter_map(|(claim, statement)| {

@@ -69,33 +69,47 @@ const OF_CLUSTER: [&str; 8] = [
     "kube-apiserver",
     "aggregate-cluster",
 ];
+const OF_CLUSTER_MESH: [&str; 9] = [
+    "host",
+    "remote-node",
+    "init",
+    "ingress",
+    "health",
+    "unmanaged",
+    "kube-apiserver",
+    "aggregate-cluster",
+    "aggregate-cluster-mesh",
+];
 
 impl Entity {
-    fn selects(self, labels: &IdentityLabels, cluster_name: &str) -> bool {
-        let any_of = |names: &[&str]| names.iter().any(|name| labels.has_reserved(name));
-        let cluster = || SelectorKey::k8s(label::POLICY_CLUSTER).find(labels);
+    /// The built-in labels of which each is one of its own.
+    pub(crate) fn labels(self) -> &'static [&'static str] {
         match self {
-            Self::All => true,
-            Self::World => any_of(&["world", "world-ipv4", "world-ipv6", "aggregate-world"]),
-            Self::RemoteNode => any_of(&["remote-node", "aggregate-remote-node"]),
-            Self::Cluster => {
-                any_of(&OF_CLUSTER) || cluster().is_some_and(|label| label.value() == cluster_name)
-            }
-            Self::ClusterMesh => {
-                any_of(&OF_CLUSTER)
-                    || labels.has_reserved("aggregate-cluster-mesh")
-                    || cluster().is_some()
-            }
-            Self::WorldIpv4
-            | Self::WorldIpv6
-            | Self::Host
-            | Self::KubeApiserver
-            | Self::Init
-            | Self::Health
-            | Self::Unmanaged
-            | Self::Ingress
-            | Self::None => labels.has_reserved(self.name()),
+            Self::All | Self::None => &[],
+            Self::World => &["world", "world-ipv4", "world-ipv6", "aggregate-world"],
+            Self::WorldIpv4 => &["world-ipv4"],
+            Self::WorldIpv6 => &["world-ipv6"],
+            Self::RemoteNode => &["remote-node", "aggregate-remote-node"],
+            Self::Cluster => &OF_CLUSTER,
+            Self::ClusterMesh => &OF_CLUSTER_MESH,
+            Self::Host => &["host"],
+            Self::KubeApiserver => &["kube-apiserver"],
+            Self::Init => &["init"],
+            Self::Health => &["health"],
+            Self::Unmanaged => &["unmanaged"],
+            Self::Ingress => &["ingress"],
         }
+    }
+
+    fn selects(self, labels: &IdentityLabels, cluster_name: &str) -> bool {
+        let cluster = || SelectorKey::k8s(label::POLICY_CLUSTER).find(labels);
+        let by_cluster = || match self {
+            Self::All => true,
+            Self::Cluster => cluster().is_some_and(|label| label.value() == cluster_name),
+            Self::ClusterMesh => cluster().is_some(),
+            _ => false,
+        };
+        self.labels().iter().any(|name| labels.has_reserved(name)) || by_cluster()
     }
 }
 

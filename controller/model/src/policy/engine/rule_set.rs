@@ -1,0 +1,514 @@
+//! The rules that select a subject in one direction, and the table that they make: shared by all subjects
+//! with the same rules.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use oxilium_abi::Direction;
+
+use super::columns::{Column, ColumnTable};
+use super::rules::RuleId;
+use super::selectors::{PeerId, Selectors};
+use crate::identity::{Identities, NamedPorts, NumericIdentity, Protocol};
+use crate::policy::auth;
+use crate::policy::compose::{TierTable, compose};
+use crate::policy::enforce::{BuiltInRule, Enforcement};
+use crate::policy::filter::{self, Claim, Placed, Ports, Statement, Statements};
+use crate::policy::level::Levels;
+use crate::policy::port::PortPrefix;
+use crate::policy::prune::{Pruner, ShapesPresent, prune};
+use crate::policy::resolve::{L7Filter, ResolveError, origins};
+use crate::policy::rule::{Action, PortSpec, Tier};
+use crate::policy::table::{Entry, EntryKey, Origins};
+
+/// A rule set, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct RuleSetId(pub(super) u32);
+
+/// What two subjects must have in common to share a rule set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct RuleSetKey {
+    pub(super) egress: bool,
+    pub(super) is_host: bool,
+    pub(super) is_init: bool,
+    /// Sorted.
+    pub(super) rules: Vec<RuleId>,
+    /// The subject's, where rules name ports of it.
+    pub(super) named_ports: NamedPorts,
+}
+
+/// A statement with what is the same for every identity.
+#[derive(Debug)]
+struct Clause {
+    /// Index among the tiers.
+    tier: usize,
+    /// Offset of its level in its tier.
+    offset: u32,
+    ports: ClausePorts,
+    statement: Statement,
+    origins: Origins,
+    /// For what is handed to a proxy.
+    claim: Claim<PeerId>,
+}
+
+#[derive(Debug)]
+enum ClausePorts {
+    Fixed(Vec<(Protocol, PortPrefix)>),
+    /// Of the receiver, by name.
+    OfReceiver(Protocol, Arc<str>),
+}
+
+/// Which clauses concern an identity: two with the same signature have the same column.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Signature {
+    /// Peers that select it, sorted.
+    peers: Vec<PeerId>,
+    aggregate: NumericIdentity,
+    /// The node, which a built-in rule may speak of.
+    is_host: bool,
+    /// Its named ports, where rules name them.
+    named_ports: NamedPorts,
+}
+
+/// A rule set and its table.
+#[derive(Debug)]
+pub(super) struct RuleSet {
+    pub(super) key: RuleSetKey,
+    pub(super) subjects: BTreeSet<u64>,
+    pub(super) table: Arc<ColumnTable>,
+    pub(super) error: Option<ResolveError>,
+    levels: Option<Levels>,
+    clauses: Vec<Clause>,
+    of_peer: HashMap<PeerId, Vec<usize>>,
+    of_anyone: Vec<usize>,
+    built_in: Vec<BuiltInRule>,
+    has_auth: bool,
+    has_pass: bool,
+    names_receivers_ports: bool,
+    local_cluster: u8,
+    /// Peers that select the aggregates.
+    of_aggregates: HashMap<NumericIdentity, Vec<PeerId>>,
+    /// Final entries for anyone and the aggregates, by which an identity's may be idle.
+    wide: HashMap<EntryKey, Entry>,
+    wide_shapes: ShapesPresent,
+    columns: HashMap<Signature, Column>,
+}
+
+/// How to build a rule set.
+pub(super) struct Blueprint<'a> {
+    pub(super) key: RuleSetKey,
+    pub(super) enforcement: Enforcement<'a>,
+    /// The peers of each rule of `enforcement`, in order.
+    pub(super) peers: Vec<&'a [Option<PeerId>]>,
+    /// The peer that everyone is, for ports that receivers name.
+    pub(super) everyone: PeerId,
+    pub(super) local_cluster: u8,
+}
+
+impl RuleSet {
+    /// Everything but the table.
+    pub(super) fn new(blueprint: &Blueprint<'_>, selectors: &Selectors) -> Self {
+        let enforced = blueprint.enforcement.enforced;
+        let mut set = Self {
+            table: Arc::new(ColumnTable::new(enforced)),
+            subjects: BTreeSet::new(),
+            error: None,
+            levels: None,
+            clauses: Vec::new(),
+            of_peer: HashMap::new(),
+            of_anyone: Vec::new(),
+            built_in: Vec::new(),
+            has_auth: blueprint.enforcement.has_auth(),
+            has_pass: false,
+            names_receivers_ports: false,
+            local_cluster: blueprint.local_cluster,
+            of_aggregates: HashMap::new(),
+            wide: HashMap::new(),
+            wide_shapes: ShapesPresent::default(),
+            columns: HashMap::new(),
+            key: blueprint.key.clone(),
+        };
+        if let Err(error) = set.take(blueprint, selectors) {
+            set.error = Some(error);
+            set.table = Arc::new(ColumnTable::new(true));
+            set.clauses.clear();
+            set.of_peer.clear();
+            set.of_anyone.clear();
+            set.built_in.clear();
+        }
+        set
+    }
+
+    fn take(
+        &mut self,
+        blueprint: &Blueprint<'_>,
+        selectors: &Selectors,
+    ) -> Result<(), ResolveError> {
+        let enforcement = &blueprint.enforcement;
+        let levels = Levels::new(
+            enforcement.rules.iter().copied(),
+            enforcement.built_in.len(),
+        )?;
+        let mut statements = Statements::new();
+        let nobody = |id: &PeerId| selectors.peer(*id).is_some_and(filter::selects_nobody);
+        for (rule, peers) in enforcement.rules.iter().zip(&blueprint.peers) {
+            let placed = Placed {
+                rule,
+                level: levels.of(rule),
+                peers,
+            };
+            filter::add_rule(&mut statements, &placed, enforcement.default_deny, nobody)?;
+        }
+        self.built_in.clone_from(&enforcement.built_in);
+        for (claim, statement) in statements {
+            self.add_clause(claim, statement, &levels, blueprint.everyone);
+        }
+        self.levels = Some(levels);
+        Ok(())
+    }
+
+    fn add_clause(
+        &mut self,
+        claim: Claim<PeerId>,
+        statement: Statement,
+        levels: &Levels,
+        everyone: PeerId,
+    ) {
+        let place = levels
+            .tiers
+            .iter()
+            .position(|(tier, _)| *tier == claim.tier);
+        let Some(tier) = place else { return };
+        let offsets = &levels.tiers[tier].1.offsets;
+        let Some(offset) = offsets.get(statement.level as usize) else {
+            return;
+        };
+        let ports = self.ports(&claim.ports);
+        let by_receiver = matches!(ports, ClausePorts::OfReceiver(..));
+        let index = self.clauses.len();
+        match claim.peer {
+            None if !by_receiver => self.of_anyone.push(index),
+            peer => self
+                .of_peer
+                .entry(peer.unwrap_or(everyone))
+                .or_default()
+                .push(index),
+        }
+        self.has_pass |= statement.action == Action::Pass;
+        self.names_receivers_ports |= by_receiver;
+        self.clauses.push(Clause {
+            tier,
+            offset: *offset,
+            ports,
+            origins: origins(&statement),
+            statement,
+            claim,
+        });
+    }
+
+    fn ports(&self, ports: &Ports) -> ClausePorts {
+        let protocol = ports.protocol;
+        ClausePorts::Fixed(match &ports.port {
+            PortSpec::Any => vec![(protocol, PortPrefix::ANY)],
+            PortSpec::Range { first, last } => PortPrefix::of_range(*first, *last)
+                .into_iter()
+                .map(|prefix| (protocol, prefix))
+                .collect(),
+            PortSpec::Named(name) if self.key.egress => {
+                return ClausePorts::OfReceiver(protocol, name.clone());
+            }
+            PortSpec::Named(name) => self
+                .key
+                .named_ports
+                .resolve(name, protocol)
+                .map(|(protocol, port)| (protocol, PortPrefix::exact(port)))
+                .collect(),
+        })
+    }
+
+    /// The peers that it uses.
+    pub(super) fn peers(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.of_peer.keys().copied()
+    }
+
+    /// Uses this peer.
+    pub(super) fn uses(&self, peer: PeerId) -> bool {
+        self.of_peer.contains_key(&peer)
+    }
+
+    /// Computes the table from scratch.
+    pub(super) fn fill(&mut self, selectors: &Selectors, identities: &Identities) {
+        if self.error.is_some() {
+            return;
+        }
+        let mut peers: Vec<PeerId> = self.peers().collect();
+        peers.sort_unstable();
+        let mut selected: HashMap<NumericIdentity, Vec<PeerId>> = HashMap::new();
+        for peer in peers {
+            for identity in selectors.selection(peer) {
+                selected.entry(*identity).or_default().push(peer);
+            }
+        }
+        if self.speaks_of_host() {
+            selected.entry(NumericIdentity::HOST).or_default();
+        }
+        let (wide, specific): (HashMap<_, _>, HashMap<_, _>) = selected
+            .into_iter()
+            .partition(|(identity, _)| identity.is_aggregate());
+        self.of_aggregates = wide;
+        let mut table = ColumnTable::new(self.table.enforced);
+        self.fill_wide(&mut table);
+        for (identity, peers) in specific {
+            let column = self.column(identity, peers, identities);
+            table.set(identity, Some(column));
+        }
+        self.table = Arc::new(table);
+    }
+
+    fn speaks_of_host(&self) -> bool {
+        self.built_in
+            .iter()
+            .any(|rule| rule.peer == NumericIdentity::HOST)
+    }
+
+    /// What holds for anyone and for the aggregates, once and for all.
+    fn fill_wide(&mut self, table: &mut ColumnTable) {
+        let mut draft = self.draft();
+        self.add_anyone(&mut draft);
+        for (aggregate, peers) in &self.of_aggregates {
+            self.add_clauses(&mut draft, *aggregate, peers, &NamedPorts::default());
+        }
+        let settled = auth::settle(self.compose(draft), self.local_cluster);
+        let mut columns: HashMap<NumericIdentity, Vec<_>> = HashMap::new();
+        for (key, entry) in prune(&settled, self.has_auth, self.local_cluster) {
+            let column = columns.entry(key.identity).or_default();
+            column.push((key.protocol, key.port, entry.clone()));
+            self.wide_shapes.add(&key);
+            self.wide.insert(key, entry);
+        }
+        for (identity, column) in columns {
+            table.set(identity, Some(sorted(column)));
+        }
+    }
+
+    /// An identity is new, has other labels or ports, or is gone: `peers` select it now. Tells how many
+    /// entries came or went.
+    pub(super) fn update(
+        &mut self,
+        identity: NumericIdentity,
+        peers: Vec<PeerId>,
+        identities: &Identities,
+    ) -> usize {
+        if self.error.is_some() {
+            return 0;
+        }
+        let concerned =
+            !peers.is_empty() || identity == NumericIdentity::HOST && self.speaks_of_host();
+        let column = concerned.then(|| self.column(identity, peers, identities));
+        if self.table.column(identity) == column.as_ref() {
+            return 0;
+        }
+        Arc::make_mut(&mut self.table).set(identity, column)
+    }
+
+    /// The entries of one identity.
+    fn column(
+        &mut self,
+        identity: NumericIdentity,
+        peers: Vec<PeerId>,
+        identities: &Identities,
+    ) -> Column {
+        let named_ports = identities
+            .get(identity)
+            .filter(|_| self.names_receivers_ports)
+            .map(|identity| identity.named_ports.clone());
+        let signature = Signature {
+            peers,
+            aggregate: identity.aggregate(self.local_cluster),
+            is_host: identity == NumericIdentity::HOST,
+            named_ports: named_ports.unwrap_or_default(),
+        };
+        if let Some(column) = self.columns.get(&signature) {
+            return column.clone();
+        }
+        let column = self.compute(identity, &signature);
+        // What no identity has any more is forgotten now and then.
+        if self.columns.len() > 64 + 2 * self.table.columns() {
+            self.columns.clear();
+        }
+        self.columns.insert(signature, column.clone());
+        column
+    }
+
+    fn compute(&self, identity: NumericIdentity, signature: &Signature) -> Column {
+        let mut draft = self.draft();
+        self.add_clauses(
+            &mut draft,
+            identity,
+            &signature.peers,
+            &signature.named_ports,
+        );
+        self.add_built_in(&mut draft, |peer| peer == identity);
+        // A Pass lets wide rules of lower tiers speak of this identity, and so does authentication.
+        let whole = self.has_pass || self.has_auth;
+        if whole {
+            self.add_anyone(&mut draft);
+            if let Some(peers) = self.of_aggregates.get(&signature.aggregate) {
+                self.add_clauses(
+                    &mut draft,
+                    signature.aggregate,
+                    peers,
+                    &NamedPorts::default(),
+                );
+            }
+        }
+        let mut entries = self.compose(draft);
+        if whole {
+            entries = auth::settle(entries, self.local_cluster);
+        }
+        let mut shapes = self.wide_shapes;
+        for key in entries.keys() {
+            shapes.add(key);
+        }
+        let pruner = Pruner {
+            shapes,
+            has_auth: self.has_auth,
+            local_cluster: self.local_cluster,
+        };
+        let get = |key: &EntryKey| entries.get(key).or_else(|| self.wide.get(key));
+        sorted(
+            entries
+                .iter()
+                .filter(|(key, entry)| key.identity == identity && !pruner.is_idle(key, entry, get))
+                .map(|(key, entry)| (key.protocol, key.port, entry.clone()))
+                .collect(),
+        )
+    }
+
+    /// A tier table for each tier, the built-in one last.
+    fn draft(&self) -> Vec<TierTable> {
+        let tiers = self.levels.as_ref().map_or(0, |levels| levels.tiers.len());
+        (0..=tiers).map(|_| TierTable::default()).collect()
+    }
+
+    fn add_anyone(&self, draft: &mut [TierTable]) {
+        let none = NamedPorts::default();
+        for index in &self.of_anyone {
+            self.add_clause_to(draft, *index, NumericIdentity::ANY, &none);
+        }
+        self.add_built_in(draft, |peer| peer == NumericIdentity::ANY);
+    }
+
+    fn add_built_in(&self, draft: &mut [TierTable], of: impl Fn(NumericIdentity) -> bool) {
+        let Some((levels, tier)) = self.levels.as_ref().zip(draft.last_mut()) else {
+            return;
+        };
+        for (rule, offset) in self.built_in.iter().zip(&levels.built_in.offsets) {
+            if of(rule.peer) {
+                let key = EntryKey {
+                    identity: rule.peer,
+                    ..EntryKey::ALL
+                };
+                tier.add_built_in(key, rule.deny, *offset, rule.name);
+            }
+        }
+    }
+
+    fn add_clauses(
+        &self,
+        draft: &mut [TierTable],
+        identity: NumericIdentity,
+        peers: &[PeerId],
+        named_ports: &NamedPorts,
+    ) {
+        for index in peers
+            .iter()
+            .filter_map(|peer| self.of_peer.get(peer))
+            .flatten()
+        {
+            self.add_clause_to(draft, *index, identity, named_ports);
+        }
+    }
+
+    fn add_clause_to(
+        &self,
+        draft: &mut [TierTable],
+        index: usize,
+        identity: NumericIdentity,
+        named_ports: &NamedPorts,
+    ) {
+        let clause = &self.clauses[index];
+        let mut add = |protocol, port| {
+            let key = EntryKey {
+                identity,
+                protocol,
+                port,
+            };
+            draft[clause.tier].add(key, &clause.statement, clause.offset, &clause.origins);
+        };
+        match &clause.ports {
+            ClausePorts::Fixed(ports) => {
+                for (protocol, port) in ports {
+                    add(*protocol, *port);
+                }
+            }
+            ClausePorts::OfReceiver(protocol, name) => {
+                for (protocol, port) in named_ports.resolve(name, *protocol) {
+                    add(protocol, PortPrefix::exact(port));
+                }
+            }
+        }
+    }
+
+    fn compose(&self, draft: Vec<TierTable>) -> HashMap<EntryKey, Entry> {
+        let Some(levels) = &self.levels else {
+            return HashMap::new();
+        };
+        let of_tiers = levels
+            .tiers
+            .iter()
+            .map(|(_, levels)| levels)
+            .chain([&levels.built_in]);
+        compose(
+            draft.into_iter().zip(of_tiers).collect(),
+            self.local_cluster,
+        )
+    }
+
+    /// What proxies have to do.
+    pub(super) fn l7(&self, selectors: &Selectors) -> Vec<L7Filter> {
+        let mut filters: Vec<(Tier, L7Filter)> = self
+            .clauses
+            .iter()
+            .filter_map(|clause| {
+                let claim = &clause.claim;
+                let peer = claim.peer.and_then(|peer| selectors.peer(peer)).cloned();
+                let filter = L7Filter {
+                    direction: self.direction(),
+                    ports: claim.ports.clone(),
+                    peer,
+                    redirect: clause.statement.redirect.clone()?,
+                    l7: clause.statement.l7.clone(),
+                };
+                Some((claim.tier, filter))
+            })
+            .collect();
+        filters.sort_by(|(a_tier, a), (b_tier, b)| {
+            (a_tier, &a.ports, &a.peer).cmp(&(b_tier, &b.ports, &b.peer))
+        });
+        filters.into_iter().map(|(_, filter)| filter).collect()
+    }
+
+    fn direction(&self) -> Direction {
+        if self.key.egress {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        }
+    }
+}
+
+fn sorted(mut column: Vec<(Protocol, PortPrefix, Entry)>) -> Column {
+    column.sort_unstable_by_key(|(protocol, port, _)| (*protocol, *port));
+    column.into()
+}
