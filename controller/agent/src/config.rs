@@ -27,6 +27,10 @@ pub struct AgentOptions {
     #[arg(long, env = "CILIUM_BPF_ROOT", default_value = paths::BPF_ROOT, value_name = "DIR")]
     pub bpf_root: PathBuf,
 
+    /// Accept a BPF file system that only this mount namespace has. For trials: pins go with it.
+    #[arg(long, env = "OXILIUM_ACCEPT_PRIVATE_BPFFS")]
+    pub accept_private_bpffs: bool,
+
     /// Where what would go to Kubernetes is written as YAML; STATE_DIR/status unless given.
     #[arg(long, env = "OXILIUM_STATUS_DIR", value_name = "DIR")]
     pub status_dir: Option<PathBuf>,

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::stat::{Mode, umask};
-use oxilium_kernel::Node;
+use oxilium_kernel::{AttachMode, KernelConfig, KernelNode, MapSizes, Monitor, Node};
 use oxilium_manifest::directory::{ManifestDirectory, Settings};
 use oxilium_model::world::{Capacities, NodeConfig, PodRef, SpoofingOptOut};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::api::{Monitors, Server, Service};
-use crate::config::{AgentOptions, LogFormat};
+use crate::config::{self, AgentOptions, LogFormat};
 use crate::disk::{InstanceLock, make_directory, write_whole};
 use crate::offline::lower_options;
 use crate::reconcile::{Input, Reconciler, Start};
@@ -117,7 +117,7 @@ fn node_config(options: &AgentOptions) -> Result<NodeConfig> {
 /// The agent's process, before its kernel is opened: its directories and locks.
 struct Process {
     config: NodeConfig,
-    _lock: InstanceLock,
+    locks: (InstanceLock, Option<InstanceLock>),
 }
 
 impl Process {
@@ -125,10 +125,12 @@ impl Process {
         // What the agent makes is for root only, from the moment that it is there.
         umask(Mode::from_bits_truncate(0o077));
         make_directory(&options.state_dir)?;
-        let lock = InstanceLock::take(&options.state_dir.join("agent.lock"))?;
+        let state = InstanceLock::take(&options.state_dir.join("agent.lock"))?;
+        // Two agents with state of their own would still write to one set of maps.
+        let maps = InstanceLock::of_directory(&options.bpf_root)?;
         Ok(Self {
             config: node_config(options)?,
-            _lock: lock,
+            locks: (state, maps),
         })
     }
 }
@@ -143,7 +145,10 @@ fn serve<N: Node + 'static>(
     runtime: &tokio::runtime::Runtime,
     watch_kernel: impl FnOnce(Sender<Input<N>>) -> Result<()>,
 ) -> Result<()> {
-    let Process { mut config, _lock } = process;
+    let Process {
+        mut config,
+        locks: _held,
+    } = process;
     config.programs = node.programs();
     let node_name = config.node_name.to_string();
     let settings = Settings {
@@ -252,6 +257,50 @@ fn start_conntrack<N: Send + 'static>(
     Ok(())
 }
 
+/// News of the kernel's: links and addresses, and in tc mode filters. Missed news is made up for by sweeps.
+async fn watch_kernel<N>(mut monitor: Monitor, inputs: Sender<Input<N>>) {
+    const PAUSE: Duration = Duration::from_secs(1);
+    loop {
+        let input = match monitor.changed().await {
+            Ok(changes) => Input::KernelChanged {
+                hooks: changes.filters,
+            },
+            Err(error) => {
+                tracing::warn!(%error, "no news of the kernel; subscribing anew");
+                tokio::time::sleep(PAUSE).await;
+                match Monitor::open() {
+                    Ok(new) => monitor = new,
+                    Err(error) => tracing::warn!(%error, "cannot subscribe"),
+                }
+                // Whatever happened in between was missed.
+                Input::KernelChanged { hooks: true }
+            }
+        };
+        if inputs.send(input).is_err() {
+            return;
+        }
+    }
+}
+
+fn kernel_config(options: &AgentOptions) -> KernelConfig {
+    KernelConfig {
+        bpf_root: options.bpf_root.clone(),
+        accept_private_bpffs: options.accept_private_bpffs,
+        attach_mode: match options.attach_mode {
+            config::AttachMode::Auto => AttachMode::Auto,
+            config::AttachMode::Tcx => AttachMode::Tcx,
+            config::AttachMode::Tc => AttachMode::Tc,
+        },
+        sizes: MapSizes {
+            tables: capacities(options),
+            conntrack: options.bpf_ct_global_tcp_max,
+            conntrack_unanswered: options.bpf_ct_global_any_max,
+            ..MapSizes::default()
+        },
+        ..KernelConfig::default()
+    }
+}
+
 /// Runs the agent until it is told to end.
 ///
 /// # Errors
@@ -264,7 +313,26 @@ pub fn run(options: AgentOptions, socket: &Path) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let kernel = oxilium_kernel::fake::FakeKernel::new(capacities(&options));
-    let node = kernel.node(std::collections::BTreeMap::new());
-    serve(options, socket, process, node, "none", &runtime, |_| Ok(()))
+    let guard = runtime.enter();
+    // Subscribed to before the first look, so that no change falls in between.
+    let monitor = Monitor::open()?;
+    let started = Instant::now();
+    let node = KernelNode::open(&kernel_config(&options))
+        .context("the kernel's side cannot be set up; what was enforced before still is")?;
+    let attach_mode = if node.uses_tcx() { "TCX" } else { "TC" };
+    let ms = started.elapsed().as_millis();
+    tracing::info!(pins = %node.directory().display(), ms, "maps and programs are loaded");
+    drop(guard);
+    serve(
+        options,
+        socket,
+        process,
+        node,
+        attach_mode,
+        &runtime,
+        |inputs| {
+            tokio::spawn(watch_kernel(monitor, inputs));
+            Ok(())
+        },
+    )
 }

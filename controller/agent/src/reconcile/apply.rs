@@ -73,8 +73,6 @@ impl<N: Node> Reconciler<N> {
                 self.lives.computed(endpoint, now);
             }
         }
-        self.failures
-            .retain_points(|point| state.attachments.contains_key(point));
         self.world = world;
         self.state = state;
         self.revisions.plan = revision;
@@ -86,6 +84,9 @@ impl<N: Node> Reconciler<N> {
         let sweeping = std::mem::take(&mut self.sweep.due);
         if self.observed.is_some() && !sweeping {
             return true;
+        }
+        if self.failures.waits(&Object::Observe, now) {
+            return false;
         }
         let started = Instant::now();
         match self.node.observe() {
@@ -143,8 +144,10 @@ impl<N: Node> Reconciler<N> {
         now: Instant,
     ) -> Applied {
         let mut writes = 0;
+        let mut planned = BTreeSet::new();
         for step in plan.steps() {
             let object = object_of(&step.write);
+            planned.insert(object.clone());
             if self.failures.waits(&object, now) {
                 continue;
             }
@@ -163,6 +166,7 @@ impl<N: Node> Reconciler<N> {
             }
         }
         self.failures.works(&Object::Tables);
+        self.failures.retain_planned(&planned);
         if writes > 0 {
             self.revisions.last_writes = writes;
             tracing::debug!(writes, revision = self.revisions.plan, "applied");

@@ -1,6 +1,6 @@
 //! What failed, and when to try it again: each object for itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use oxilium_api::FailingObject;
@@ -92,8 +92,8 @@ impl Failures {
 
     /// The inputs changed: nothing waits any longer for that.
     pub(crate) fn inputs_changed(&mut self, now: Instant) {
-        for failure in self.0.values_mut() {
-            if failure.next.is_none() {
+        for (object, failure) in &mut self.0 {
+            if failure.next.is_none() && *object != Object::Flows {
                 failure.next = Some(now);
             }
         }
@@ -106,10 +106,11 @@ impl Failures {
             .is_some_and(|failure| failure.next.is_none_or(|next| next > now))
     }
 
-    /// Drops what concerns attach points that are not wanted any more.
-    pub(crate) fn retain_points(&mut self, wanted: impl Fn(&AttachPoint) -> bool) {
+    /// A plan was made and applied as far as it could be: what fails by itself and was not part of it is
+    /// not to be done any more.
+    pub(crate) fn retain_planned(&mut self, planned: &BTreeSet<Object>) {
         self.0.retain(|object, _| match object {
-            Object::Attach(point) => wanted(point),
+            Object::Attach(_) | Object::Purge(_) => planned.contains(object),
             _ => true,
         });
     }
@@ -120,6 +121,21 @@ impl Failures {
             Object::Attach(point) if point.ifindex == ifindex => Some(failure.reason.clone()),
             _ => None,
         })
+    }
+
+    /// Is something due that reconciling would try again?
+    pub(crate) fn due(&self, now: Instant) -> bool {
+        self.0.iter().any(|(object, failure)| {
+            !matches!(object, Object::Tombstones | Object::Flows | Object::Publish)
+                && failure.next.is_some_and(|next| next <= now)
+        })
+    }
+
+    /// Does `object` fail, and is it time to try it again?
+    pub(crate) fn is_due(&self, object: &Object, now: Instant) -> bool {
+        self.0
+            .get(object)
+            .is_some_and(|failure| failure.next.is_some_and(|next| next <= now))
     }
 
     /// When the next one is due.

@@ -48,8 +48,11 @@ pub enum Input<N> {
     Objects(Arc<Objects>, Arc<ManifestReport>),
     /// The source of objects cannot be read; what it told last stays.
     ObjectsFrozen(Arc<ManifestReport>),
-    /// Links or addresses changed.
-    KernelChanged,
+    /// Links or addresses changed, or perhaps what is on their hooks.
+    KernelChanged {
+        /// Hooks are to be read anew.
+        hooks: bool,
+    },
     /// CNI ADD.
     Attach(Box<Attach>, Reply<Attached>),
     /// CNI DEL.
@@ -173,7 +176,10 @@ impl<N: Node> Reconciler<N> {
                     self.manifests = report;
                 }
                 Input::ObjectsFrozen(report) => self.manifests = report,
-                Input::KernelChanged => self.links_changed = true,
+                Input::KernelChanged { hooks } => {
+                    self.links_changed = true;
+                    self.sweep.due |= hooks;
+                }
                 Input::Attach(attach, reply) => adds.push((attach, reply)),
                 Input::Detach(detach, reply) => {
                     let answer = self.detach(&[attachment_id(&detach.key)]);
@@ -210,17 +216,24 @@ impl<N: Node> Reconciler<N> {
         let due = self.revisions.applied < self.index.revision()
             || self.observed.is_none()
             || self.sweep.due
-            || self.failures.next().is_some_and(|next| next <= now);
+            || self.failures.due(now);
         if due {
             self.reconcile(now);
         }
         self.drop_gone(now);
+        if self.failures.is_due(&Object::Tombstones, now) {
+            self.read_tombstones(now);
+        }
         self.answer_waiters(Instant::now());
         self.publish(now);
         self.next_turn()
     }
 
     fn next_turn(&self) -> Instant {
+        let now = Instant::now();
+        if self.links_changed && !self.failures.waits(&Object::Links, now) {
+            return now;
+        }
         let mut next = self.next_sweep;
         next = next.min(self.failures.next().unwrap_or(next));
         for waiter in &self.waiters {

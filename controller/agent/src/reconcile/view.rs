@@ -181,7 +181,8 @@ impl<N: Node> Reconciler<N> {
             manifests: Arc::clone(&self.manifests),
             endpoints,
         };
-        if view.waiting.is_none() {
+        let may_write = !self.failures.waits(&super::Object::Publish, now);
+        if view.waiting.is_none() && may_write {
             match self.status.write(&view) {
                 Ok(()) => self.failures.works(&super::Object::Publish),
                 Err(error) => {

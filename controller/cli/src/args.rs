@@ -1,0 +1,242 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use oxilium_agent::AgentOptions;
+use oxilium_api::{Client, MonitorKind, paths};
+
+use crate::output::Format;
+
+/// Network policy for Kubernetes pods by eBPF, as a declarative reconciler.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 yes or done; 1 the answer is no (status is not Ok, a packet is denied, a manifest is refused); 2 no answer."
+)]
+pub(crate) struct Cli {
+    /// The agent's socket.
+    #[arg(long, short = 'H', visible_alias = "host", global = true, env = "CILIUM_SOCK", default_value = paths::SOCKET, value_name = "PATH")]
+    socket: String,
+
+    /// For programs: json or yaml. For people: nothing.
+    #[arg(long, short, global = true, value_enum, value_name = "FORMAT")]
+    pub(crate) output: Option<Format>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Cli {
+    /// The socket; `unix://` before it is allowed.
+    pub(crate) fn socket_path(&self) -> PathBuf {
+        let path = self.socket.strip_prefix("unix://").unwrap_or(&self.socket);
+        path.into()
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.socket_path(), Duration::from_secs(60))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the node agent.
+    Agent(Box<AgentOptions>),
+    /// How the agent does. Exit status 1 unless it is Ok.
+    Status(StatusArgs),
+    /// Endpoints: the interfaces of this node's pods.
+    #[command(subcommand)]
+    Endpoint(List),
+    /// Security identities.
+    #[command(subcommand)]
+    Identity(List),
+    /// Policies.
+    #[command(subcommand)]
+    Policy(Policy),
+    /// What the kernel holds.
+    #[command(subcommand)]
+    Bpf(Bpf),
+    /// Drops and policy verdicts as they happen.
+    Monitor(MonitorArgs),
+    /// What would be written to the kernel for a directory of manifests; nothing is.
+    Plan(PlanArgs),
+    /// Whether a packet passes, and which rules decide. Exit status 0: it passes, 1: it does not.
+    Explain(ExplainArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// One line.
+    #[arg(long)]
+    pub(crate) brief: bool,
+    /// More: maps and writes.
+    #[arg(long, visible_alias = "all-details")]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum List {
+    /// All of them.
+    #[command(visible_alias = "ls")]
+    List {
+        /// Leave the headers out.
+        #[arg(long)]
+        no_headers: bool,
+    },
+    /// One of them: an endpoint by id or as namespace/pod, an identity by number.
+    Get {
+        /// Which.
+        what: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// Policies in force and what became of them.
+    Get,
+    /// Check manifests as the agent would. Exit status 1 if one is refused.
+    Check {
+        /// Files and directories.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+    /// Answer policy vectors, one JSON line a case; identity-sets.json must lie beside the file.
+    Resolve {
+        /// The file of cases.
+        #[arg(long, value_name = "FILE")]
+        vectors: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bpf {
+    /// Policy tables.
+    Policy(BpfPolicy),
+    /// Identities of addresses.
+    Ipcache(Listing),
+    /// Connection tracking.
+    #[command(subcommand)]
+    Ct(Ct),
+    /// Endpoints and their interfaces.
+    Endpoint(Listing),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BpfPolicy {
+    #[command(subcommand)]
+    pub(crate) get: BpfPolicyGet,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BpfPolicyGet {
+    /// The table of an endpoint, or with --all of each.
+    #[command(visible_alias = "list")]
+    Get {
+        /// Endpoint id.
+        #[arg(required_unless_present = "all")]
+        endpoint: Option<u16>,
+        /// Each endpoint's.
+        #[arg(long)]
+        all: bool,
+        /// Numbers of identities in place of their labels.
+        #[arg(long, short)]
+        numeric: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Listing {
+    #[command(subcommand)]
+    list: OnlyList,
+}
+
+#[derive(Debug, Subcommand)]
+enum OnlyList {
+    /// All of them.
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ct {
+    /// Flows; of all endpoints (`global`) or of one.
+    #[command(visible_alias = "ls")]
+    List {
+        /// `global` or an endpoint id.
+        #[arg(default_value = "global")]
+        scope: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MonitorArgs {
+    /// Only events of this kind; may be repeated.
+    #[arg(long = "type", short = 't', value_enum, value_name = "KIND")]
+    pub(crate) kinds: Vec<EventKind>,
+    /// Only packets from these endpoints.
+    #[arg(long, value_delimiter = ',', value_name = "ENDPOINT")]
+    pub(crate) from: Vec<u16>,
+    /// Only packets to these endpoints.
+    #[arg(long, value_delimiter = ',', value_name = "ENDPOINT")]
+    pub(crate) to: Vec<u16>,
+    /// Only packets from or to these endpoints.
+    #[arg(long, value_delimiter = ',', value_name = "ENDPOINT")]
+    pub(crate) related_to: Vec<u16>,
+    /// One JSON object a line.
+    #[arg(long, short)]
+    pub(crate) json: bool,
+    /// Names of pods beside their identities.
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum EventKind {
+    /// Dropped packets.
+    Drop,
+    /// Packets that were passed on.
+    Trace,
+    /// Evaluations of policy.
+    PolicyVerdict,
+}
+
+impl From<EventKind> for MonitorKind {
+    fn from(kind: EventKind) -> Self {
+        match kind {
+            EventKind::Drop => Self::Drop,
+            EventKind::Trace => Self::Trace,
+            EventKind::PolicyVerdict => Self::PolicyVerdict,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// Directory of manifests.
+    pub(crate) directory: PathBuf,
+    /// Against an empty node, without an agent. Devices of pods are made up, programs are not planned.
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Offline: which node it is; the one that all pods are on unless given.
+    #[arg(long, value_name = "NAME", requires = "offline")]
+    pub(crate) node_name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Who sends: namespace/pod, IP address, endpoint id, identity:N, or a reserved name such as world.
+    pub(crate) from: String,
+    /// Who receives, likewise.
+    pub(crate) to: String,
+    /// PORT/PROTO, e.g. 80/TCP; TYPE/ICMP, e.g. 8/ICMP.
+    pub(crate) port: String,
+    /// Offline: what these manifests say, without an agent.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) manifests: Option<PathBuf>,
+    /// Offline: which node it is; the one that all pods are on unless given.
+    #[arg(long, value_name = "NAME", requires = "manifests")]
+    pub(crate) node_name: Option<String>,
+}

@@ -1,0 +1,102 @@
+//! `monitor`: events in the lines that users of Cilium know.
+
+use std::io::Write;
+
+use oxilium_api::{Client, ClientError, MonitorEvent, MonitorFilter, MonitorKind, MonitorVerdict};
+
+use crate::args::MonitorArgs;
+use crate::output::{Format, Out, Verdict};
+
+pub(crate) fn run<W: Write>(
+    client: &Client,
+    args: &MonitorArgs,
+    out: &mut Out<W>,
+) -> anyhow::Result<Verdict> {
+    let filter = MonitorFilter {
+        kinds: args.kinds.iter().map(|kind| (*kind).into()).collect(),
+        from: args.from.clone(),
+        to: args.to.clone(),
+        related_to: args.related_to.clone(),
+    };
+    for event in client.monitor(filter)? {
+        match event {
+            Ok(event) if args.json || out.format == Some(Format::Json) => {
+                out.line(&serde_json::to_string(&event)?)?;
+            }
+            Ok(event) if out.format == Some(Format::Yaml) => {
+                out.line("---")?;
+                out.structured(Format::Yaml, &event)?;
+            }
+            Ok(event) => out.line(&line(&event, args.verbose))?,
+            // Lost events: the stream goes on.
+            Err(ClientError::Agent(error)) if error.retryable => {
+                out.line(&format!("! {error}"))?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    anyhow::bail!("the agent ended, and the events with it")
+}
+
+/// An event as `cilium-dbg monitor` prints it. Flow hash and source file, which it also has, mean nothing here.
+fn line(event: &MonitorEvent, verbose: bool) -> String {
+    let ingress = event.direction == "ingress";
+    let identities = format!(
+        "{}->{}",
+        identity(event.source_identity, event.source_name.as_ref(), verbose),
+        identity(
+            event.destination_identity,
+            event.destination_name.as_ref(),
+            verbose
+        )
+    );
+    let packet = format!(
+        "{} -> {} {}",
+        event.source, event.destination, event.summary
+    );
+    match event.kind {
+        MonitorKind::Drop => {
+            let way = if ingress { "to" } else { "from" };
+            format!(
+                "xx drop ({}) flow 0x0 {way} endpoint {}, ifindex {}, , identity {identities}: {packet}",
+                event.reason_desc.as_deref().unwrap_or("unknown"),
+                event.endpoint,
+                event.ifindex,
+            )
+        }
+        MonitorKind::PolicyVerdict => {
+            let remote = if ingress {
+                event.source_identity
+            } else {
+                event.destination_identity
+            };
+            let action = match event.verdict {
+                Some(MonitorVerdict::Allow) => "allow",
+                Some(MonitorVerdict::Deny) | None => "deny",
+            };
+            format!(
+                "Policy verdict log: flow 0x0 local EP ID {}, remote ID {remote}, dst port {}, proto {}, ingress {ingress}, action {action}, match {}, {packet}",
+                event.endpoint,
+                event.destination_port,
+                event.protocol,
+                event.matched.as_deref().unwrap_or("none"),
+            )
+        }
+        MonitorKind::Trace => {
+            let way = if ingress { "->" } else { "<-" };
+            format!(
+                "{way} endpoint {} flow 0x0 , identity {identities} state {} ifindex {} orig-ip 0.0.0.0: {packet}",
+                event.endpoint,
+                event.state.as_deref().unwrap_or("unknown"),
+                event.ifindex,
+            )
+        }
+    }
+}
+
+fn identity(number: u32, name: Option<&String>, verbose: bool) -> String {
+    match name {
+        Some(name) if verbose => format!("{number} ({name})"),
+        _ => number.to_string(),
+    }
+}
