@@ -7,6 +7,8 @@ pub mod cni;
 pub mod documents;
 pub mod generate;
 pub mod policies;
+pub mod restore;
+pub mod tables;
 
 /// A target's name, as its files, its directories and `make fuzz` spell it, and its function.
 pub type Target = (&'static str, fn(&[u8]));
@@ -16,4 +18,5 @@ pub const TARGETS: &[Target] = &[
     ("cni", cni::run),
     ("documents", documents::run),
     ("policies", policies::run),
+    ("restore", restore::run),
 ];

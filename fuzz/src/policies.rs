@@ -88,7 +88,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// An object as the agent reads it from a file; none if it is refused.
-fn lower(object: &Value) -> Option<Policy> {
+pub(crate) fn lower(object: &Value) -> Option<Policy> {
     let text = object.to_string();
     let read = reader::read_lossy(text.as_bytes(), &Limits::default());
     assert_eq!(read.error, None, "JSON that is not read: {text}");
