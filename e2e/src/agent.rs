@@ -1,6 +1,7 @@
 //! The agent on the worker, and the command line that asks it.
 
 use std::{
+    fs,
     path::PathBuf,
     process::{Command, Output},
     time::Duration,
@@ -19,8 +20,10 @@ use crate::{
 /// The agent's command line for `lab`, to be run in the worker's namespace.
 ///
 /// # Errors
-/// If the binary's place is not known.
+/// If the binary's place is not known, or the lab's directory on the BPF file system cannot be made.
 pub fn agent_command(lab: &Lab) -> Result<Command> {
+    let pins = lab.bpf_root();
+    fs::create_dir_all(&pins).with_context(|| format!("cannot make {}", pins.display()))?;
     let mut command = Command::new(built_binary("oxilium")?);
     command
         .arg("--socket")
@@ -31,7 +34,7 @@ pub fn agent_command(lab: &Lab) -> Result<Command> {
         .arg("--state-dir")
         .arg(lab.directory().join("state"))
         .arg("--bpf-root")
-        .arg(lab.bpf_root())
+        .arg(&pins)
         .arg("--tombstones")
         .arg(lab.tombstones())
         .arg("--node-name")
