@@ -26,6 +26,9 @@ pub struct ObjectId {
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::default() {
+            return f.write_str("document");
+        }
         let or = |text: &str, other: &str| {
             if text.is_empty() {
                 other.to_owned()
@@ -200,10 +203,7 @@ impl Diagnostic {
         Self {
             file,
             position: error.position,
-            object: ObjectId {
-                kind: "file".into(),
-                ..ObjectId::default()
-            },
+            object: ObjectId::default(),
             path: String::new(),
             problem: Problem::Unreadable(error.problem),
         }
@@ -283,6 +283,10 @@ impl<'t> Findings<'t> {
             position: node.position,
             problem,
         });
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        !self.errors.is_empty()
     }
 
     /// Gives each finding its path, in the order of the document.

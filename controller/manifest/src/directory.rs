@@ -342,10 +342,7 @@ fn unreadable(file: &Arc<str>, reason: &str) -> Diagnostic {
     Diagnostic {
         file: Some(file.clone()),
         position: Position::NONE,
-        object: ObjectId {
-            kind: "file".into(),
-            ..ObjectId::default()
-        },
+        object: ObjectId::default(),
         path: String::new(),
         problem: Problem::Conflict(format!("the file cannot be read: {reason}")),
     }

@@ -9,6 +9,7 @@ use oxilium_crds::{EndpointSlice, Service};
 use oxilium_model::identity::{IdentityLabels, NumericIdentity};
 use oxilium_model::world;
 use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
 
 use crate::diagnostic::{Diagnostic, Findings, Located, ObjectId, Problem};
 use crate::kind::{Header, Kind};
@@ -111,7 +112,11 @@ pub fn admit(
         node,
         findings,
     };
-    let input = lowering.lower();
+    let input = if lowering.findings.has_errors() {
+        None
+    } else {
+        lowering.lower()
+    };
     let Located { errors, warnings } = lowering.findings.locate(root, &header.object, file);
     match input {
         Some(input) if errors.is_empty() => Ok(object(input, warnings)),
@@ -124,10 +129,15 @@ fn decode<'t, T: DeserializeOwned>(root: &'t Node, findings: &mut Findings<'t>) 
     match root.decode() {
         Ok(typed) => Some(typed),
         Err(error) => {
-            findings.error(
-                root,
-                Problem::Conflict(format!("a field has a value of the wrong type: {error}")),
-            );
+            let at = error
+                .path()
+                .iter()
+                .fold(root, |node, segment| match segment {
+                    Segment::Seq { index } => node.items().get(*index).unwrap_or(node),
+                    Segment::Map { key } => node.get(key).unwrap_or(node),
+                    _ => node,
+                });
+            findings.error(at, Problem::Conflict(error.inner().to_string()));
             None
         }
     }

@@ -430,16 +430,18 @@ fn field_name(node: Node, at: Position) -> Result<Box<str>, ReadError> {
     }
 }
 
+fn shown(tag: &Tag) -> String {
+    if tag.is_yaml_core_schema() {
+        return format!("!!{}", tag.suffix);
+    }
+    tag.to_string()
+}
+
 fn collection_tag(tag: Option<&Tag>, allowed: &str, at: Position) -> Result<(), ReadError> {
     match tag {
         None => Ok(()),
         Some(tag) if tag.is_yaml_core_schema() && tag.suffix == allowed => Ok(()),
-        Some(tag) => Err(refuse(
-            at,
-            ReadProblem::Tag {
-                tag: tag.to_string(),
-            },
-        )),
+        Some(tag) => Err(refuse(at, ReadProblem::Tag { tag: shown(tag) })),
     }
 }
 
@@ -471,14 +473,7 @@ fn scalar(
         (true, _) => fits(plain(text, at)?),
         (false, _) => None,
     };
-    value.ok_or_else(|| {
-        refuse(
-            at,
-            ReadProblem::Tag {
-                tag: tag.to_string(),
-            },
-        )
-    })
+    value.ok_or_else(|| refuse(at, ReadProblem::Tag { tag: shown(tag) }))
 }
 
 /// What an unquoted scalar means.

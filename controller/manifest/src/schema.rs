@@ -276,7 +276,10 @@ fn check_object<'t>(
         }
     }
     for (name, meaning) in form.required {
-        if node.set(name).is_none() {
+        let said = form.nulls == Nulls::Refused
+            && admission == Admission::Schema
+            && node.get(name).is_some();
+        if node.set(name).is_none() && !said {
             findings.error_at(
                 node,
                 name,

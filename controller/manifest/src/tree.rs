@@ -3,7 +3,7 @@
 //! The tree keeps what YAML and JSON can tell apart: an absent field is not in [`Node::get`], `null`, `[]` and
 //! `{}` are three different values.
 
-use serde::de::{self, IntoDeserializer};
+use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 /// Where a node starts. Lines and columns count from 1, columns in characters; 0/0 means that the document did not come from a text.
@@ -199,7 +199,7 @@ impl Node {
     /// What kind of value this is, for people.
     pub fn kind(&self) -> &'static str {
         match self.value {
-            Value::Null => "null",
+            Value::Null => "nothing",
             Value::Bool(_) => "a boolean",
             Value::Integer(_) => "a whole number",
             Value::Float(_) => "a number with a fraction",
@@ -226,7 +226,9 @@ impl Node {
     ///
     /// # Errors
     /// When a field has another type than the object's.
-    pub fn decode<T: de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        T::deserialize(self.to_json().into_deserializer())
+    pub fn decode<T: DeserializeOwned>(
+        &self,
+    ) -> Result<T, serde_path_to_error::Error<serde_json::Error>> {
+        serde_path_to_error::deserialize(self.to_json())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `documents/systematic.jsonl` has one line each: name, refused (by the agent's parser or the resource definition,
 //! both called as a library), then whether it is cluster-wide, the agent's options and the `spec` (or the whole
-//! object, for `struct` and `meta`). Names of two columns are variations of the document `rich`: a value put in its
+//! object, for `struct`, `meta`, `knp` and `kcnp`). Names of two columns are variations of the document `rich`: a value put in its
 //! place (`conf`), a field taken away (`del`), an unknown field put in (`unk`, `unk2`).
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -83,7 +83,10 @@ fn object(row: &Value, rich: &Value) -> Value {
     } else {
         row[4].clone()
     };
-    if name.starts_with("struct/") || name.starts_with("meta/") {
+    if ["struct/", "meta/", "knp/", "kcnp/"]
+        .iter()
+        .any(|whole| name.starts_with(whole))
+    {
         return spec;
     }
     let clusterwide = row[2].as_bool().unwrap_or(false);
