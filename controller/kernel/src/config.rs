@@ -20,9 +20,11 @@ pub struct KernelConfig {
     /// Sizes of maps. Those of maps that are pinned already must be the same.
     pub sizes: MapSizes,
     /// Events that programs may make, per second and CPU.
-    pub event_rate: u32,
+    pub event_rate: u64,
     /// Programs make trace events too, not only drops and verdicts.
     pub trace: bool,
+    /// The cluster's id: which identities are of this cluster.
+    pub cluster_id: u32,
 }
 
 impl Default for KernelConfig {
@@ -34,6 +36,7 @@ impl Default for KernelConfig {
             sizes: MapSizes::default(),
             event_rate: 1000,
             trace: true,
+            cluster_id: 0,
         }
     }
 }

@@ -3,8 +3,14 @@
 //! [`port::Node`] is what the agent sees. [`fake::FakeKernel`] offers the same without a kernel and
 //! can fail. Every system call that changes something is counted ([`count`]).
 
+#[cfg(test)]
+extern crate self as oxilium_kernel;
+
 mod attach;
 pub mod bpffs;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
 pub mod config;
 pub mod count;
 pub mod error;

@@ -9,7 +9,7 @@ use oxilium_abi::{
 };
 use oxilium_kernel::{ApplyError, Node, Retry};
 use oxilium_model::node_state::{AttachPoint, Hook};
-use oxilium_model::observed::AttachedProgram;
+use oxilium_model::observed::{AttachedProgram, Observed};
 use oxilium_model::plan::Write;
 
 fn policy_key(identity: u32) -> PolicyKey {
@@ -57,6 +57,15 @@ fn replace(node: &dyn Node, ifindex: u32, endpoint: u16, hook: Hook) -> Write {
     }
 }
 
+type Effect<'a> = Box<dyn Fn(&mut Observed) + 'a>;
+
+/// What a write does to the tables; what the change gives back is of no use here.
+fn effect<'a, T>(change: impl Fn(&mut Observed) -> T + 'a) -> Effect<'a> {
+    Box::new(move |observed| {
+        change(observed);
+    })
+}
+
 #[test]
 fn each_write_is_seen_in_its_table_and_nowhere_else() {
     on_every_bed(|bed| {
@@ -68,11 +77,10 @@ fn each_write_is_seen_in_its_table_and_nowhere_else() {
         let word = EndpointWord::new(7, Epoch::new(9));
         let mut expected = node.observe().expect("readable");
         assert!(expected.policy.is_empty() && expected.attachments.is_empty());
-        type Effect<'a> = Box<dyn Fn(&mut oxilium_model::observed::Observed) + 'a>;
         let steps: Vec<(Write, Effect)> = vec![
             (
                 Write::HighWater(Epoch::new(9)),
-                Box::new(|o| o.node_words[2] = 9),
+                effect(|o| o.node_words[2] = 9),
             ),
             (
                 Write::ShapeWord {
@@ -80,35 +88,35 @@ fn each_write_is_seen_in_its_table_and_nowhere_else() {
                     direction: Direction::Egress,
                     word: shapes,
                 },
-                Box::new(|o| drop(o.shapes.insert((7, Direction::Egress), shapes))),
+                effect(|o| o.shapes.insert((7, Direction::Egress), shapes)),
             ),
             (
                 Write::PolicyInsert {
                     key,
                     value: policy_value(&key, 5),
                 },
-                Box::new(|o| drop(o.policy.insert(key, policy_value(&key, 5)))),
+                effect(|o| o.policy.insert(key, policy_value(&key, 5))),
             ),
             (
                 Write::PolicyReplace {
                     key,
                     value: policy_value(&key, 6),
                 },
-                Box::new(|o| drop(o.policy.insert(key, policy_value(&key, 6)))),
+                effect(|o| o.policy.insert(key, policy_value(&key, 6))),
             ),
             (
                 Write::IpcacheUpsert {
                     key: prefix,
                     value: IpcacheValue::level(2),
                 },
-                Box::new(|o| drop(o.ipcache.insert(prefix, IpcacheValue::level(2)))),
+                effect(|o| o.ipcache.insert(prefix, IpcacheValue::level(2))),
             ),
             (
                 Write::InterfaceInsert {
                     ifindex: device,
                     config: interface(device, 42),
                 },
-                Box::new(|o| drop(o.interfaces.insert(device, interface(device, 42)))),
+                effect(|o| o.interfaces.insert(device, interface(device, 42))),
             ),
             (
                 Write::EndpointWord {
@@ -116,24 +124,24 @@ fn each_write_is_seen_in_its_table_and_nowhere_else() {
                     bank: 1,
                     word,
                 },
-                Box::new(|o| drop(o.endpoint_words.insert(42, [EndpointWord(0), word]))),
+                effect(|o| o.endpoint_words.insert(42, [EndpointWord(0), word])),
             ),
             (
                 Write::IpcacheWord(IpcacheWord::new(1, Epoch::new(9))),
-                Box::new(|o| o.node_words[1] = IpcacheWord::new(1, Epoch::new(9)).0),
+                effect(|o| o.node_words[1] = IpcacheWord::new(1, Epoch::new(9)).0),
             ),
             (
                 Write::Publish(Epoch::new(9)),
-                Box::new(|o| o.node_words[0] = 9),
+                effect(|o| o.node_words[0] = 9),
             ),
-            (Write::Barrier, Box::new(|_| {})),
+            (Write::Barrier, effect(|_| ())),
             (
                 Write::PolicyDelete { key },
-                Box::new(|o| drop(o.policy.remove(&key))),
+                effect(|o| o.policy.remove(&key)),
             ),
             (
                 Write::IpcacheDelete { key: prefix },
-                Box::new(|o| drop(o.ipcache.remove(&prefix))),
+                effect(|o| o.ipcache.remove(&prefix)),
             ),
             (
                 Write::ShapeWord {
@@ -141,7 +149,7 @@ fn each_write_is_seen_in_its_table_and_nowhere_else() {
                     direction: Direction::Egress,
                     word: ShapeWord(0),
                 },
-                Box::new(|o| drop(o.shapes.remove(&(7, Direction::Egress)))),
+                effect(|o| o.shapes.remove(&(7, Direction::Egress))),
             ),
             (
                 Write::EndpointWord {
@@ -149,11 +157,11 @@ fn each_write_is_seen_in_its_table_and_nowhere_else() {
                     bank: 1,
                     word: EndpointWord(0),
                 },
-                Box::new(|o| drop(o.endpoint_words.remove(&42))),
+                effect(|o| o.endpoint_words.remove(&42)),
             ),
             (
                 Write::InterfaceDelete { ifindex: device },
-                Box::new(|o| drop(o.interfaces.remove(&device))),
+                effect(|o| o.interfaces.remove(&device)),
             ),
         ];
         for (write, effect) in steps {

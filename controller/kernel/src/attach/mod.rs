@@ -7,10 +7,12 @@
 mod catalog;
 mod hooks;
 mod pins;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use oxilium_model::node_state::{AttachPoint, Hook};
@@ -22,11 +24,10 @@ pub(crate) use pins::Pins;
 
 use crate::count::{Action, Target, WriteCounter};
 use crate::error::{ApplyError, NetlinkError, ObserveError};
-use crate::load::LoadedProgram;
 use crate::netlink::Netlink;
 use crate::netlink::filters::Place;
 use crate::port::{HookKind, HookProgram};
-use crate::sys::{self, TcxHook};
+use crate::sys::{self, Kind, TcxHook};
 
 /// Priority of our filters: the first to run.
 const PRIORITY: u16 = 1;
@@ -120,7 +121,7 @@ impl Attacher {
         netlink: &mut Netlink,
         point: AttachPoint,
         endpoint: u16,
-        program: &LoadedProgram,
+        program: &Loadable<'_>,
         expected: Expected,
     ) -> Result<(), ApplyError> {
         let programs = self.hook(netlink, point, true)?;
@@ -130,70 +131,113 @@ impl Attacher {
             (Expected::Ours, true) => return Err(stale(point, libc::ENOENT)),
             _ => {}
         }
-        let kept = match self.way {
-            Way::Tcx => self.put_link(point, endpoint, program, &programs)?,
-            Way::Filter => self.put_filter(netlink, point, program, &programs)?,
+        let settled = match self.way {
+            Way::Tcx => self.put_link(netlink, point, endpoint, program, &programs)?,
+            Way::Filter => self.put_filter(netlink, point, program.fd.as_fd(), &programs)?,
         };
         // Ours runs now; what is left of it in other places would judge each packet twice.
-        for program in ours.iter().filter(|program| Some(program.kind) != kept) {
+        for program in ours.iter().filter(|p| Some(p.kind) != settled) {
             self.take(netlink, point, program)?;
         }
         Ok(())
     }
 
-    /// Gives what was kept of what was there before.
+    /// Gives which of the programs that were there is dealt with: kept, or taken off already.
     fn put_link(
         &mut self,
+        netlink: &mut Netlink,
         point: AttachPoint,
         endpoint: u16,
-        program: &LoadedProgram,
+        program: &Loadable<'_>,
         programs: &[HookProgram],
     ) -> Result<Option<HookKind>, ApplyError> {
         self.pins.clear_way(endpoint, point)?;
-        let keep = programs.iter().find(|p| {
-            p.ours
-                && matches!(p.kind, HookKind::Tcx { link } if link != 0)
-                && first_of_its_kind(programs, p)
-        });
-        let Some(HookProgram {
-            kind: kind @ HookKind::Tcx { link },
-            program_id,
-            ..
-        }) = keep
+        let on_tcx: Vec<&HookProgram> = programs
+            .iter()
+            .filter(|p| matches!(p.kind, HookKind::Tcx { .. }))
+            .collect();
+        let linked = |p: &HookProgram| match p.kind {
+            HookKind::Tcx { link } if link != 0 => Some(link),
+            _ => None,
+        };
+        // The kernel takes a program on a hook only once: where it is decides.
+        if let Some(at) = on_tcx.iter().position(|p| p.program_id == program.id) {
+            let there = on_tcx[at];
+            if let Some(link) = linked(there)
+                && on_tcx[..at].iter().all(|p| p.ours)
+            {
+                self.pin_as(endpoint, point, link)?;
+            } else {
+                self.move_to_front(netlink, point, endpoint, program, there)?;
+            }
+            return Ok(Some(there.kind));
+        }
+        let Some((first, link)) = on_tcx
+            .first()
+            .filter(|p| p.ours)
+            .and_then(|p| linked(p).map(|link| (p, link)))
         else {
-            let created =
-                sys::link_create_tcx(program.fd.as_fd(), point.ifindex, tcx_hook(point.hook));
-            let link = self
-                .counter
-                .result(Target::Links, Action::Create, created)
-                .map_err(|error| failed(point, error))?;
+            let link = self.create_link(point, program.fd.as_fd())?;
             self.pins.set(endpoint, point.hook, &link)?;
             return Ok(None);
         };
-        let fd = sys::fd_by_id(sys::Kind::Link, *link).map_err(|error| failed(point, error))?;
-        if *program_id != program.id {
-            let old = sys::fd_by_id(sys::Kind::Program, *program_id)
-                .map_err(|error| failed(point, error))?;
-            let updated = sys::link_update(fd.as_fd(), program.fd.as_fd(), Some(old.as_fd()));
-            self.counter
-                .result(Target::Links, Action::Replace, updated)
-                .map_err(|error| match error.raw_os_error() {
-                    // The link holds another program than the one that was seen.
-                    Some(libc::EPERM) => stale(point, libc::ESTALE),
-                    _ => failed(point, error),
-                })?;
+        let fd = sys::fd_by_id(Kind::Link, link).map_err(|error| failed(point, error))?;
+        let old =
+            sys::fd_by_id(Kind::Program, first.program_id).map_err(|error| failed(point, error))?;
+        let updated = sys::link_update(fd.as_fd(), program.fd.as_fd(), Some(old.as_fd()));
+        self.counter
+            .result(Target::Links, Action::Replace, updated)
+            .map_err(|error| match error.raw_os_error() {
+                // The link holds another program than the one that was seen.
+                Some(libc::EPERM) => stale(point, libc::ESTALE),
+                _ => failed(point, error),
+            })?;
+        self.pin_as(endpoint, point, link)?;
+        Ok(Some(first.kind))
+    }
+
+    fn create_link(
+        &self,
+        point: AttachPoint,
+        program: BorrowedFd<'_>,
+    ) -> Result<OwnedFd, ApplyError> {
+        let created = sys::link_create_tcx(program, point.ifindex, tcx_hook(point.hook));
+        self.counter
+            .result(Target::Links, Action::Create, created)
+            .map_err(|error| failed(point, error))
+    }
+
+    fn pin_as(&self, endpoint: u16, point: AttachPoint, link: u32) -> Result<(), ApplyError> {
+        if self.pins.leads_to(endpoint, point.hook, link) {
+            return Ok(());
         }
-        if !self.pins.leads_to(endpoint, point.hook, *link) {
-            self.pins.move_to(endpoint, point.hook, &fd)?;
-        }
-        Ok(Some(*kind))
+        let fd = sys::fd_by_id(Kind::Link, link).map_err(|error| failed(point, error))?;
+        self.pins.move_to(endpoint, point.hook, &fd)
+    }
+
+    /// Ours is on the hook behind others. A copy judges while it changes its place.
+    fn move_to_front(
+        &mut self,
+        netlink: &mut Netlink,
+        point: AttachPoint,
+        endpoint: u16,
+        program: &Loadable<'_>,
+        there: &HookProgram,
+    ) -> Result<(), ApplyError> {
+        let copy = (program.copy)()?;
+        let meanwhile = self.create_link(point, copy.as_fd())?;
+        self.take(netlink, point, there)?;
+        let link = self.create_link(point, program.fd.as_fd())?;
+        self.pins.set(endpoint, point.hook, &link)?;
+        let detached = sys::link_detach(meanwhile.as_fd());
+        self.taken(point, detached)
     }
 
     fn put_filter(
         &mut self,
         netlink: &mut Netlink,
         point: AttachPoint,
-        program: &LoadedProgram,
+        program: BorrowedFd<'_>,
         programs: &[HookProgram],
     ) -> Result<Option<HookKind>, ApplyError> {
         let counter = Arc::clone(&self.counter);
@@ -222,7 +266,7 @@ impl Attacher {
             handle,
         };
         netlink
-            .set_filter(place, program.fd.as_fd(), &counter, action)
+            .set_filter(place, program, &counter, action)
             .map_err(|error| netlink_failed(point, error))?;
         Ok(keep.map(|handle| HookKind::Filter {
             priority: PRIORITY,
@@ -263,22 +307,22 @@ impl Attacher {
                 )
                 .map_err(|error| netlink_failed(point, error)),
             HookKind::Tcx { link: 0 } => {
-                let result = sys::fd_by_id(sys::Kind::Program, program.program_id).and_then(|fd| {
+                let result = sys::fd_by_id(Kind::Program, program.program_id).and_then(|fd| {
                     sys::prog_detach_tcx(fd.as_fd(), point.ifindex, tcx_hook(point.hook))
                 });
                 self.taken(point, result)
             }
             HookKind::Tcx { link } => {
+                // The kernel takes a link that nobody holds off its hook some time later: hold it,
+                // and take it off now.
+                let held = match sys::fd_by_id(Kind::Link, link) {
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+                    result => result.map_err(|error| failed(point, error))?,
+                };
                 // The pin first: one that outlives its link would be a riddle for a later run.
                 self.pins.remove_link(link)?;
-                match sys::fd_by_id(sys::Kind::Link, link) {
-                    Ok(fd) => {
-                        let result = sys::link_detach(fd.as_fd());
-                        self.taken(point, result)
-                    }
-                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-                    Err(error) => Err(failed(point, error)),
-                }
+                let detached = sys::link_detach(held.as_fd());
+                self.taken(point, detached)
             }
         }
     }
@@ -296,6 +340,14 @@ impl Attacher {
             result => result.map_err(|error| failed(point, error)),
         }
     }
+}
+
+/// A program that can be attached.
+pub(crate) struct Loadable<'a> {
+    pub fd: &'a OwnedFd,
+    pub id: u32,
+    /// Loads the same once more.
+    pub copy: &'a dyn Fn() -> Result<OwnedFd, ApplyError>,
 }
 
 /// What a write expects on its hook.

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub(crate) use maps::Maps;
-pub(crate) use programs::{Constants, LoadedProgram, Source, load_programs, program_directories};
+pub(crate) use programs::{
+    Constants, LoadedProgram, Source, load_copy, load_programs, program_directories,
+};
 
 use crate::bpffs::BpffsError;
 use crate::error::NetlinkError;

@@ -26,12 +26,12 @@ pub(crate) struct LoadedProgram {
 }
 
 /// The values of the object's constants.
-pub(crate) type Constants<'a> = BTreeMap<&'static str, &'a [u8]>;
+pub(crate) type Constants = BTreeMap<&'static str, Vec<u8>>;
 
 /// What a program is loaded from.
 pub(crate) struct Source<'a> {
     pub object: &'a [u8],
-    pub constants: &'a Constants<'a>,
+    pub constants: &'a Constants,
     pub maps: &'a Maps,
     /// Where the programs' directories are.
     pub directory: &'a Path,
@@ -74,6 +74,11 @@ pub(crate) fn load_programs(
         programs.insert(hook, LoadedProgram { fd, id, tag });
     }
     Ok(programs)
+}
+
+/// Loads a hook's program once more: another program for the kernel, which does the same.
+pub(crate) fn load_copy(source: &Source<'_>, hook: Hook) -> Result<OwnedFd, LoadError> {
+    Prepared::new(source)?.load(hook.program(), source.counter)
 }
 
 /// Directories of pinned programs, with their tags.
@@ -190,10 +195,12 @@ impl Prepared {
             }
         };
         let mut object = Object::parse(source.object).map_err(|e| parse("parse")(&e))?;
+        // An object without any constant has no use for ours; one with some must have all.
+        let has_constants = object.maps.keys().any(|name| name.starts_with(".rodata"));
         let globals: HashMap<&str, (&[u8], bool)> = source
             .constants
             .iter()
-            .map(|(name, value)| (*name, (*value, true)))
+            .map(|(name, value)| (*name, (value.as_slice(), has_constants)))
             .collect();
         object
             .patch_map_data(globals)

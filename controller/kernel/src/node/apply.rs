@@ -10,8 +10,9 @@ use oxilium_model::node_state::AttachPoint;
 use oxilium_model::plan::{Table, Write};
 
 use super::KernelNode;
-use crate::attach::Expected;
+use crate::attach::{Expected, Loadable};
 use crate::error::ApplyError;
+use crate::load::{Source, load_copy};
 use crate::sys;
 
 impl KernelNode {
@@ -86,8 +87,26 @@ impl KernelNode {
                 loaded: loaded.map(|program| program.tag).unwrap_or_default(),
             });
         };
+        let source = Source {
+            object: self.object,
+            constants: &self.constants,
+            maps: &self.maps,
+            directory: &self.directory,
+            counter: &self.counter,
+        };
+        let copy = || {
+            load_copy(&source, point.hook).map_err(|error| ApplyError::Refused {
+                what: format!("a second copy of {}", point.hook),
+                source: io::Error::other(error),
+            })
+        };
+        let program = Loadable {
+            fd: &program.fd,
+            id: program.id,
+            copy: &copy,
+        };
         self.attacher
-            .put(&mut self.netlink, point, endpoint, program, expected)
+            .put(&mut self.netlink, point, endpoint, &program, expected)
     }
 }
 

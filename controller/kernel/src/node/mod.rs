@@ -24,7 +24,8 @@ use crate::bpffs;
 use crate::config::KernelConfig;
 use crate::count::{Action, Target, WriteCounter};
 use crate::load::{
-    LoadError, LoadedProgram, Maps, Source, load_programs, pin_error, program_directories,
+    Constants, LoadError, LoadedProgram, Maps, Source, load_programs, pin_error,
+    program_directories,
 };
 use crate::netlink::Netlink;
 use crate::object::OBJECT;
@@ -35,10 +36,13 @@ use tables::Tables;
 pub struct KernelNode {
     maps: Maps,
     tables: Tables,
-    programs: BTreeMap<Hook, LoadedProgram>,
+    pub(crate) programs: BTreeMap<Hook, LoadedProgram>,
     attacher: Attacher,
     netlink: Netlink,
     directory: PathBuf,
+    /// What the programs were loaded from.
+    object: &'static [u8],
+    constants: Constants,
     counter: Arc<WriteCounter>,
     /// The event ring has its reader.
     events_taken: Arc<AtomicBool>,
@@ -54,7 +58,7 @@ impl KernelNode {
         Self::open_object(config, OBJECT)
     }
 
-    fn open_object(config: &KernelConfig, bytes: &[u8]) -> Result<Self, LoadError> {
+    fn open_object(config: &KernelConfig, bytes: &'static [u8]) -> Result<Self, LoadError> {
         bpffs::ensure(&config.bpf_root, config.accept_private_bpffs)?;
         let counter = Arc::new(WriteCounter::default());
         let product = config.bpf_root.join("oxilium");
@@ -74,9 +78,10 @@ impl KernelNode {
         let maps = Maps::open(&object, &directory, &config.sizes, &counter)?;
         let tables = Tables::open(&maps, &counter)?;
         let seed = conntrack_seed(&tables)?;
+        let constants = constants(config, seed);
         let programs = load_programs(&Source {
             object: bytes,
-            constants: &constants(config, &seed.to_ne_bytes()),
+            constants: &constants,
             maps: &maps,
             directory: &directory.join("programs"),
             counter: &counter,
@@ -89,6 +94,8 @@ impl KernelNode {
             attacher,
             netlink: Netlink::open().map_err(LoadError::Netlink)?,
             directory,
+            object: bytes,
+            constants,
             counter,
             events_taken: Arc::default(),
         })
@@ -197,11 +204,15 @@ fn tidy_programs(
     Ok(removed)
 }
 
-/// The values of the programs' constants.
-fn constants<'a>(config: &KernelConfig, seed: &'a [u8; 8]) -> crate::load::Constants<'a> {
-    let _ = config;
-    let _ = seed;
-    crate::load::Constants::new()
+/// The values of the programs' constants, by their names in `bpf/programs`. All of them must be there.
+fn constants(config: &KernelConfig, seed: u64) -> Constants {
+    Constants::from([
+        ("CT_SEED", seed.to_ne_bytes().to_vec()),
+        ("CLUSTER_ID", config.cluster_id.to_ne_bytes().to_vec()),
+        ("DRY_RUN", vec![0]),
+        ("EVENT_RATE", config.event_rate.to_ne_bytes().to_vec()),
+        ("TRACE", vec![u8::from(config.trace)]),
+    ])
 }
 
 impl std::fmt::Debug for KernelNode {

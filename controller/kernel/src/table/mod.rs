@@ -2,6 +2,8 @@
 
 mod batch;
 mod per_cpu;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::marker::PhantomData;
