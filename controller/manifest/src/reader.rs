@@ -3,12 +3,15 @@
 //! Scalars mean what they mean to `kubectl` (YAML 1.1), because the same files are applied with it; what the
 //! two versions of YAML read differently (`010`) is refused instead of guessed.
 
+mod scalar;
+
 use std::collections::{HashMap, HashSet};
 
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
+use saphyr_parser::{Event, Marker, Parser, ScanError, Span, StrInput};
 use thiserror::Error;
 
 use crate::tree::{Member, Node, Position, Value};
+use scalar::{collection_tag, scalar};
 
 /// How much a file may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -427,123 +430,5 @@ fn field_name(node: Node, at: Position) -> Result<Box<str>, ReadError> {
         Value::Text(text) => Ok(text),
         Value::Integer(number) => Ok(number.to_string().into()),
         _ => Err(refuse(at, ReadProblem::Name { found: node.kind() })),
-    }
-}
-
-fn shown(tag: &Tag) -> String {
-    if tag.is_yaml_core_schema() {
-        return format!("!!{}", tag.suffix);
-    }
-    tag.to_string()
-}
-
-fn collection_tag(tag: Option<&Tag>, allowed: &str, at: Position) -> Result<(), ReadError> {
-    match tag {
-        None => Ok(()),
-        Some(tag) if tag.is_yaml_core_schema() && tag.suffix == allowed => Ok(()),
-        Some(tag) => Err(refuse(at, ReadProblem::Tag { tag: shown(tag) })),
-    }
-}
-
-fn scalar(
-    text: &str,
-    style: ScalarStyle,
-    tag: Option<&Tag>,
-    at: Position,
-) -> Result<Value, ReadError> {
-    let Some(tag) = tag else {
-        return if style == ScalarStyle::Plain {
-            plain(text, at)
-        } else {
-            Ok(Value::Text(text.into()))
-        };
-    };
-    let fits = |value: Value| {
-        let name = match value {
-            Value::Null => "null",
-            Value::Bool(_) => "bool",
-            Value::Integer(_) => "int",
-            Value::Float(_) => "float",
-            _ => "str",
-        };
-        (name == tag.suffix).then_some(value)
-    };
-    let value = match (tag.is_yaml_core_schema(), tag.suffix.as_str()) {
-        (true, "str") => Some(Value::Text(text.into())),
-        (true, _) => fits(plain(text, at)?),
-        (false, _) => None,
-    };
-    value.ok_or_else(|| refuse(at, ReadProblem::Tag { tag: shown(tag) }))
-}
-
-/// What an unquoted scalar means.
-fn plain(text: &str, at: Position) -> Result<Value, ReadError> {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Ok(Value::Null),
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => {
-            return Ok(Value::Bool(true));
-        }
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
-            return Ok(Value::Bool(false));
-        }
-        ".inf" | ".Inf" | ".INF" | "+.inf" | "-.inf" | "-.Inf" | "-.INF" | ".nan" | ".NaN"
-        | ".NAN" => {
-            return Err(refuse(at, ReadProblem::Number { text: text.into() }));
-        }
-        _ => {}
-    }
-    let starts_number = text
-        .trim_start_matches(['+', '-'])
-        .starts_with(|c: char| c.is_ascii_digit() || c == '.');
-    if !starts_number {
-        return Ok(Value::Text(text.into()));
-    }
-    number(text, at)
-}
-
-fn number(text: &str, at: Position) -> Result<Value, ReadError> {
-    let (negative, digits) = match text.as_bytes().first() {
-        Some(b'-') => (true, &text[1..]),
-        Some(b'+') => (false, &text[1..]),
-        _ => (false, text),
-    };
-    let digits = digits.replace('_', "");
-    let sign = |n: i64| if negative { -n } else { n };
-    for (start, radix) in [("0x", 16), ("0X", 16), ("0o", 8), ("0b", 2)] {
-        if let Some(rest) = digits.strip_prefix(start) {
-            return Ok(match i64::from_str_radix(rest, radix) {
-                Ok(n) if !rest.starts_with(['+', '-']) => Value::Integer(sign(n)),
-                _ => Value::Text(text.into()),
-            });
-        }
-    }
-    if !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit()) {
-        let octal = (digits.len() > 1 && digits.starts_with('0'))
-            .then(|| i64::from_str_radix(&digits, 8).ok())
-            .flatten();
-        return match (octal, digits.parse::<i64>()) {
-            (Some(octal), Ok(decimal)) if octal != decimal => Err(refuse(
-                at,
-                ReadProblem::LeadingZero {
-                    text: text.into(),
-                    octal: sign(octal).to_string(),
-                    decimal: sign(decimal).to_string(),
-                },
-            )),
-            (_, Ok(n)) => Ok(Value::Integer(sign(n))),
-            (_, Err(_)) => Err(refuse(at, ReadProblem::Number { text: text.into() })),
-        };
-    }
-    let float = digits
-        .bytes()
-        .all(|c| c.is_ascii_digit() || matches!(c, b'.' | b'e' | b'E' | b'+' | b'-'))
-        && digits.bytes().any(|c| c.is_ascii_digit());
-    match digits.parse::<f64>() {
-        Ok(n) if float && n.is_finite() => {
-            let shown = format!("{}{digits}", if negative { "-" } else { "" });
-            Ok(crate::tree::number(&shown))
-        }
-        Ok(_) if float => Err(refuse(at, ReadProblem::Number { text: text.into() })),
-        _ => Ok(Value::Text(text.into())),
     }
 }

@@ -118,9 +118,9 @@ impl<'t> Lowering<'t, '_> {
                     );
                 }
                 if operator == "In" {
-                    Operator::In(texts)
+                    Operator::In(texts.into())
                 } else {
-                    Operator::NotIn(texts)
+                    Operator::NotIn(texts.into())
                 }
             }
             operator @ ("Exists" | "DoesNotExist") => {
