@@ -8,8 +8,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Those whose tests load programs, write maps, attach, or send packets.
-packages=(oxilium-kernel oxilium-agent oxilium-e2e)
+# Those whose tests load programs, write maps, attach. They try both ways of attachment by themselves.
+packages=(oxilium-kernel oxilium-program-tests oxilium-agent)
+# Scenarios run with the way that the agent chooses, and where that is tcx, with clsact as well.
+scenarios=(oxilium-e2e)
 
 scripts/setup.sh build run kernels
 kernels=("$@")
@@ -17,10 +19,15 @@ kernels=("$@")
 
 die() { printf 'test-kernels: %s\n' "$*" >&2; exit 1; }
 
+programs() { # programs PACKAGE… : the test programs of these packages, built
+    local built
+    built=$(CARGO_TERM_COLOR=never cargo test --no-run "${@/#/--package=}" 2>&1) || die "the tests do not build: $built"
+    sed -n 's/^ *Executable .*(\(.*\))$/\1/p' <<<"$built" | grep . || die "no test was built: $built"
+}
+
 cargo build --workspace --bins
-built=$(CARGO_TERM_COLOR=never cargo test --no-run "${packages[@]/#/--package=}" 2>&1) || die "the tests do not build: $built"
-mapfile -t tests < <(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' <<<"$built")
-[ ${#tests[@]} -gt 0 ] || die "no test was built"
+once=$(programs "${packages[@]}")
+both=$(programs "${scenarios[@]}")
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -28,9 +35,10 @@ failed=()
 for kernel in "${kernels[@]}"; do
     printf 'test-kernels: %s\n' "$kernel" >&2
     # The guest sees this machine's files; what it writes vanishes with it.
-    OXILIUM_REQUIRE=all,bridge-netfilter OXILIUM_BIN_DIR="$PWD/target/debug" \
-        scripts/run-in-kernel.sh "$kernel" --timeout "${TIMEOUT:-900}" --mem 3G -- \
-        bash scripts/guest/tests "${FILTER:-}" "${tests[@]}" | tee "$log" || failed+=("$kernel")
+    # shellcheck disable=SC2086 # one program a word
+    OXILIUM_BIN_DIR="$PWD/target/debug" \
+        scripts/run-in-kernel.sh "$kernel" --timeout "${TIMEOUT:-1200}" --mem 3G -- \
+        bash scripts/guest/tests "${FILTER:-}" $once -- $both | tee "$log" || failed+=("$kernel")
     ran=$(sed -n 's/^test result: .* \([0-9]*\) passed.*/\1/p' "$log" | awk '{ sum += $1 } END { print sum + 0 }')
     printf 'test-kernels: %s tests passed on %s\n' "$ran" "$kernel" >&2
     [ "$ran" -gt 0 ] || failed+=("$kernel")

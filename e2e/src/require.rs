@@ -30,6 +30,8 @@ pub enum Need {
     Binaries,
     /// The bridge netfilter sysctls. Not in `all`: few kernels that can run the rest lack it, but it is a choice.
     BridgeNetfilter,
+    /// tcx hooks, which Linux has since 6.6. Not in `all`: older kernels are served by clsact.
+    Tcx,
 }
 
 impl Need {
@@ -42,7 +44,13 @@ impl Need {
             Self::Tools => "tools",
             Self::Binaries => "binaries",
             Self::BridgeNetfilter => "bridge-netfilter",
+            Self::Tcx => "tcx",
         }
+    }
+
+    /// `all` does not mean it.
+    fn is_optional(self) -> bool {
+        matches!(self, Self::BridgeNetfilter | Self::Tcx)
     }
 
     /// Why the machine does not meet the need and what would make it.
@@ -66,6 +74,8 @@ impl Need {
             Self::BridgeNetfilter => (!Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables")
                 .exists())
             .then(|| "the kernel has no bridge netfilter".to_owned()),
+            Self::Tcx => (!has_tcx(&kernel_release()))
+                .then(|| "the kernel has no tcx: it is older than 6.6".to_owned()),
         }
     }
 }
@@ -94,7 +104,22 @@ pub fn require(needs: &[Need]) -> bool {
 fn is_required(need: Need, list: &str) -> bool {
     list.split(',')
         .map(str::trim)
-        .any(|word| word == need.name() || (word == "all" && need != Need::BridgeNetfilter))
+        .any(|word| word == need.name() || (word == "all" && !need.is_optional()))
+}
+
+fn kernel_release() -> String {
+    nix::sys::utsname::uname().map_or_else(
+        |_| String::new(),
+        |uname| uname.release().to_string_lossy().into_owned(),
+    )
+}
+
+/// A release such as `6.12.117+deb12-amd64` is 6.6 or later.
+fn has_tcx(release: &str) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(6))
 }
 
 fn bpffs_is_mounted() -> bool {
@@ -119,8 +144,25 @@ mod tests {
             ("all", Need::Binaries, true),
             ("all", Need::BridgeNetfilter, false),
             ("all,bridge-netfilter", Need::BridgeNetfilter, true),
+            ("all", Need::Tcx, false),
+            ("all,tcx", Need::Tcx, true),
         ] {
             assert_eq!(is_required(need, list), expected, "{list} {need:?}");
+        }
+    }
+
+    #[test]
+    fn tcx_came_with_6_6() {
+        for (release, expected) in [
+            ("6.1.0-56-amd64", false),
+            ("6.5.13", false),
+            ("6.6.0", true),
+            ("6.12.117+deb12-amd64", true),
+            ("7.0", true),
+            ("5.15.0", false),
+            ("", false),
+        ] {
+            assert_eq!(has_tcx(release), expected, "{release}");
         }
     }
 }

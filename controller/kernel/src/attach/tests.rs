@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
+use oxilium_e2e::require::{Need, require};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
 use oxilium_model::observed::AttachedProgram;
 use oxilium_model::plan::Write;
@@ -326,6 +327,9 @@ fn filters_of_others_stay_and_ours_is_replaced_in_place() {
 
 #[test]
 fn the_way_of_attachment_can_change_in_both_directions() {
+    if !require(&[Need::Tcx]) {
+        return;
+    }
     on_kernel(AttachMode::Tc, |bed| {
         let mut stage = Stage::new(bed);
         stage.attach();

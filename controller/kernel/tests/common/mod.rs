@@ -166,7 +166,9 @@ impl Drop for KernelBed {
 /// the machine cannot.
 pub(crate) fn on_kernel(mode: AttachMode, test: impl FnOnce(&KernelBed) + Send) -> bool {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    if !require(&[Need::Root, Need::Bpf]) {
+    let tcx = (mode == AttachMode::Tcx).then_some(Need::Tcx);
+    let needs: Vec<Need> = [Need::Root, Need::Bpf].into_iter().chain(tcx).collect();
+    if !require(&needs) {
         return false;
     }
     let root = Path::new("/sys/fs/bpf").join(format!(
