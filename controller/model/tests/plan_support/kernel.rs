@@ -163,8 +163,12 @@ impl Kernel {
 
     /// Judges a packet from the tables alone.
     pub(crate) fn verdict(&self, probe: &Probe) -> Verdict {
+        self.verdict_of(probe, self.identity(probe.remote))
+    }
+
+    /// Judges a packet whose peer has this identity.
+    pub(crate) fn verdict_of(&self, probe: &Probe, identity: NumericIdentity) -> Verdict {
         let table = self.0.endpoint_word_in_use(probe.endpoint).table();
-        let identity = self.identity(probe.remote);
         let shapes = self
             .0
             .shapes
@@ -210,12 +214,11 @@ impl Kernel {
         }
     }
 
-    /// A verdict that was recorded with this stamp is taken without another lookup.
-    pub(crate) fn trusts(&self, endpoint: u16, stamp: Epoch) -> bool {
-        let born = self
-            .interface(endpoint)
-            .is_some_and(|(_, config)| stamp.get() >= config.birth);
-        born && stamp >= self.0.endpoint_word_in_use(endpoint).epoch()
-            && stamp >= self.0.ipcache_word().epoch()
+    /// The oldest stamp with which a recorded verdict is taken without another lookup.
+    pub(crate) fn oldest_trusted(&self, endpoint: u16) -> Option<Epoch> {
+        let (_, config) = self.interface(endpoint)?;
+        let word = self.0.endpoint_word_in_use(endpoint).epoch();
+        let ipcache = self.0.ipcache_word().epoch();
+        Some(word.max(ipcache).max(Epoch::new(config.birth)))
     }
 }
