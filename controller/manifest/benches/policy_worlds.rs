@@ -3,6 +3,7 @@
 //!
 //! Prints a table first (best of five, with a fixed loop to compare machines by, and what Cilium 1.20.2's
 //! engine took on two cores of the machine where the goals were set), then criterion's figures.
+//! `cargo bench -p oxilium-manifest -- --summary` prints the table only.
 
 #![expect(
     clippy::print_stdout,
@@ -134,7 +135,7 @@ fn measure_memory(name: &str) {
     drop(black_box(engine));
 }
 
-fn memory_of(name: &str) -> u64 {
+fn memory_of(name: &str) -> f64 {
     let output = Command::new(std::env::current_exe().unwrap())
         .env(MEMORY_OF, name)
         .output()
@@ -169,7 +170,7 @@ fn summary() {
     );
     for (name, reference, megabytes) in REFERENCE {
         let world = World::named(name);
-        let (load_time, _) = best(5, || {
+        let (load_time, ()) = best(5, || {
             let mut engine = with_identities(&world);
             timed(|| load(&mut engine, &world))
         });
@@ -223,7 +224,7 @@ fn summary() {
         println!(
             "  {:<22} {:>12.1} MB   Cilium {megabytes:>12} MB",
             "memory",
-            memory as f64 / 1e6
+            memory / 1e6
         );
     }
 }
@@ -300,7 +301,13 @@ fn main() {
     if let Ok(name) = std::env::var(MEMORY_OF) {
         return measure_memory(&name);
     }
-    summary();
+    let asked = |name: &str| std::env::args().any(|argument| argument == name);
+    if !asked("--test") {
+        summary();
+    }
+    if asked("--summary") {
+        return;
+    }
     let mut criterion = Criterion::default().configure_from_args();
     bench(&mut criterion);
     criterion.final_summary();

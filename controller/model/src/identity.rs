@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::label::Label;
+use crate::label::{Label, LabelSource};
 
 /// Number of a security identity.
 ///
@@ -162,11 +162,16 @@ impl IdentityLabels {
         &self.0[start..start + len]
     }
 
+    /// The label of that source and key.
+    pub fn find(&self, source: &LabelSource, key: &str) -> Option<&Label> {
+        self.with_key(key)
+            .iter()
+            .find(|label| label.source() == source)
+    }
+
     /// Holds `reserved:NAME`.
     pub fn has_reserved(&self, name: &str) -> bool {
-        self.with_key(name)
-            .iter()
-            .any(|label| label.is_reserved(name))
+        self.find(&LabelSource::Reserved, name).is_some()
     }
 }
 

@@ -13,7 +13,7 @@ use oxilium_model::policy::peer::{CidrGroupPeer, CidrPeer, Peer, Peers};
 use oxilium_model::policy::rule::{
     Action, Policy, PortMatch, PortRule, PortRules, PortSpec, Rule, Subject,
 };
-use oxilium_model::policy::selector::{LabelSelector, Operator, Scope};
+use oxilium_model::policy::selector::{LabelSelector, Operator, Scope, Values};
 use oxilium_model::policy::table::Packet;
 use oxilium_model::policy::{Outcome, SubjectPolicy, resolve, selection};
 use policy_support::{
@@ -135,7 +135,12 @@ fn advisory_8_selectors_of_nodes_and_of_pods_never_cross() {
     let mut twin: Vec<Label> = pod("a", "red", "default", &[]).labels.into();
     twin.push(Label::of_pod("role", "worker").unwrap());
     let twin: IdentityLabels = twin.into();
-    let worker = || expression("role", Operator::In(["worker".into()].into()));
+    let worker = || {
+        expression(
+            "role",
+            Operator::In(["worker".into()].into_iter().collect()),
+        )
+    };
     assert!(!peers().nodes(&worker()).matches(&twin), "a pod is no node");
     assert!(!Subject::Nodes(scope().nodes(&worker()).0).selects(&twin));
     let node = &identities.get(NumericIdentity(33_554_433)).unwrap().labels;
@@ -274,7 +279,7 @@ fn advisory_17_no_selector_leads_out_of_its_namespace_as_a_subject() {
         "cidr:0.0.0.0/0",
         "fqdn:a.test",
     ];
-    let values: BTreeSet<_> = ["blue".into(), "a".into(), "".into()].into();
+    let values: Values = ["blue", "a", ""].into_iter().map(Into::into).collect();
     let operators = [
         Operator::Exists,
         Operator::DoesNotExist,
@@ -352,7 +357,7 @@ fn advisory_19_no_label_of_a_pod_stands_in_for_its_namespace() {
         "k8s:namespace.labels.env=prod",
         "other:io.cilium.k8s.namespace.labels.env=prod",
     ]);
-    let prod = expression("env", Operator::In(["prod".into()].into()));
+    let prod = expression("env", Operator::In(["prod".into()].into_iter().collect()));
     assert!(!peers().namespaces(&prod).matches(&near.labels));
     let red = identities();
     let red = &red.get(SUBJECT).unwrap().labels;

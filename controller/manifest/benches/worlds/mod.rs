@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 /// A world: identities with labels, policies as JSON texts, subjects, and the two edits that are measured.
-pub struct World {
-    pub identities: Vec<(u32, Vec<String>)>,
-    pub policies: Vec<String>,
-    pub subjects: Vec<u32>,
-    pub new_identity: (u32, Vec<String>),
-    pub changed_policy: String,
+pub(crate) struct World {
+    pub(crate) identities: Vec<(u32, Vec<String>)>,
+    pub(crate) policies: Vec<String>,
+    pub(crate) subjects: Vec<u32>,
+    pub(crate) new_identity: (u32, Vec<String>),
+    pub(crate) changed_policy: String,
 }
 
 /// A small generator: xorshift.
@@ -48,14 +48,14 @@ fn port(port: u32, protocol: &str) -> Value {
     json!([{"ports": [{"port": port.to_string(), "protocol": protocol}]}])
 }
 
-fn admits(subject: &Value, peer: &Value, ports: Value) -> Value {
+fn admits(subject: &Value, peer: &Value, ports: &Value) -> Value {
     json!({"endpointSelector": {"matchLabels": subject},
         "ingress": [{"fromEndpoints": [{"matchLabels": peer}], "toPorts": ports}]})
 }
 
 impl World {
     /// The world of that name.
-    pub fn named(name: &str) -> Self {
+    pub(crate) fn named(name: &str) -> Self {
         let random = Random(7);
         match name {
             "dense" => Self::dense(random),
@@ -80,7 +80,11 @@ impl World {
         let policies = (0..3000)
             .map(|n| {
                 let group = format!("g{}", random.below(100));
-                let spec = admits(&app0, &json!({"group": group}), port(1000 + n % 500, "TCP"));
+                let spec = admits(
+                    &app0,
+                    &json!({"group": group}),
+                    &port(1000 + n % 500, "TCP"),
+                );
                 policy("default", &format!("p{n}"), &spec)
             })
             .collect();
@@ -97,7 +101,7 @@ impl World {
             changed_policy: policy(
                 "default",
                 "p17",
-                &admits(&app0, &json!({"group": "g3"}), port(9999, "TCP")),
+                &admits(&app0, &json!({"group": "g3"}), &port(9999, "TCP")),
             ),
         }
     }
@@ -131,7 +135,7 @@ impl World {
         let changed = admits(
             &json!({"tier": "data"}),
             &json!({"tier": "back"}),
-            port(7777, "TCP"),
+            &port(7777, "TCP"),
         );
         Self {
             identities,
@@ -154,14 +158,14 @@ impl World {
                 policy(
                     "default",
                     &format!("p{n}"),
-                    &admits(&other, &peer, port(1000 + n % 500, "TCP")),
+                    &admits(&other, &peer, &port(1000 + n % 500, "TCP")),
                 )
             })
             .collect();
         let changed = admits(
             &json!({"app": "other17"}),
             &json!({"app": "app18"}),
-            port(1017, "TCP"),
+            &port(1017, "TCP"),
         );
         Self {
             identities,
@@ -186,7 +190,7 @@ fn usual(kind: u32, random: &mut Random) -> Value {
             admits(
                 &json!({"tier": "back"}),
                 &json!({"tier": "front"}),
-                port(number, "TCP"),
+                &port(number, "TCP"),
             )
         }
         2 => {

@@ -5,11 +5,9 @@
 //! another kind of identity (its aggregate, any) where that asks for more. An explicit requirement stays.
 //! All of that is worked out here, so that the packet code only reads the winner's.
 
-use std::collections::HashMap;
-
 use oxilium_abi::AuthRequirement;
 
-use super::table::{Entry, EntryKey, rank};
+use super::table::{Entry, EntryKey, EntryMap, rank};
 use crate::policy::l7::AuthMode;
 
 const EXPLICIT: u8 = 1 << 7;
@@ -76,10 +74,7 @@ pub(crate) fn decide<'a>(
 }
 
 /// Makes each entry's requirement final, adding entries where two that overlap differ in it.
-pub(crate) fn settle(
-    entries: HashMap<EntryKey, Entry>,
-    local_cluster: u8,
-) -> HashMap<EntryKey, Entry> {
+pub(crate) fn settle(entries: EntryMap<Entry>, local_cluster: u8) -> EntryMap<Entry> {
     let explicit: Vec<EntryKey> = entries
         .iter()
         .filter(|(_, entry)| entry.auth.is_explicit())

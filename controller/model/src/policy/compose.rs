@@ -1,6 +1,5 @@
 //! Statements of all tiers, composed into one table.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use oxilium_abi::{AuthRequirement, POLICY_CLASS_ALLOW, POLICY_CLASS_DENY, Precedence};
@@ -10,7 +9,7 @@ use super::filter::Statement;
 use super::l7::Redirect;
 use super::level::TierLevels;
 use super::rule::Action;
-use super::table::{BuiltIn, Entry, EntryKey, Origin, Origins, merge_origins};
+use super::table::{BuiltIn, Entry, EntryKey, EntryMap, Origin, Origins, merge_origins};
 
 const LOWEST: u32 = 0x00FF_FFFF;
 
@@ -28,9 +27,9 @@ pub(crate) struct Verdict {
 /// One tier's verdicts and passes by key.
 #[derive(Debug, Default)]
 pub(crate) struct TierTable {
-    verdicts: HashMap<EntryKey, Verdict>,
+    verdicts: EntryMap<Verdict>,
     /// Offsets of the levels that pass.
-    passes: HashMap<EntryKey, u32>,
+    passes: EntryMap<u32>,
 }
 
 impl TierTable {
@@ -73,7 +72,7 @@ impl TierTable {
 }
 
 /// Puts a verdict where its key may have one already: the higher level wins, then deny, then both together.
-fn put(verdicts: &mut HashMap<EntryKey, Verdict>, key: EntryKey, new: Verdict) {
+fn put(verdicts: &mut EntryMap<Verdict>, key: EntryKey, new: Verdict) {
     let Some(old) = verdicts.get_mut(&key) else {
         verdicts.insert(key, new);
         return;
@@ -113,11 +112,8 @@ impl Verdict {
 }
 
 /// Composes the tiers, each with its levels, from first to last.
-pub(crate) fn compose(
-    tiers: Vec<(TierTable, &TierLevels)>,
-    local_cluster: u8,
-) -> HashMap<EntryKey, Entry> {
-    let mut below: HashMap<EntryKey, Verdict> = HashMap::new();
+pub(crate) fn compose(tiers: Vec<(TierTable, &TierLevels)>, local_cluster: u8) -> EntryMap<Entry> {
+    let mut below: EntryMap<Verdict> = EntryMap::default();
     for (tier, levels) in tiers.into_iter().rev() {
         let mut all = tier.verdicts;
         // What was passed: the next tiers' verdicts, right behind the pass.

@@ -61,8 +61,8 @@ pub struct Statement {
     pub auth: Option<AuthMode>,
     /// The proxy that flows are handed to.
     pub redirect: Option<Redirect>,
-    /// What the proxy has to do.
-    pub l7: MergedL7,
+    /// What the proxy has to do, where there is one.
+    pub l7: Option<Box<MergedL7>>,
     /// The rules.
     pub origins: Vec<Arc<RuleRef>>,
 }
@@ -211,19 +211,16 @@ impl Statement {
     ) -> Self {
         let l7 = l7.filter(|_| rule.action == Action::Allow);
         let redirect = l7.and_then(|l7| Redirect::of(l7, protocol));
-        let merged = MergedL7 {
-            l7: l7
-                .filter(|_| redirect.is_some())
-                .cloned()
-                .unwrap_or_default(),
-            unrestricted: redirect.is_none() || !default_deny,
-        };
+        let merged = l7.filter(|_| redirect.is_some()).map(|l7| MergedL7 {
+            l7: l7.clone(),
+            unrestricted: !default_deny,
+        });
         Self {
             level,
             action: rule.action,
             auth: rule.auth.filter(|_| rule.action == Action::Allow),
             redirect,
-            l7: merged,
+            l7: merged.map(Box::new),
             origins: vec![rule.origin.clone()],
         }
     }
@@ -248,7 +245,7 @@ impl Statement {
         if self.action == Action::Allow {
             self.merge_redirect(&new)?;
             self.merge_auth(&new)?;
-            self.l7.merge(&new.l7);
+            self.merge_l7(new.l7);
         }
         self.origins.extend(new.origins);
         Ok(())
@@ -285,6 +282,22 @@ impl Statement {
             ours.priority = parser.default_priority();
         }
         Ok(())
+    }
+
+    fn merge_l7(&mut self, new: Option<Box<MergedL7>>) {
+        match (&mut self.l7, new) {
+            (Some(ours), Some(theirs)) => ours.merge(&theirs),
+            // Of the two rules one asks nothing of a proxy, and lets everything through.
+            (Some(ours), None) => ours.unrestricted = true,
+            (None, Some(theirs)) => {
+                let unrestricted = MergedL7 {
+                    unrestricted: true,
+                    ..*theirs
+                };
+                self.l7 = Some(Box::new(unrestricted));
+            }
+            (None, None) => {}
+        }
     }
 
     fn merge_auth(&mut self, new: &Self) -> Result<(), Conflict> {

@@ -1,12 +1,10 @@
 //! Entries that decide nothing are left out.
 
-use std::collections::HashMap;
-
 use oxilium_abi::{POLICY_CLASS_DENY, Precedence};
 
 use super::l7::Parser;
 use super::port::PortPrefix;
-use super::table::{Entry, EntryKey, kind, lineage};
+use super::table::{Entry, EntryKey, EntryMap, kind, lineage};
 use crate::identity::Protocol;
 
 /// The shapes of entries that are there, for each kind of identity: which wider keys can exist at all.
@@ -53,7 +51,7 @@ impl ShapesPresent {
 /// Takes out entries that can never be the greatest match, and those whose packets would get the same
 /// verdict without them. `has_auth`: some rule of the direction speaks of authentication.
 pub(crate) fn prune(
-    entries: &HashMap<EntryKey, Entry>,
+    entries: &EntryMap<Entry>,
     has_auth: bool,
     local_cluster: u8,
 ) -> Vec<(EntryKey, Entry)> {

@@ -4,8 +4,6 @@
 //! allow, and allow beats pass; a pass leaves it to the next tier. The built-in tier comes last. A table
 //! says the same with precedences, and every other implementation must give the same tables.
 
-use std::collections::HashMap;
-
 use oxilium_abi::Direction;
 use thiserror::Error;
 
@@ -21,7 +19,7 @@ use super::port::PortPrefix;
 use super::prune::prune;
 use super::rule::{Policy, PortSpec, Tier};
 use super::select;
-use super::table::{DirectionTable, Entry, EntryKey, Origin, Origins, PolicyTable};
+use super::table::{DirectionTable, Entry, EntryKey, EntryMap, Origin, Origins, PolicyTable};
 use crate::identity::{Identities, NumericIdentity, Protocol};
 
 /// Why a subject's rules cannot be enforced together.
@@ -164,7 +162,7 @@ pub(crate) fn tabulate(
     statements: &Statements<Peer>,
     local_cluster: u8,
     expand: impl Fn(&Claim<Peer>) -> Vec<EntryKey>,
-) -> HashMap<EntryKey, Entry> {
+) -> EntryMap<Entry> {
     let mut tiers: Vec<(Tier, TierTable)> = levels
         .tiers
         .iter()
@@ -216,7 +214,7 @@ pub(crate) fn origins(statement: &Statement) -> Origins {
 
 /// Makes authentication final, leaves idle entries out, and sorts.
 fn finish(
-    entries: HashMap<EntryKey, Entry>,
+    entries: EntryMap<Entry>,
     enforcement: &Enforcement<'_>,
     local_cluster: u8,
 ) -> DirectionTable {
@@ -296,7 +294,7 @@ pub(crate) fn l7_filters(statements: &Statements<Peer>, direction: Direction) ->
                 ports: claim.ports.clone(),
                 peer: claim.peer.clone(),
                 redirect: statement.redirect.clone()?,
-                l7: statement.l7.clone(),
+                l7: statement.l7.as_deref()?.clone(),
             })
         })
         .collect()

@@ -6,7 +6,6 @@ use ipnet::IpNet;
 
 use super::config::{Families, PolicyConfig};
 use super::peer::{CidrGroupPeer, CidrPeer, Entity, FqdnPeer, Peer};
-use super::selector::SelectorKey;
 use crate::identity::{Identities, IdentityLabels, NumericIdentity};
 use crate::label::{self, Label, LabelSource};
 
@@ -102,7 +101,7 @@ impl Entity {
     }
 
     fn selects(self, labels: &IdentityLabels, cluster_name: &str) -> bool {
-        let cluster = || SelectorKey::k8s(label::POLICY_CLUSTER).find(labels);
+        let cluster = || labels.find(&LabelSource::K8s, label::POLICY_CLUSTER);
         let by_cluster = || match self {
             Self::All => true,
             Self::Cluster => cluster().is_some_and(|label| label.value() == cluster_name),

@@ -87,10 +87,9 @@ impl SelectorKey {
                 .iter()
                 .find(|label| label.prefix().is_some_and(|narrow| wide.contains(&narrow)));
         }
-        let same_key = labels.with_key(&self.key);
         match &self.source {
-            None => same_key.first(),
-            Some(source) => same_key.iter().find(|label| label.source() == source),
+            None => labels.with_key(&self.key).first(),
+            Some(source) => labels.find(source, &self.key),
         }
     }
 }
@@ -104,13 +103,50 @@ impl fmt::Display for SelectorKey {
     }
 }
 
+/// Values of a requirement: sorted, each once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Values(Box<[Arc<str>]>);
+
+impl Values {
+    /// `value` is one of them.
+    pub fn contains(&self, value: &str) -> bool {
+        self.0.binary_search_by(|own| (**own).cmp(value)).is_ok()
+    }
+
+    /// All, sorted.
+    pub fn iter(&self) -> std::slice::Iter<'_, Arc<str>> {
+        self.0.iter()
+    }
+}
+
+impl From<BTreeSet<Arc<str>>> for Values {
+    fn from(values: BTreeSet<Arc<str>>) -> Self {
+        Self(values.into_iter().collect())
+    }
+}
+
+impl FromIterator<Arc<str>> for Values {
+    fn from_iter<I: IntoIterator<Item = Arc<str>>>(values: I) -> Self {
+        values.into_iter().collect::<BTreeSet<_>>().into()
+    }
+}
+
+impl<'a> IntoIterator for &'a Values {
+    type Item = &'a Arc<str>;
+    type IntoIter = std::slice::Iter<'a, Arc<str>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
 /// What a requirement asks of the label.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operator {
     /// It is there, with one of these values.
-    In(BTreeSet<Arc<str>>),
+    In(Values),
     /// It is absent, or has none of these values.
-    NotIn(BTreeSet<Arc<str>>),
+    NotIn(Values),
     /// It is there.
     Exists,
     /// It is absent.
@@ -131,7 +167,7 @@ impl Requirement {
     pub fn is(key: SelectorKey, value: &str) -> Self {
         Self {
             key,
-            operator: Operator::In(BTreeSet::from([Arc::from(value)])),
+            operator: Operator::In(Values(Box::new([Arc::from(value)]))),
         }
     }
 
@@ -212,7 +248,7 @@ pub enum NamespaceScope {
 
 impl NamespaceScope {
     fn matches(&self, labels: &IdentityLabels) -> bool {
-        let found = || SelectorKey::k8s(label::POD_NAMESPACE).find(labels);
+        let found = || labels.find(&LabelSource::K8s, label::POD_NAMESPACE);
         match self {
             Self::Unrestricted => true,
             Self::Pods => found().is_some(),
@@ -228,7 +264,7 @@ impl NamespaceScope {
 pub struct EndpointSelector {
     namespace: NamespaceScope,
     cluster: Option<Arc<str>>,
-    requirements: Arc<BTreeSet<Requirement>>,
+    requirements: Arc<[Requirement]>,
 }
 
 impl EndpointSelector {
@@ -253,14 +289,14 @@ impl EndpointSelector {
     }
 
     /// What it asks beyond namespace and cluster.
-    pub fn requirements(&self) -> &BTreeSet<Requirement> {
+    pub fn requirements(&self) -> &[Requirement] {
         &self.requirements
     }
 }
 
 fn in_cluster(labels: &IdentityLabels, name: &str) -> bool {
-    SelectorKey::k8s(label::POLICY_CLUSTER)
-        .find(labels)
+    labels
+        .find(&LabelSource::K8s, label::POLICY_CLUSTER)
         .is_some_and(|label| label.value() == name)
 }
 
@@ -287,7 +323,7 @@ impl NodeDomain {
 pub struct NodeSelector {
     domain: NodeDomain,
     cluster: Option<Arc<str>>,
-    requirements: Arc<BTreeSet<Requirement>>,
+    requirements: Arc<[Requirement]>,
 }
 
 impl NodeSelector {
@@ -312,7 +348,7 @@ impl NodeSelector {
     }
 
     /// What it asks beyond the cluster.
-    pub fn requirements(&self) -> &BTreeSet<Requirement> {
+    pub fn requirements(&self) -> &[Requirement] {
         &self.requirements
     }
 }
@@ -358,7 +394,7 @@ impl Scope {
         let subject = EndpointSelector {
             namespace,
             cluster: None,
-            requirements: Arc::new(own.requirements()),
+            requirements: own.requirements().into_iter().collect(),
         };
         (subject, self.peers(selector.is_about_init()))
     }
@@ -373,7 +409,7 @@ impl Scope {
         let subject = EndpointSelector {
             namespace: pods_of(namespaces),
             cluster: None,
-            requirements: Arc::new(namespaces_and_pods(namespaces, pods)),
+            requirements: namespaces_and_pods(namespaces, pods).into_iter().collect(),
         };
         (subject, self.peers(false))
     }
@@ -383,7 +419,7 @@ impl Scope {
         let subject = NodeSelector {
             domain: NodeDomain::Local,
             cluster: None,
-            requirements: Arc::new(selector.requirements()),
+            requirements: selector.requirements().into_iter().collect(),
         };
         (subject, self.peers(false))
     }
@@ -430,7 +466,7 @@ impl PeerScope {
     /// labels) and a cluster-scoped object's are in some namespace (unless its subject is `reserved:init`);
     /// and without a requirement on the cluster they are in the local one.
     pub fn endpoints(&self, selector: &LabelSelector) -> EndpointSelector {
-        let requirements = Arc::new(selector.requirements());
+        let requirements = selector.requirements().into_iter().collect();
         if selector.has_reserved() {
             return EndpointSelector {
                 namespace: NamespaceScope::Unrestricted,
@@ -469,7 +505,9 @@ impl PeerScope {
         EndpointSelector {
             namespace,
             cluster: self.cluster_unless_named(pods),
-            requirements: Arc::new(namespaces_and_pods(namespaces.unwrap_or(&none), pods)),
+            requirements: namespaces_and_pods(namespaces.unwrap_or(&none), pods)
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -478,7 +516,9 @@ impl PeerScope {
         EndpointSelector {
             namespace: pods_of(namespaces),
             cluster: None,
-            requirements: Arc::new(namespaces_and_pods(namespaces, &LabelSelector::default())),
+            requirements: namespaces_and_pods(namespaces, &LabelSelector::default())
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -488,7 +528,7 @@ impl PeerScope {
         EndpointSelector {
             namespace: NamespaceScope::Unrestricted,
             cluster: None,
-            requirements: Arc::new(selector.requirements()),
+            requirements: selector.requirements().into_iter().collect(),
         }
     }
 
@@ -498,7 +538,7 @@ impl PeerScope {
         NodeSelector {
             domain: NodeDomain::Remote,
             cluster: self.cluster_unless_named(selector),
-            requirements: Arc::new(selector.requirements()),
+            requirements: selector.requirements().into_iter().collect(),
         }
     }
 

@@ -4,8 +4,9 @@
 //! protocol and port prefix, then identity (its own, its aggregate, any). An entry's `auth` is final:
 //! what a wider rule adds is in the entry already, so the packet code looks at the winner alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use oxilium_abi::{AuthRequirement, Direction, Precedence, ShapeMask, ShapeWord};
@@ -110,6 +111,45 @@ impl fmt::Display for EntryKey {
         write!(f, "/{}", self.port)
     }
 }
+
+/// Hashes keys of entries quickly. They are made of numbers that we give and of ports that policies name:
+/// nothing that a pod could choose to make them collide.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct EntryHasher(u64);
+
+impl EntryHasher {
+    fn add(&mut self, value: u64) {
+        // The golden ratio: an odd constant that spreads small numbers over all bits.
+        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+impl Hasher for EntryHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.add(u64::from(*byte));
+        }
+    }
+
+    fn write_u8(&mut self, value: u8) {
+        self.add(u64::from(value));
+    }
+
+    fn write_u16(&mut self, value: u16) {
+        self.add(u64::from(value));
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.add(u64::from(value));
+    }
+}
+
+/// Something for each entry.
+pub(crate) type EntryMap<V> = HashMap<EntryKey, V, BuildHasherDefault<EntryHasher>>;
 
 /// What of a packet a policy looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

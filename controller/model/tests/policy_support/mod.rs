@@ -221,7 +221,10 @@ fn peer() -> impl Strategy<Value = Peer> {
         Just(LabelSelector::default()),
         Just(app("a")),
         Just(app("b")),
-        Just(expression("app", Operator::NotIn(["a".into()].into()))),
+        Just(expression(
+            "app",
+            Operator::NotIn(["a".into()].into_iter().collect())
+        )),
         Just(expression(
             "k8s:io.kubernetes.pod.namespace",
             Operator::Exists
@@ -233,7 +236,7 @@ fn peer() -> impl Strategy<Value = Peer> {
         Just(expression("reserved:host", Operator::DoesNotExist)),
         Just(expression(
             "k8s:io.cilium.k8s.namespace.labels.env",
-            Operator::In(["dev".into()].into())
+            Operator::In(["dev".into()].into_iter().collect())
         )),
     ];
     let entity = prop::sample::select(Entity::NAMES.to_vec()).prop_map(|(entity, _)| entity);
@@ -257,7 +260,7 @@ fn peer() -> impl Strategy<Value = Peer> {
         1 => Just(Peer::Nodes(peers().nodes(&LabelSelector::default()))),
         1 => Just(Peer::Endpoints(peers().namespaces(&expression(
             "env",
-            Operator::NotIn(["prod".into()].into())
+            Operator::NotIn(["prod".into()].into_iter().collect())
         )))),
     ]
 }

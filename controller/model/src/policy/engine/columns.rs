@@ -27,6 +27,20 @@ impl ColumnTable {
         }
     }
 
+    /// Of columns, sorted by identity. Empty ones are left out.
+    pub(super) fn of(enforced: bool, columns: Vec<(NumericIdentity, Column)>) -> Self {
+        let len = columns.iter().map(|(_, column)| column.len()).sum();
+        let columns = columns
+            .into_iter()
+            .filter(|(_, column)| !column.is_empty())
+            .collect();
+        Self {
+            enforced,
+            columns,
+            len,
+        }
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.len

@@ -168,12 +168,12 @@ impl Engine {
             let Some(set) = self.sets.get_mut(user) else {
                 continue;
             };
-            let own = peers
+            let own: Vec<PeerId> = peers
                 .iter()
                 .copied()
                 .filter(|peer| set.uses(*peer))
                 .collect();
-            let entries = set.update(id, own, &self.known.identities);
+            let entries = set.update(id, &own, &self.known.identities);
             if entries > 0 {
                 changed.entries += entries;
                 changed.subjects.extend(&set.subjects);

@@ -19,7 +19,7 @@ use crate::policy::port::PortPrefix;
 use crate::policy::prune::{Pruner, ShapesPresent, prune};
 use crate::policy::resolve::{L7Filter, ResolveError, origins};
 use crate::policy::rule::{Action, PortSpec, Tier};
-use crate::policy::table::{Entry, EntryKey, Origins};
+use crate::policy::table::{Entry, EntryKey, EntryMap, Origins};
 
 /// A rule set, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,11 +58,9 @@ enum ClausePorts {
     OfReceiver(Protocol, Arc<str>),
 }
 
-/// Which clauses concern an identity: two with the same signature have the same column.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Signature {
-    /// Peers that select it, sorted.
-    peers: Vec<PeerId>,
+/// What beside the peers that select it decides an identity's column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Nature {
     aggregate: NumericIdentity,
     /// The node, which a built-in rule may speak of.
     is_host: bool,
@@ -89,9 +87,10 @@ pub(super) struct RuleSet {
     /// Peers that select the aggregates.
     of_aggregates: HashMap<NumericIdentity, Vec<PeerId>>,
     /// Final entries for anyone and the aggregates, by which an identity's may be idle.
-    wide: HashMap<EntryKey, Entry>,
+    wide: EntryMap<Entry>,
     wide_shapes: ShapesPresent,
-    columns: HashMap<Signature, Column>,
+    /// The columns of identities that the same peers select, and that are of the same nature.
+    columns: HashMap<Vec<PeerId>, Vec<(Nature, Column)>>,
 }
 
 /// How to build a rule set.
@@ -123,7 +122,7 @@ impl RuleSet {
             names_receivers_ports: false,
             local_cluster: blueprint.local_cluster,
             of_aggregates: HashMap::new(),
-            wide: HashMap::new(),
+            wide: EntryMap::default(),
             wide_shapes: ShapesPresent::default(),
             columns: HashMap::new(),
             key: blueprint.key.clone(),
@@ -241,28 +240,33 @@ impl RuleSet {
         if self.error.is_some() {
             return;
         }
-        let mut peers: Vec<PeerId> = self.peers().collect();
-        peers.sort_unstable();
-        let mut selected: HashMap<NumericIdentity, Vec<PeerId>> = HashMap::new();
-        for peer in peers {
-            for identity in selectors.selection(peer) {
-                selected.entry(*identity).or_default().push(peer);
-            }
+        let mut selected: Vec<(NumericIdentity, PeerId)> = self
+            .peers()
+            .flat_map(|peer| {
+                let selection = selectors.selection(peer).iter();
+                selection.map(move |identity| (*identity, peer))
+            })
+            .collect();
+        selected.sort_unstable();
+        let groups = || selected.chunk_by(|(a, _), (b, _)| a == b);
+        let peers = |group: &[(NumericIdentity, PeerId)]| -> Vec<PeerId> {
+            group.iter().map(|(_, peer)| *peer).collect()
+        };
+        self.of_aggregates = groups()
+            .filter(|group| group[0].0.is_aggregate())
+            .map(|group| (group[0].0, peers(group)))
+            .collect();
+        let mut columns = self.fill_wide();
+        let host = NumericIdentity::HOST;
+        if self.speaks_of_host() && !selected.iter().any(|(identity, _)| *identity == host) {
+            columns.push((host, self.column(host, &[], identities)));
         }
-        if self.speaks_of_host() {
-            selected.entry(NumericIdentity::HOST).or_default();
+        for group in groups().filter(|group| !group[0].0.is_aggregate()) {
+            let identity = group[0].0;
+            columns.push((identity, self.column(identity, &peers(group), identities)));
         }
-        let (wide, specific): (HashMap<_, _>, HashMap<_, _>) = selected
-            .into_iter()
-            .partition(|(identity, _)| identity.is_aggregate());
-        self.of_aggregates = wide;
-        let mut table = ColumnTable::new(self.table.enforced);
-        self.fill_wide(&mut table);
-        for (identity, peers) in specific {
-            let column = self.column(identity, peers, identities);
-            table.set(identity, Some(column));
-        }
-        self.table = Arc::new(table);
+        columns.sort_unstable_by_key(|(identity, _)| *identity);
+        self.table = Arc::new(ColumnTable::of(self.table.enforced, columns));
     }
 
     fn speaks_of_host(&self) -> bool {
@@ -272,7 +276,7 @@ impl RuleSet {
     }
 
     /// What holds for anyone and for the aggregates, once and for all.
-    fn fill_wide(&mut self, table: &mut ColumnTable) {
+    fn fill_wide(&mut self) -> Vec<(NumericIdentity, Column)> {
         let mut draft = self.draft();
         self.add_anyone(&mut draft);
         for (aggregate, peers) in &self.of_aggregates {
@@ -286,9 +290,10 @@ impl RuleSet {
             self.wide_shapes.add(&key);
             self.wide.insert(key, entry);
         }
-        for (identity, column) in columns {
-            table.set(identity, Some(sorted(column)));
-        }
+        columns
+            .into_iter()
+            .map(|(identity, column)| (identity, sorted(column)))
+            .collect()
     }
 
     /// An identity is new, has other labels or ports, or is gone: `peers` select it now. Tells how many
@@ -296,7 +301,7 @@ impl RuleSet {
     pub(super) fn update(
         &mut self,
         identity: NumericIdentity,
-        peers: Vec<PeerId>,
+        peers: &[PeerId],
         identities: &Identities,
     ) -> usize {
         if self.error.is_some() {
@@ -311,55 +316,46 @@ impl RuleSet {
         Arc::make_mut(&mut self.table).set(identity, column)
     }
 
-    /// The entries of one identity.
+    /// The entries of one identity, which `peers` select.
     fn column(
         &mut self,
         identity: NumericIdentity,
-        peers: Vec<PeerId>,
+        peers: &[PeerId],
         identities: &Identities,
     ) -> Column {
         let named_ports = identities
             .get(identity)
             .filter(|_| self.names_receivers_ports)
             .map(|identity| identity.named_ports.clone());
-        let signature = Signature {
-            peers,
+        let nature = Nature {
             aggregate: identity.aggregate(self.local_cluster),
             is_host: identity == NumericIdentity::HOST,
             named_ports: named_ports.unwrap_or_default(),
         };
-        if let Some(column) = self.columns.get(&signature) {
+        let known = self.columns.get(peers).into_iter().flatten();
+        if let Some((_, column)) = known.into_iter().find(|(known, _)| *known == nature) {
             return column.clone();
         }
-        let column = self.compute(identity, &signature);
+        let column = self.compute(identity, peers, &nature);
         // What no identity has any more is forgotten now and then.
         if self.columns.len() > 64 + 2 * self.table.columns() {
             self.columns.clear();
         }
-        self.columns.insert(signature, column.clone());
+        let of_peers = self.columns.entry(peers.to_vec()).or_default();
+        of_peers.push((nature, column.clone()));
         column
     }
 
-    fn compute(&self, identity: NumericIdentity, signature: &Signature) -> Column {
+    fn compute(&self, identity: NumericIdentity, peers: &[PeerId], nature: &Nature) -> Column {
         let mut draft = self.draft();
-        self.add_clauses(
-            &mut draft,
-            identity,
-            &signature.peers,
-            &signature.named_ports,
-        );
+        self.add_clauses(&mut draft, identity, peers, &nature.named_ports);
         self.add_built_in(&mut draft, |peer| peer == identity);
         // A Pass lets wide rules of lower tiers speak of this identity, and so does authentication.
         let whole = self.has_pass || self.has_auth;
         if whole {
             self.add_anyone(&mut draft);
-            if let Some(peers) = self.of_aggregates.get(&signature.aggregate) {
-                self.add_clauses(
-                    &mut draft,
-                    signature.aggregate,
-                    peers,
-                    &NamedPorts::default(),
-                );
+            if let Some(peers) = self.of_aggregates.get(&nature.aggregate) {
+                self.add_clauses(&mut draft, nature.aggregate, peers, &NamedPorts::default());
             }
         }
         let mut entries = self.compose(draft);
@@ -460,9 +456,9 @@ impl RuleSet {
         }
     }
 
-    fn compose(&self, draft: Vec<TierTable>) -> HashMap<EntryKey, Entry> {
+    fn compose(&self, draft: Vec<TierTable>) -> EntryMap<Entry> {
         let Some(levels) = &self.levels else {
-            return HashMap::new();
+            return EntryMap::default();
         };
         let of_tiers = levels
             .tiers
@@ -488,7 +484,7 @@ impl RuleSet {
                     ports: claim.ports.clone(),
                     peer,
                     redirect: clause.statement.redirect.clone()?,
-                    l7: clause.statement.l7.clone(),
+                    l7: clause.statement.l7.as_deref()?.clone(),
                 };
                 Some((claim.tier, filter))
             })
