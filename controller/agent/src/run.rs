@@ -13,6 +13,7 @@ use nix::sys::stat::{Mode, umask};
 use oxilium_kernel::{AttachMode, KernelConfig, KernelNode, MapSizes, Monitor, Node};
 use oxilium_manifest::directory::{ManifestDirectory, Settings};
 use oxilium_model::world::{Capacities, NodeConfig, PodRef, SpoofingOptOut};
+use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -49,6 +50,7 @@ fn boot_id() -> Result<String> {
 
 /// The cluster's UID: given, or made once and kept.
 fn cluster_uid(options: &AgentOptions) -> Result<String> {
+    const RANDOM: &str = "/proc/sys/kernel/random/uuid";
     if let Some(uid) = &options.cluster_uid {
         return Ok(uid.clone());
     }
@@ -60,7 +62,6 @@ fn cluster_uid(options: &AgentOptions) -> Result<String> {
         }
         _ => {}
     }
-    const RANDOM: &str = "/proc/sys/kernel/random/uuid";
     let uid = fs::read_to_string(RANDOM).with_context(|| format!("cannot read {RANDOM}"))?;
     write_whole(&path, uid.as_bytes())?;
     Ok(uid.trim().to_owned())
@@ -135,20 +136,49 @@ impl Process {
     }
 }
 
+/// The kernel, opened.
+struct Kernel {
+    node: KernelNode,
+    monitor: Monitor,
+    attach_mode: &'static str,
+}
+
+impl Kernel {
+    /// Inside a runtime.
+    fn open(options: &AgentOptions) -> Result<Self> {
+        // Subscribed to before the first look, so that no change falls in between.
+        let monitor = Monitor::open()?;
+        let started = Instant::now();
+        let node = KernelNode::open(&kernel_config(options))
+            .context("the kernel's side cannot be set up; what was enforced before still is")?;
+        let attach_mode = if node.uses_tcx() { "TCX" } else { "TC" };
+        let ms = started.elapsed().as_millis();
+        tracing::info!(pins = %node.directory().display(), ms, "maps and programs are loaded");
+        Ok(Self {
+            node,
+            monitor,
+            attach_mode,
+        })
+    }
+}
+
 /// Everything beside the kernel: the loop, the sources, the socket.
-fn serve<N: Node + 'static>(
+fn serve(
     options: AgentOptions,
     socket: &Path,
     process: Process,
-    node: N,
-    attach_mode: &'static str,
-    runtime: &tokio::runtime::Runtime,
-    watch_kernel: impl FnOnce(Sender<Input<N>>) -> Result<()>,
+    kernel: Kernel,
+    runtime: &Runtime,
 ) -> Result<()> {
     let Process {
         mut config,
         locks: _held,
     } = process;
+    let Kernel {
+        node,
+        monitor,
+        attach_mode,
+    } = kernel;
     config.programs = node.programs();
     let node_name = config.node_name.to_string();
     let settings = Settings {
@@ -156,7 +186,7 @@ fn serve<N: Node + 'static>(
         options: lower_options(&options),
         ..Settings::default()
     };
-    let admitted = options.state_dir.join("admitted.json");
+    let admitted = options.state_dir.join("admitted");
     let directory = ManifestDirectory::open(&options.manifests, &admitted, settings)?;
     let (reconciler, view) = Reconciler::new(Start {
         node,
@@ -171,7 +201,7 @@ fn serve<N: Node + 'static>(
 
     let _guard = runtime.enter();
     let server = Server::bind(socket)?;
-    watch_kernel(inputs.clone())?;
+    tokio::spawn(watch_kernel(monitor, inputs.clone()));
     start_manifests(ManifestSource::new(directory, &node_name), inputs.clone())?;
     start_conntrack(&options, inputs.clone())?;
     let handle = runtime.handle().clone();
@@ -308,31 +338,14 @@ fn kernel_config(options: &AgentOptions) -> KernelConfig {
 pub fn run(options: AgentOptions, socket: &Path) -> Result<()> {
     log_to_stderr(&options);
     let process = Process::prepare(&options)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let guard = runtime.enter();
-    // Subscribed to before the first look, so that no change falls in between.
-    let monitor = Monitor::open()?;
-    let started = Instant::now();
-    let node = KernelNode::open(&kernel_config(&options))
-        .context("the kernel's side cannot be set up; what was enforced before still is")?;
-    let attach_mode = if node.uses_tcx() { "TCX" } else { "TC" };
-    let ms = started.elapsed().as_millis();
-    tracing::info!(pins = %node.directory().display(), ms, "maps and programs are loaded");
-    drop(guard);
-    serve(
-        options,
-        socket,
-        process,
-        node,
-        attach_mode,
-        &runtime,
-        |inputs| {
-            tokio::spawn(watch_kernel(monitor, inputs));
-            Ok(())
-        },
-    )
+    let kernel = {
+        let _guard = runtime.enter();
+        Kernel::open(&options)?
+    };
+    serve(options, socket, process, kernel, &runtime)
 }

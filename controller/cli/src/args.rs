@@ -37,7 +37,7 @@ impl Cli {
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client::new(self.socket_path(), Duration::from_secs(60))
+        Client::new(self.socket_path(), Duration::from_mins(1))
     }
 }
 

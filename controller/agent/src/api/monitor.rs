@@ -136,9 +136,8 @@ pub(super) async fn stream<N: Node + 'static>(
                 Received::End => return Ok(()),
             },
             // A monitor says nothing more; what can be read is its end.
-            read = reader.read(&mut byte) => match read? {
-                0 => return Ok(()),
-                _ => {}
+            read = reader.read(&mut byte) => if read? == 0 {
+                return Ok(());
             },
         }
     }

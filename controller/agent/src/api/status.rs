@@ -70,7 +70,7 @@ fn figures<N: Node>(node: &mut N) -> Result<KernelFigures, ApiError> {
         .map_err(failed)?
         .into_iter()
         .map(|usage| MapStatus {
-            name: usage.name.to_owned(),
+            name: usage.name.clone(),
             max_entries: usage.capacity,
             entries: usage
                 .entries

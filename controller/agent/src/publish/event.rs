@@ -85,9 +85,9 @@ pub fn describe(event: &Event, names: &impl Names) -> Option<MonitorEvent> {
         destination_identity,
         source: packet.with_port(packet.source, event.source_port.get()),
         destination: packet.with_port(packet.destination, event.destination_port.get()),
-        destination_port: packet.number(event),
+        destination_port: number(event),
         protocol: event.protocol,
-        summary: packet.summary(event),
+        summary: summary(event),
         length: event.length,
     })
 }
@@ -150,32 +150,32 @@ impl Packet {
             Some(address) => address.to_string(),
         }
     }
+}
 
-    /// What a policy would know as the packet's port: the destination port, or the type of an ICMP message.
-    fn number(&self, event: &Event) -> u16 {
-        match event.protocol {
-            1 | 58 if event.ether_type.get() != ETHERTYPE_ARP => event.source_port.get() >> 8,
-            _ => event.destination_port.get(),
-        }
+/// What a policy would know as the packet's port: the destination port, or the type of an ICMP message.
+fn number(event: &Event) -> u16 {
+    match event.protocol {
+        1 | 58 if event.ether_type.get() != ETHERTYPE_ARP => event.source_port.get() >> 8,
+        _ => event.destination_port.get(),
     }
+}
 
-    fn summary(&self, event: &Event) -> String {
-        match event.ether_type.get() {
-            ETHERTYPE_ARP => return "arp".to_owned(),
-            ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => {}
-            other => return format!("ethertype {other:#06x}"),
-        }
-        let [icmp_type, code] = event.source_port.get().to_be_bytes();
-        match event.protocol {
-            6 => format!("tcp {}", tcp_flags(event.tcp_flags))
-                .trim_end()
-                .to_owned(),
-            17 => "udp".to_owned(),
-            132 => "sctp".to_owned(),
-            1 => icmp4(icmp_type, code),
-            58 => icmp6(icmp_type, code),
-            other => format!("protocol {other}"),
-        }
+fn summary(event: &Event) -> String {
+    match event.ether_type.get() {
+        ETHERTYPE_ARP => return "arp".to_owned(),
+        ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => {}
+        other => return format!("ethertype {other:#06x}"),
+    }
+    let [icmp_type, code] = event.source_port.get().to_be_bytes();
+    match event.protocol {
+        6 => format!("tcp {}", tcp_flags(event.tcp_flags))
+            .trim_end()
+            .to_owned(),
+        17 => "udp".to_owned(),
+        132 => "sctp".to_owned(),
+        1 => icmp4(icmp_type, code),
+        58 => icmp6(icmp_type, code),
+        other => format!("protocol {other}"),
     }
 }
 

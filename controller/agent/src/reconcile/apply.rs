@@ -36,6 +36,7 @@ impl<N: Node> Reconciler<N> {
         if !self.compute(now) {
             return;
         }
+        self.keep_uids(now);
         let revision = self.revisions.plan;
         let mut attached = BTreeSet::new();
         for _ in 0..PLANS {
@@ -77,6 +78,33 @@ impl<N: Node> Reconciler<N> {
         self.state = state;
         self.revisions.plan = revision;
         true
+    }
+
+    /// A runtime that tells no UID means the pod that is there now: a later one of its name is another.
+    fn keep_uids(&mut self, now: Instant) {
+        let records: Vec<_> = self
+            .attachments
+            .iter()
+            .filter(|record| record.pod_uid.is_empty())
+            .filter_map(|record| {
+                let pod = self.world.pods.get(&record.pod)?;
+                (!pod.uid.is_empty()).then(|| {
+                    let mut record = record.clone();
+                    record.pod_uid = pod.uid.to_string();
+                    record
+                })
+            })
+            .collect();
+        if records.is_empty() {
+            return;
+        }
+        match self.attachments.put(records) {
+            Ok(()) => self.links_changed = true,
+            Err(error) => {
+                self.failures
+                    .failed(Object::Disk, error.to_string(), true, now);
+            }
+        }
     }
 
     /// Reads the kernel, if what is remembered of it cannot be trusted.

@@ -14,7 +14,7 @@ use super::{Object, Reconciler, Reply, Waiter, attachment_id, respond};
 use crate::disk::AttachmentRecord;
 
 /// An ADD that no limit was given for.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
 type Add = (Box<Attach>, Reply<Attached>);
 

@@ -91,31 +91,18 @@ fn device(record: &AttachmentRecord, link: &LinkInfo) -> Device {
 
 /// The link-local address that RFC 4291, appendix A, makes of a MAC address.
 fn eui64(mac: [u8; 6]) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac;
-    Ipv6Addr::from([
-        0xFE,
-        0x80,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        a ^ 2,
-        b,
-        c,
-        0xFF,
-        0xFE,
-        d,
-        e,
-        f,
-    ])
+    let mut address = [0; 16];
+    address[..2].copy_from_slice(&[0xFE, 0x80]);
+    address[8..11].copy_from_slice(&mac[..3]);
+    address[8] ^= 2;
+    address[11..13].copy_from_slice(&[0xFF, 0xFE]);
+    address[13..].copy_from_slice(&mac[3..]);
+    Ipv6Addr::from(address)
 }
 
 /// `aa:bb:cc:dd:ee:ff`.
 pub(crate) fn mac_text(mac: [u8; 6]) -> String {
-    let [a, b, c, d, e, f] = mac;
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// The MAC address of that text.

@@ -28,6 +28,8 @@ pub(crate) enum Object {
     Tombstones,
     /// Removing flows that ended.
     Flows,
+    /// Pins that nothing needs any more.
+    Pins,
     /// The state directory.
     Disk,
     /// The status directory.
@@ -44,6 +46,7 @@ impl Object {
             Self::Links => "reading interfaces".to_owned(),
             Self::Tombstones => "tombstones".to_owned(),
             Self::Flows => "removing flows that ended".to_owned(),
+            Self::Pins => "pins".to_owned(),
             Self::Disk => "state directory".to_owned(),
             Self::Publish => "status directory".to_owned(),
         }
@@ -54,7 +57,9 @@ impl Object {
 struct Failure {
     reason: String,
     tries: u32,
-    next: Option<Instant>,
+    next: Instant,
+    /// What it waits for is a change of the inputs; time is only the last resort.
+    for_inputs: bool,
 }
 
 /// All that fails at present.
@@ -62,17 +67,22 @@ struct Failure {
 pub(crate) struct Failures(BTreeMap<Object, Failure>);
 
 impl Failures {
-    /// `object` failed. It is tried again after a wait that doubles each time, or at the next change of
-    /// the inputs when `again` is false.
+    /// `object` failed. It is tried again after a wait that doubles each time; when `again` is false, at the
+    /// next change of the inputs, or else after the longest wait.
     pub(crate) fn failed(&mut self, object: Object, reason: String, again: bool, now: Instant) {
         let tries = self.0.get(&object).map_or(0, |failure| failure.tries);
-        let wait = FIRST.saturating_mul(1 << tries.min(16)).min(LONGEST);
+        let wait = if again {
+            FIRST.saturating_mul(1 << tries.min(16)).min(LONGEST)
+        } else {
+            LONGEST
+        };
         let failure = Failure {
             reason,
             tries: tries + 1,
-            next: again.then(|| now + wait),
+            next: now + wait,
+            for_inputs: !again,
         };
-        let wait_millis = again.then_some(wait.as_millis());
+        let wait_millis = wait.as_millis();
         tracing::warn!(
             object = object.name(),
             tries = failure.tries,
@@ -92,18 +102,14 @@ impl Failures {
 
     /// The inputs changed: nothing waits any longer for that.
     pub(crate) fn inputs_changed(&mut self, now: Instant) {
-        for (object, failure) in &mut self.0 {
-            if failure.next.is_none() && *object != Object::Flows {
-                failure.next = Some(now);
-            }
+        for failure in self.0.values_mut().filter(|failure| failure.for_inputs) {
+            failure.next = now;
         }
     }
 
     /// Must `object` wait still?
     pub(crate) fn waits(&self, object: &Object, now: Instant) -> bool {
-        self.0
-            .get(object)
-            .is_some_and(|failure| failure.next.is_none_or(|next| next > now))
+        self.0.get(object).is_some_and(|failure| failure.next > now)
     }
 
     /// A plan was made and applied as far as it could be: what fails by itself and was not part of it is
@@ -126,8 +132,10 @@ impl Failures {
     /// Is something due that reconciling would try again?
     pub(crate) fn due(&self, now: Instant) -> bool {
         self.0.iter().any(|(object, failure)| {
-            !matches!(object, Object::Tombstones | Object::Flows | Object::Publish)
-                && failure.next.is_some_and(|next| next <= now)
+            !matches!(
+                object,
+                Object::Tombstones | Object::Flows | Object::Pins | Object::Publish
+            ) && failure.next <= now
         })
     }
 
@@ -135,12 +143,17 @@ impl Failures {
     pub(crate) fn is_due(&self, object: &Object, now: Instant) -> bool {
         self.0
             .get(object)
-            .is_some_and(|failure| failure.next.is_some_and(|next| next <= now))
+            .is_some_and(|failure| failure.next <= now)
     }
 
     /// When the next one is due.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.0.values().filter_map(|failure| failure.next).min()
+        self.0
+            .iter()
+            // Flows have a round of their own.
+            .filter(|(object, _)| **object != Object::Flows)
+            .map(|(_, failure)| failure.next)
+            .min()
     }
 
     /// For people.
@@ -194,8 +207,7 @@ mod tests {
         let now = Instant::now();
         let mut failures = Failures::default();
         failures.failed(Object::Tables, "full".into(), false, now);
-        assert_eq!(failures.next(), None);
-        assert!(failures.waits(&Object::Tables, now + LONGEST));
+        assert!(failures.waits(&Object::Tables, now + LONGEST / 2));
         failures.inputs_changed(now);
         assert!(!failures.waits(&Object::Tables, now));
     }

@@ -106,6 +106,8 @@ pub struct Reconciler<N> {
     state: Arc<NodeState>,
     revisions: Revisions,
     links_changed: bool,
+    /// Pins may be left that nothing needs.
+    untidy: bool,
     failures: Failures,
     waiters: Vec<Waiter>,
     lives: Lives,
@@ -153,6 +155,7 @@ impl<N: Node> Reconciler<N> {
             state: Arc::default(),
             revisions: Revisions::default(),
             links_changed: true,
+            untidy: true,
             failures: Failures::default(),
             waiters: Vec::new(),
             lives,
@@ -224,6 +227,7 @@ impl<N: Node> Reconciler<N> {
         if self.failures.is_due(&Object::Tombstones, now) {
             self.read_tombstones(now);
         }
+        self.tidy(now);
         self.answer_waiters(Instant::now());
         self.publish(now);
         self.next_turn()
@@ -294,12 +298,36 @@ impl<N: Node> Reconciler<N> {
         }
         self.failures.works(&Object::Disk);
         self.links_changed = true;
+        self.untidy = true;
         let living: BTreeSet<AttachmentId> = self
             .attachments
             .iter()
             .map(|record| record.id.clone())
             .collect();
         self.lives.retain(|id| living.contains(id));
+    }
+
+    /// Removes pins that nothing needs any more, once everything is written.
+    fn tidy(&mut self, now: Instant) {
+        let settled = self.revisions.applied > 0
+            && self.revisions.applied == self.index.revision()
+            && !self.links_changed;
+        if !self.untidy || !settled || self.failures.waits(&Object::Pins, now) {
+            return;
+        }
+        match self.node.tidy() {
+            Ok(removed) => {
+                self.untidy = false;
+                self.failures.works(&Object::Pins);
+                if removed > 0 {
+                    tracing::info!(removed, "removed pins that nothing needs");
+                }
+            }
+            Err(error) => {
+                self.failures
+                    .failed(Object::Pins, error.to_string(), true, now);
+            }
+        }
     }
 
     /// Removes flows that ended, a bounded number at a time.

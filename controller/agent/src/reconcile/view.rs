@@ -78,6 +78,9 @@ pub struct View {
 
 impl View {
     /// The agent may be asked to add pods.
+    ///
+    /// # Errors
+    /// Why not, for people.
     pub fn ready(&self) -> Result<(), String> {
         if let Some(waiting) = &self.waiting {
             return Err(waiting.clone());

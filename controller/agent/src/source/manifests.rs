@@ -196,13 +196,14 @@ fn refused(document: &DocumentStatus) -> Option<FailingObject> {
             format!("the file cannot be read; {in_force} objects of it stay in force")
         }
     };
-    let mut reason = what;
-    for error in &document.errors {
-        reason.push_str(&format!("; {}: {error}", error.place()));
-    }
+    let errors = document
+        .errors
+        .iter()
+        .map(|error| format!("{}: {error}", error.place()));
+    let reasons: Vec<String> = std::iter::once(what).chain(errors).collect();
     Some(FailingObject {
         object: format!("{} ({})", document.object, document.file),
-        reason,
+        reason: reasons.join("; "),
     })
 }
 

@@ -1,0 +1,101 @@
+//! What is published: the picture and the status directory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use oxilium_kernel::fake::{Fault, Faults};
+
+use crate::lab::{Lab, pod_yaml};
+use crate::{DENY_ALL, two_pods};
+
+fn files(directory: &Path) -> BTreeMap<String, (String, SystemTime)> {
+    let mut all = BTreeMap::new();
+    for kind in fs::read_dir(directory).unwrap() {
+        for file in fs::read_dir(kind.unwrap().path()).unwrap() {
+            let path = file.unwrap().path();
+            let name = path.strip_prefix(directory).unwrap().display().to_string();
+            let modified = fs::metadata(&path).unwrap().modified().unwrap();
+            all.insert(name, (fs::read_to_string(&path).unwrap(), modified));
+        }
+    }
+    all
+}
+
+#[test]
+fn the_status_directory_has_what_would_go_to_kubernetes() {
+    let mut lab = Lab::with(&(two_pods() + DENY_ALL));
+    let web = lab.pod("web", 7);
+    let status = lab.directory.path().join("status");
+    let files = files(&status);
+    let identity = web.identity.to_string();
+    let shown: Vec<String> = files
+        .iter()
+        .filter(|(name, _)| !name.contains("Identity") || name.contains(&identity))
+        .map(|(name, (content, _))| format!("# {name}\n{content}\n"))
+        .collect();
+    insta::assert_snapshot!(shown.concat().replace(&identity, "IDENTITY"));
+}
+
+#[test]
+fn a_file_is_written_only_when_it_changes_and_goes_with_its_object() {
+    let mut lab = Lab::with(&two_pods());
+    lab.pod("web", 7);
+    let status = lab.directory.path().join("status");
+    let before = files(&status);
+    lab.manifests(&(two_pods() + &pod_yaml("third", "{app: third}")));
+    lab.settle();
+    assert_eq!(files(&status), before);
+    lab.restart(&two_pods());
+    lab.settle();
+    assert_eq!(files(&status), before);
+    lab.remove_veth(7);
+    lab.settle();
+    let endpoints = |files: &BTreeMap<String, _>| {
+        files
+            .keys()
+            .filter(|name| name.contains("CiliumEndpoint"))
+            .count()
+    };
+    assert_eq!((endpoints(&before), endpoints(&files(&status))), (1, 0));
+}
+
+#[test]
+fn the_picture_is_not_ready_and_names_the_failure_while_something_fails() {
+    let mut lab = Lab::with(&two_pods());
+    lab.pod("web", 7);
+    lab.kernel.set_faults(Faults {
+        next: [Some(Fault::Memory)].into(),
+        ..Faults::default()
+    });
+    lab.manifests(&(two_pods() + DENY_ALL));
+    lab.turn();
+    let view = lab.view();
+    assert_eq!(view.failing.len(), 1);
+    assert!(
+        view.failing[0].reason.contains("memory"),
+        "{:?}",
+        view.failing
+    );
+    assert!(view.revisions.applied < view.revisions.input);
+    lab.settle();
+    assert!(lab.view().failing.is_empty());
+}
+
+#[test]
+fn what_somebody_else_changed_is_repaired_by_a_sweep_and_counted() {
+    let mut lab = Lab::with(&(two_pods() + DENY_ALL));
+    lab.pod("web", 7);
+    let before = lab.kernel.tables();
+    lab.kernel.tamper(|tables| {
+        tables.attachments.clear();
+        tables.policy.clear();
+    });
+    lab.take(oxilium_agent::reconcile::Input::KernelChanged { hooks: true });
+    lab.settle();
+    let after = lab.kernel.tables();
+    assert_eq!(after.attachments, before.attachments);
+    assert_eq!(after.policy.len(), before.policy.len());
+    assert!(lab.view().sweep.repaired > 0);
+}
