@@ -38,6 +38,7 @@ pub struct Node {
     /// What it holds.
     pub value: Value,
     /// Where it starts.
+    #[serde(with = "compact")]
     pub position: Position,
 }
 
@@ -66,9 +67,32 @@ pub struct Member {
     /// The field's name.
     pub name: Box<str>,
     /// Where the name stands.
+    #[serde(with = "compact")]
     pub position: Position,
     /// Its value.
     pub node: Node,
+}
+
+/// Positions in stored trees: `[line, column]`.
+mod compact {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Position;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    pub(super) fn serialize<S: Serializer>(
+        position: &Position,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        (position.line, position.column).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Position, D::Error> {
+        let (line, column) = <(u32, u32)>::deserialize(deserializer)?;
+        Ok(Position { line, column })
+    }
 }
 
 /// A number from its text: one without a fraction is whole, however it is written.

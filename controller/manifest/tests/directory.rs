@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::fs;
-use std::path::Path;
 
 use oxilium_manifest::directory::{
     DirectoryError, DocumentState, ManifestDirectory, Settings, Snapshot,
@@ -30,7 +29,7 @@ impl Setup {
     }
 
     fn state(&self) -> std::path::PathBuf {
-        self.root.path().join("state.json")
+        self.root.path().join("state")
     }
 
     /// An agent that has just started.
@@ -304,20 +303,30 @@ fn a_directory_that_cannot_be_read_never_reads_as_empty() {
 fn nothing_is_admitted_that_could_not_be_kept() {
     let setup = Setup::new();
     setup.write("a.yaml", &policy("a", "\"80\""));
-    let missing = Path::new("/nonexistent/state.json");
-    let manifests = setup.root.path().join("manifests");
-    let mut agent = ManifestDirectory::open(&manifests, missing, Settings::default()).unwrap();
+    let mut agent = setup.agent();
+    // A file where the state directory was.
+    fs::remove_dir(setup.state()).unwrap();
+    fs::write(setup.state(), "").unwrap();
     assert!(matches!(agent.scan(), Err(DirectoryError::Keep { .. })));
     assert!(
         matches!(agent.scan(), Err(DirectoryError::Keep { .. })),
         "and again"
     );
+    fs::remove_file(setup.state()).unwrap();
+    fs::create_dir(setup.state()).unwrap();
+    assert_eq!(
+        in_force(&agent.scan().unwrap()),
+        ["a:80"],
+        "once it can be kept"
+    );
+    assert_eq!(in_force(&setup.agent().scan().unwrap()), ["a:80"]);
 }
 
 #[test]
 fn a_damaged_state_is_an_error_and_no_empty_state() {
     let setup = Setup::new();
-    fs::write(setup.state(), "{\"version\":1,").unwrap();
+    fs::create_dir(setup.state()).unwrap();
+    fs::write(setup.state().join("a.yaml.admitted"), "{\"version\":1,").unwrap();
     let manifests = setup.root.path().join("manifests");
     let opened = ManifestDirectory::open(&manifests, &setup.state(), Settings::default());
     assert!(matches!(opened, Err(DirectoryError::Restore { .. })));

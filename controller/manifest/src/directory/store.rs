@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Admitted, Content, Listing, Settings, Snapshot, admit_files};
+use super::{Admitted, AdmittedFile, Content, Listing, Memo, Settings, Snapshot, admit_with};
 
 /// Version of the state file's form.
 const VERSION: u32 = 1;
@@ -51,10 +51,14 @@ pub enum DirectoryError {
     },
 }
 
+/// End of the names of state files: `web.yaml` is kept in `web.yaml.admitted`.
+const SUFFIX: &str = ".admitted";
+
+/// What was admitted of one file.
 #[derive(Serialize, Deserialize)]
 struct StateFile {
     version: u32,
-    admitted: Admitted,
+    admitted: AdmittedFile,
 }
 
 /// A directory of manifests with its state.
@@ -64,23 +68,26 @@ pub struct ManifestDirectory {
     state: PathBuf,
     settings: Settings,
     admitted: Admitted,
+    memo: Memo,
     last: Option<(Listing, Snapshot)>,
 }
 
 impl ManifestDirectory {
-    /// Opens the directory `path` and reads back what was admitted from the file `state`, which need not exist yet.
+    /// Opens the directory `path` and reads back what was admitted from the directory `state`, which is made if need be.
     ///
     /// # Errors
-    /// [`DirectoryError::Restore`]: the state is there and cannot be read.
+    /// [`DirectoryError::Restore`]: the state is there and cannot be read; [`DirectoryError::Keep`]: it cannot be made.
     pub fn open(path: &Path, state: &Path, settings: Settings) -> Result<Self, DirectoryError> {
+        fs::create_dir_all(state).map_err(|source| DirectoryError::Keep {
+            path: state.to_owned(),
+            source,
+        })?;
         Ok(Self {
             path: path.to_owned(),
             state: state.to_owned(),
             settings,
-            admitted: restore(state).map_err(|source| DirectoryError::Restore {
-                path: state.to_owned(),
-                source,
-            })?,
+            admitted: restore(state)?,
+            memo: Memo::default(),
             last: None,
         })
     }
@@ -104,17 +111,52 @@ impl ManifestDirectory {
         {
             return Ok(snapshot.clone());
         }
-        let (admitted, snapshot) = admit_files(&self.admitted, &listing, &self.settings);
-        if admitted != self.admitted {
-            keep(&self.state, &admitted).map_err(|source| DirectoryError::Keep {
-                path: self.state.clone(),
-                source,
-            })?;
-            self.admitted = admitted;
-        }
+        let (admitted, snapshot) =
+            admit_with(&self.admitted, &listing, &self.settings, &mut self.memo);
+        self.keep(admitted).map_err(|source| DirectoryError::Keep {
+            path: self.state.clone(),
+            source,
+        })?;
         self.last = Some((listing, snapshot.clone()));
         Ok(snapshot)
     }
+
+    /// Brings the state of the files that changed to disk. What could not be kept is tried again at the next scan.
+    fn keep(&mut self, admitted: Admitted) -> io::Result<()> {
+        let mut wrote = false;
+        for (file, now) in admitted.files {
+            if self.admitted.files.get(&file) == Some(&now) {
+                continue;
+            }
+            keep_file(&state_file(&self.state, &file), &now)?;
+            wrote = true;
+            self.admitted.files.insert(file, now);
+        }
+        let listed = |file: &Arc<str>| self.memo.has(file);
+        let gone: Vec<Arc<str>> = self
+            .admitted
+            .files
+            .keys()
+            .filter(|file| !listed(file))
+            .cloned()
+            .collect();
+        for file in gone {
+            match fs::remove_file(state_file(&self.state, &file)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            wrote = true;
+            self.admitted.files.remove(&file);
+        }
+        if wrote {
+            File::open(&self.state)?.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+fn state_file(state: &Path, manifest: &str) -> PathBuf {
+    state.join(format!("{manifest}{SUFFIX}"))
 }
 
 /// A file name that is read: `.yaml`, `.yml` or `.json`, and not hidden (editors and mounts hide what is not finished).
@@ -144,38 +186,45 @@ pub(crate) fn list(path: &Path) -> io::Result<Listing> {
     Ok(listing)
 }
 
-fn restore(state: &Path) -> io::Result<Admitted> {
-    let text = match fs::read(state) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Admitted::default()),
-        Err(error) => return Err(error),
-    };
-    let file: StateFile = serde_json::from_slice(&text)?;
+fn restore(state: &Path) -> Result<Admitted, DirectoryError> {
+    let damaged = |path: PathBuf| move |source| DirectoryError::Restore { path, source };
+    let mut admitted = Admitted::default();
+    for entry in fs::read_dir(state).map_err(damaged(state.to_owned()))? {
+        let path = entry.map_err(damaged(state.to_owned()))?.path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let Some(manifest) = name.strip_suffix(SUFFIX) else {
+            continue;
+        };
+        let file = read_state(&path).map_err(damaged(path.clone()))?;
+        admitted.files.insert(manifest.into(), file);
+    }
+    Ok(admitted)
+}
+
+fn read_state(path: &Path) -> io::Result<AdmittedFile> {
+    let file: StateFile = serde_json::from_slice(&fs::read(path)?)?;
     if file.version != VERSION {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!(
-                "it is of version {}, this agent reads version {VERSION}",
-                file.version
-            ),
-        ));
+        let text = format!(
+            "it is of version {}, this agent reads version {VERSION}",
+            file.version
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     Ok(file.admitted)
 }
 
-/// Replaces the state file in one step: written beside it, brought to disk, renamed, and the rename brought to disk.
-fn keep(state: &Path, admitted: &Admitted) -> io::Result<()> {
+/// Replaces a state file in one step: written beside it, brought to disk and renamed. The caller brings the renames to disk.
+fn keep_file(path: &Path, admitted: &AdmittedFile) -> io::Result<()> {
     let text = serde_json::to_vec(&StateFile {
         version: VERSION,
         admitted: admitted.clone(),
     })?;
-    let directory = state
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let beside = state.with_added_extension("new");
+    let beside = path.with_added_extension("new");
     let mut file = File::create(&beside)?;
     file.write_all(&text)?;
     file.sync_all()?;
-    fs::rename(&beside, state)?;
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    fs::rename(&beside, path)
 }
