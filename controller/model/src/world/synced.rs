@@ -104,3 +104,23 @@ impl fmt::Display for Waiting {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proof_needs_every_source() {
+        for missing in Source::ALL {
+            let mut synced = Synced::default();
+            for source in Source::ALL.into_iter().filter(|source| *source != missing) {
+                synced.first_list_delivered(source);
+            }
+            let waiting = synced.complete().unwrap_err();
+            assert_eq!(waiting.missing, [missing]);
+            assert!(waiting.to_string().ends_with(missing.name()));
+            synced.first_list_delivered(missing);
+            assert_eq!(synced.complete(), Ok(Complete(())));
+        }
+    }
+}
