@@ -8,7 +8,7 @@ use super::table::BuiltIn;
 use crate::identity::{IdentityLabels, NamedPorts, NumericIdentity};
 
 /// Whose policy is computed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubjectView {
     /// The labels of its identity.
     pub labels: IdentityLabels,

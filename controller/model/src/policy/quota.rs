@@ -65,10 +65,12 @@ pub fn resolve_within(
         Ok(policy)
     };
     let (ingress, egress) = (direction(Direction::Ingress), direction(Direction::Egress));
-    Fitted {
-        policy: SubjectPolicy::of(ingress, egress),
-        overflow,
+    let policy = SubjectPolicy::of(ingress, egress);
+    // Nothing is allowed then, and that fits.
+    if policy.error.is_some() {
+        overflow.clear();
     }
+    Fitted { policy, overflow }
 }
 
 struct Fitting<'a> {
