@@ -37,6 +37,11 @@ test-kernels: ## the kernel's tests on Linux 6.1 and 6.12 under QEMU (KERNELS="6
 fuzz: ## every fuzz target for a while (SECONDS_EACH=15, TARGETS="packets")
 	@scripts/fuzz.sh $(TARGETS)
 
+.PHONY: mutants
+mutants: ## known mistakes, each of which a test must catch (NAMES="no-source-check")
+	@scripts/setup.sh build
+	@scripts/mutants.sh $(NAMES)
+
 .PHONY: bench
 bench: ## what it costs, as ratios to doing without, in one run (root; SECTIONS="traffic" for a part)
 	@scripts/setup.sh build run
