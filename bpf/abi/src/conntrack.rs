@@ -44,9 +44,9 @@ macro_rules! ct_key {
             pub local: $address,
             /// The peer's address in network order.
             pub remote: $address,
-            /// The endpoint's port; the id of an ICMP echo.
+            /// The endpoint's port; the id of an ICMP echo; 0 for protocols without ports.
             pub local_port: Be16,
-            /// The peer's port; for ICMP that is not an echo: the type (high byte) and code.
+            /// The peer's port; 0 for an ICMP echo and for protocols without ports.
             pub remote_port: Be16,
             /// The local endpoint's id.
             pub endpoint: u16,
@@ -82,6 +82,7 @@ impl CtWord {
     const TAG_MASK: u64 = (1 << 20) - 1;
     const EGRESS: u64 = 1 << 3;
     const ALLOWED: u64 = 1 << 2;
+    const HOST: u64 = 1 << 1;
 
     /// Packs stamp, tag (low 20 bits), direction of the flow, and verdict.
     #[inline(always)]
@@ -125,6 +126,23 @@ impl CtWord {
     #[inline(always)]
     pub const fn allowed(self) -> bool {
         self.0 & Self::ALLOWED != 0
+    }
+
+    /// Whether the peer of an ingress flow was proven to be this host; a reply cannot prove it again.
+    #[inline(always)]
+    pub const fn host(self) -> bool {
+        self.0 & Self::HOST != 0
+    }
+
+    /// This word with [`CtWord::host`] set as given.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_host(self, host: bool) -> Self {
+        if host {
+            Self(self.0 | Self::HOST)
+        } else {
+            Self(self.0 & !Self::HOST)
+        }
     }
 }
 

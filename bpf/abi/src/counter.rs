@@ -7,6 +7,14 @@ use crate::net::Direction;
 /// Length of the counters' array: 256 reasons, two directions.
 pub const COUNTERS: u32 = 512;
 
+/// In place of a reason: packets passed on.
+pub const COUNTER_FORWARDED: u8 = 0;
+/// In place of a reason: packets judged as world because their source, an address of this host, came
+/// through an interface. Counted beside their verdict.
+pub const COUNTER_LOCAL_SOURCE_NOT_HOST: u8 = 1;
+/// In place of a reason, under [`Direction::Ingress`]: events refused for want of a token or of room.
+pub const COUNTER_EVENT_LOST: u8 = 2;
+
 /// One CPU's counter.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,

@@ -42,20 +42,20 @@ fragment_key!(
     FragmentKey6, [u8; 16], 40
 );
 
-/// What an allowed first fragment leaves for the later ones: its L4 tuple, with which they find the
-/// flow's conntrack entry, and a stamp under which they are judged like it.
+/// What an allowed first fragment leaves for the later ones: its L4 tuple, with which they are judged
+/// like any other packet of the flow. The word's tag binds it to the key, its stamp to the endpoint's life.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C, align(8))]
 pub struct FragmentEntry {
-    /// A [`crate::CtWord`] tagged with this datagram's key: stamp and verdict.
+    /// A [`crate::CtWord`] tagged with this datagram's key.
     pub word: u64,
     /// End of life, in seconds of the boot clock.
     pub expires: u32,
-    /// Source port of the datagram (ICMP echo: id; other ICMP: type and code).
+    /// Source port of the datagram; for ICMP type (high byte) and code.
     pub source_port: Be16,
-    /// Destination port of the datagram.
+    /// Destination port of the datagram; the id of an ICMP echo.
     pub destination_port: Be16,
 }
 const _: () = assert!(size_of::<FragmentEntry>() == 16);

@@ -23,7 +23,10 @@ pub use conntrack::{
     CT_CLOSE_TIMEOUT, CT_NON_TCP_LIFETIME, CT_REPORT_INTERVAL, CT_SYN_TIMEOUT, CT_TCP_LIFETIME,
     CtEntry, CtFlags, CtKey4, CtKey6, CtWord, FlowKind,
 };
-pub use counter::{COUNTERS, Counter, counter_index};
+pub use counter::{
+    COUNTER_EVENT_LOST, COUNTER_FORWARDED, COUNTER_LOCAL_SOURCE_NOT_HOST, COUNTERS, Counter,
+    counter_index,
+};
 pub use epoch::{
     EPOCH_BITS, EPOCH_MAX, EndpointWord, Epoch, IpcacheWord, NODE_WORDS, NodeWord,
     endpoint_word_index,
@@ -78,6 +81,8 @@ pub mod map {
     pub const EVENTS: &str = "ox_events";
     /// Token bucket before the ring buffer; per-CPU array of one private record.
     pub const EVENT_BUDGET: &str = "ox_event_budget";
+    /// Working memory of the programs; per-CPU array of one private record.
+    pub const SCRATCH: &str = "ox_scratch";
 }
 
 /// Names of the programs in the object.

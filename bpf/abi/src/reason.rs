@@ -43,8 +43,6 @@ reasons! {
     InvalidPacket = 134, "Invalid packet";
     /// The packet ends before its L4 header does.
     CtTruncated = 135, "CT: Truncated or invalid header";
-    /// An L4 protocol that is not tracked.
-    CtUnknownProtocol = 137, "CT: Unknown L4 protocol";
     /// An ethertype that is none of IPv4, IPv6, ARP.
     UnsupportedL2 = 166, "Unsupported L2 protocol";
     /// The interface is not configured: there is no endpoint to judge for.
@@ -87,10 +85,10 @@ reasons! {
     DhcpServer = 221, "DHCP server reply from a pod";
     /// First fragment without the whole L4 header.
     FragmentHeader = 222, "First fragment without the whole L4 header";
-    /// IP options or a source route that the node does not pass.
+    /// Source route: an IPv4 option or an IPv6 routing header that is not used up.
     IpOptions = 223, "IP source route option";
-    /// ICMP error about a flow that is not known or not allowed.
-    IcmpErrorUnrelated = 224, "ICMP error about an unknown flow";
+    /// ICMP error from a pod about a packet that was not sent to it.
+    IcmpErrorUnrelated = 224, "ICMP error about a packet that was not the endpoint's";
     /// A map changed under the program in each of its tries.
     MapRace = 225, "Map changed during lookup";
     /// Overlapping or reordered fragment with a port that contradicts the first.

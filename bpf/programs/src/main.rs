@@ -2,18 +2,44 @@
 #![no_std]
 #![no_main]
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+mod maps;
+mod phases;
+mod skb;
 
-/// Judges nothing yet: the next program on the hook decides.
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use oxilium_datapath::{FromContainer, Hook, Maps, ToContainer, judge_number};
+
+use crate::{maps::KernelMaps, skb::Skb};
+
+/// Ingress hook of a pod's host veth: what the pod sends.
 #[classifier]
-pub fn from_container(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+pub fn from_container(context: TcContext) -> i32 {
+    run::<FromContainer>(&context)
 }
 
-/// Judges nothing yet: the next program on the hook decides.
+/// Egress hook of a pod's host veth: what the pod receives.
 #[classifier]
-pub fn to_container(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+pub fn to_container(context: TcContext) -> i32 {
+    run::<ToContainer>(&context)
+}
+
+/// Bits that a dry run's answer is shifted by: the low byte is the action, the next the reason.
+const REASON_SHIFT: u32 = 8;
+
+#[inline(always)]
+fn run<H: Hook>(context: &TcContext) -> i32 {
+    let packet = Skb::new(context);
+    let maps = KernelMaps(packet);
+    match judge_number::<H, Skb, KernelMaps>(packet, maps) {
+        // The next program on the hook decides.
+        0 => TC_ACT_UNSPEC,
+        reason if maps.dry_run() => TC_ACT_SHOT | (reason << REASON_SHIFT).cast_signed(),
+        _ => TC_ACT_SHOT,
+    }
 }
 
 #[cfg(not(test))]

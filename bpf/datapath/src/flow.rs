@@ -1,0 +1,511 @@
+//! Flows: conntrack first, policy where it must be asked.
+
+use oxilium_abi::{
+    Be16, COUNTER_LOCAL_SOURCE_NOT_HOST, CtFlags, CtWord, Direction, DropReason, FlowKind,
+    InterfaceFlags, NETNS_UNKNOWN, TraceState, counter_index,
+};
+
+use crate::{
+    address::{Address, mix, pack_rest},
+    conntrack::{self, Sight, Step},
+    facts::{ACK, Class, Facts, Fragment, RST, SYN, Tuple},
+    hook::Hook,
+    judge::{Judge, next},
+    maps::{CtTable, FlowMaps, Namespace, Socket},
+    packet::Packet,
+    policy::Query,
+    volatile,
+};
+
+/// Type, code, checksum and four bytes more come before what an ICMP error quotes.
+const ICMP_ERROR_HEADER: u32 = 8;
+/// Identity of this host.
+const HOST: u32 = 1;
+
+/// So that the compiler may fill a key by words.
+#[repr(align(8))]
+pub(crate) struct Aligned<T>(pub(crate) T);
+
+/// How it is known that an address of this host is this host.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Proof {
+    /// It is not the host.
+    #[default]
+    Refuted,
+    /// It is.
+    Given,
+    /// A socket of the host would show it.
+    Socket,
+}
+
+/// Why policy is asked.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Purpose {
+    /// The answer is this packet's verdict and nothing more.
+    #[default]
+    Alone,
+    /// It opens a flow.
+    Open,
+    /// The flow's verdict is older than policy.
+    Again,
+    /// As before, for an ICMP error about the flow.
+    Related,
+}
+
+/// What policy is asked, and for what.
+#[derive(Clone, Copy)]
+pub(crate) struct Question<A> {
+    tuple: Tuple<A>,
+    /// Destination port or ICMP type, in host order.
+    port: u16,
+    /// Direction of the flow.
+    direction: Direction,
+    proof: Proof,
+    purpose: Purpose,
+    /// The direction came from sockets.
+    adopted: bool,
+    sight: Sight,
+}
+
+impl<A: Address> Default for Question<A> {
+    #[inline(always)]
+    fn default() -> Self {
+        Self {
+            tuple: Tuple {
+                local: A::default(),
+                remote: A::default(),
+                local_port: Be16::default(),
+                remote_port: Be16::default(),
+                protocol: 0,
+                kind: FlowKind::Plain,
+            },
+            port: 0,
+            direction: Direction::Ingress,
+            proof: Proof::Refuted,
+            purpose: Purpose::Alone,
+            adopted: false,
+            sight: Sight::none(),
+        }
+    }
+}
+
+impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
+    /// [`crate::Phase::Look`].
+    #[inline(always)]
+    pub(crate) fn look<H: Hook>(&mut self) -> Result<u32, DropReason> {
+        let tuple = self.scratch.facts.tuple(H::DIRECTION);
+        let key = Aligned(A::ct_key(&tuple, self.scratch.config.endpoint));
+        self.scratch.glance.tag = self.tag(&tuple);
+        let mut sight = self.look_in(CtTable::Answered, &key.0);
+        if sight.step == Step::None {
+            sight = self.look_in(CtTable::Denied, &key.0);
+            if sight.step == Step::None {
+                sight = self.look_in(CtTable::Unanswered, &key.0);
+            }
+        }
+        match sight.step {
+            Step::Pass | Step::Answer => {
+                if sight.step == Step::Answer && !self.scratch.glance.dry_run {
+                    self.maps
+                        .ct_move(CtTable::Unanswered, CtTable::Answered, &key.0);
+                }
+                self.scratch.report.pass(&sight);
+                self.pass::<H>(sight.due)
+            }
+            Step::Denied => Err(DropReason::FlowDenied),
+            Step::Stale => {
+                self.scratch.report.pass(&sight);
+                let direction = sight.word.direction();
+                // A reply proves nothing: what the flow's own packets proved is in the word.
+                let proof = if sight.reply {
+                    proven(sight.word.host())
+                } else {
+                    proven(self.scratch.glance.local)
+                };
+                self.scratch.question.tuple = tuple;
+                let port = tuple.policy_port(direction);
+                Ok(self.ask_about(port, direction, proof, Purpose::Again, sight))
+            }
+            // The host's entry is not for this packet, nor this packet for the entry.
+            Step::NotHost => {
+                self.scratch.question.tuple = tuple;
+                let port = tuple.policy_port(H::DIRECTION);
+                let (proof, purpose) = (Proof::Refuted, Purpose::Alone);
+                Ok(self.ask_about(port, H::DIRECTION, proof, purpose, sight))
+            }
+            Step::None if self.scratch.facts.class == Class::EchoReply => Ok(self.ask_alone::<H>()),
+            Step::None | Step::Fresh => {
+                self.scratch.question.tuple = tuple;
+                self.scratch.question.sight = sight;
+                Ok(next::OPEN)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn look_in(&self, table: CtTable, key: &A::CtKey) -> Sight {
+        let glance = &self.scratch.glance;
+        self.maps
+            .ct(table, key, |entry| conntrack::examine(entry, table, glance))
+            .unwrap_or(Sight::none())
+    }
+
+    /// [`crate::Phase::Open`].
+    #[inline(always)]
+    pub(crate) fn open<H: Hook>(&mut self) -> Result<u32, DropReason> {
+        let fresh = self.scratch.question.sight.step == Step::Fresh;
+        let flags = self.scratch.facts.tcp_flags;
+        let middle = self.scratch.facts.class == Class::Tcp
+            && flags & RST == 0
+            && flags & (SYN | ACK) != SYN;
+        let mut direction = H::DIRECTION;
+        let mut proof = proven(self.scratch.glance.local);
+        self.scratch.question.adopted = false;
+        if middle && !fresh {
+            match self.direction_from_sockets(&self.scratch.question.tuple) {
+                Some(found) if found as u8 != H::DIRECTION as u8 => {
+                    self.scratch.question.adopted = true;
+                    direction = found;
+                    proof = Proof::Socket;
+                }
+                Some(_) => self.scratch.question.adopted = true,
+                None => {}
+            }
+        }
+        self.scratch.report.open();
+        self.scratch.question.port = self.scratch.question.tuple.policy_port(direction);
+        self.scratch.question.direction = direction;
+        self.scratch.question.proof = proof;
+        self.scratch.question.purpose = Purpose::Open;
+        Ok(next::ASK)
+    }
+
+    /// The direction of a connection in the middle of which we come in; none where the pod has no socket of it.
+    #[inline(always)]
+    fn direction_from_sockets(&self, tuple: &Tuple<A>) -> Option<Direction> {
+        if self.scratch.config.netns_id == NETNS_UNKNOWN {
+            return None;
+        }
+        let pod = Namespace::Id(self.scratch.config.netns_id.cast_unsigned());
+        let local = (tuple.local, tuple.local_port);
+        let connection = self
+            .maps
+            .socket(pod, local, (tuple.remote, tuple.remote_port));
+        if connection != Socket::Connected {
+            return None;
+        }
+        let listener = self
+            .maps
+            .socket(pod, local, (tuple.remote, Be16::default()));
+        Some(if listener == Socket::Listener {
+            Direction::Ingress
+        } else {
+            Direction::Egress
+        })
+    }
+
+    /// Asks policy about this packet in its own direction, and remembers nothing.
+    #[inline(always)]
+    pub(crate) fn ask_alone<H: Hook>(&mut self) -> u32 {
+        self.scratch.question.tuple = self.scratch.facts.tuple(H::DIRECTION);
+        let port = self.scratch.facts.icmp_type() as u16;
+        let proof = proven(self.scratch.glance.local);
+        self.ask_about(port, H::DIRECTION, proof, Purpose::Alone, Sight::none())
+    }
+
+    /// Fills the question about the flow that is in it already.
+    #[inline(always)]
+    fn ask_about(
+        &mut self,
+        port: u16,
+        direction: Direction,
+        proof: Proof,
+        purpose: Purpose,
+        sight: Sight,
+    ) -> u32 {
+        let question = &mut self.scratch.question;
+        question.port = port;
+        question.direction = direction;
+        question.proof = proof;
+        question.purpose = purpose;
+        question.adopted = false;
+        question.sight = sight;
+        next::ASK
+    }
+
+    /// Begins to ask policy; returns the shapes to go through.
+    #[inline(always)]
+    pub(crate) fn begin_asking(&mut self) -> u32 {
+        let question = &self.scratch.question;
+        let identity = self.identify(&question.tuple, question.direction, question.proof);
+        let query = Query {
+            table: self.scratch.endpoint.table(),
+            direction: question.direction,
+            identity,
+            protocol: question.tuple.protocol,
+            port: question.port,
+        };
+        self.scratch.report.remote_identity = identity;
+        self.scratch.search.begin(self.maps, query);
+        self.scratch.search.shapes()
+    }
+
+    /// 0 if policy allows, else the reason's number. What is found stays in the report.
+    #[inline(always)]
+    pub(crate) fn end_asking(&mut self) -> u32 {
+        let answer = self.scratch.search.end();
+        self.scratch.report.evaluated(answer);
+        answer.denied.map_or(0, |reason| reason as u32)
+    }
+
+    /// Identity of the peer, as the ipcache has it in the bank in use.
+    #[inline(always)]
+    fn identify(&self, tuple: &Tuple<A>, direction: Direction, proof: Proof) -> u32 {
+        let ingress = direction as u8 == Direction::Ingress as u8;
+        let identity = if ingress && proof == Proof::Given && tuple.remote.is_link_local() {
+            // Valid on this link only, and nothing brought it here.
+            HOST
+        } else {
+            self.maps
+                .ipcache(&tuple.remote.ipcache_key())
+                .map_or(0, |identities| {
+                    (identities >> (self.scratch.ipcache.bank() * 32)) as u32
+                })
+        };
+        if identity == 0 {
+            return A::WORLD;
+        }
+        if identity != HOST || !ingress {
+            return identity;
+        }
+        let proven = match proof {
+            Proof::Given => true,
+            Proof::Refuted => false,
+            Proof::Socket => {
+                let host = (tuple.remote, tuple.remote_port);
+                let pod = (tuple.local, tuple.local_port);
+                self.maps.socket(Namespace::Host, host, pod) == Socket::Connected
+            }
+        };
+        if proven {
+            HOST
+        } else {
+            let index = counter_index(COUNTER_LOCAL_SOURCE_NOT_HOST, direction);
+            self.maps.count(index, self.scratch.glance.length);
+            A::WORLD
+        }
+    }
+
+    /// [`crate::Phase::Settle`].
+    #[inline(always)]
+    pub(crate) fn settle<H: Hook>(&mut self, answer: u32) -> Result<u32, DropReason> {
+        let allowed = answer == 0;
+        match self.scratch.question.purpose {
+            Purpose::Alone => {}
+            Purpose::Open => {
+                if allowed {
+                    self.make_entry()?;
+                }
+            }
+            Purpose::Again | Purpose::Related => {
+                if answer == DropReason::MapRace as u32 {
+                    // Nothing was found out: the entry stays as old as it is.
+                    return Ok(answer);
+                }
+                self.record(allowed);
+                if !allowed {
+                    return Err(DropReason::FlowDenied);
+                }
+            }
+        }
+        if !allowed {
+            return Ok(answer);
+        }
+        self.pass::<H>(self.scratch.report.due)
+    }
+
+    #[inline(always)]
+    fn pass<H: Hook>(&mut self, due: bool) -> Result<u32, DropReason> {
+        if self.scratch.facts.fragment == Fragment::First
+            && self.scratch.facts.class != Class::Error
+        {
+            self.leave_for_later::<H>()?;
+        }
+        Ok(if due && self.maps.traces() {
+            next::PASS_TRACED
+        } else {
+            next::PASS
+        })
+    }
+
+    /// Makes the entry of a flow that policy allows.
+    #[inline(always)]
+    fn make_entry(&mut self) -> Result<(), DropReason> {
+        let question = &self.scratch.question;
+        let reset =
+            self.scratch.facts.class == Class::Tcp && self.scratch.facts.tcp_flags & RST != 0;
+        // A reset opens nothing; what is sent to all is answered from an address of its own.
+        let own = question.tuple.local.is_own(&self.scratch.config)
+            || self.scratch.config.flags & InterfaceFlags::ALLOW_SPOOFING != 0;
+        if reset || !own || self.scratch.glance.dry_run {
+            return Ok(());
+        }
+        let word = self.verdict_word(true);
+        let identity = self.scratch.report.remote_identity;
+        let glance = &self.scratch.glance;
+        let entry = &mut self.scratch.entry;
+        conntrack::first(entry, word, identity, question.adopted, glance);
+        let key = Aligned(A::ct_key(&question.tuple, self.scratch.config.endpoint));
+        let table = if question.adopted {
+            CtTable::Answered
+        } else {
+            CtTable::Unanswered
+        };
+        if !self.maps.ct_insert(table, &key.0, &self.scratch.entry) {
+            return Err(DropReason::CtInsertFailed);
+        }
+        if question.sight.step == Step::Fresh && question.sight.table as u8 != table as u8 {
+            self.maps.ct_delete(question.sight.table, &key.0);
+        }
+        Ok(())
+    }
+
+    /// What is recorded of the flow that was asked about: the stamp is G as it was read first.
+    #[inline(always)]
+    fn verdict_word(&self, allowed: bool) -> CtWord {
+        let direction = self.scratch.question.direction;
+        let host = self.scratch.report.remote_identity == HOST
+            && direction as u8 == Direction::Ingress as u8;
+        CtWord::new(
+            self.scratch.published,
+            self.scratch.glance.tag,
+            direction,
+            allowed,
+        )
+        .with_host(host)
+    }
+
+    /// Records a verdict that was found again, by one store, and brings the entry to the table it belongs in.
+    #[inline(always)]
+    fn record(&mut self, allowed: bool) {
+        if self.scratch.glance.dry_run {
+            return;
+        }
+        let question = &self.scratch.question;
+        let (table, reply) = (question.sight.table, question.sight.reply);
+        let counted = question.purpose == Purpose::Again;
+        let key = Aligned(A::ct_key(&question.tuple, self.scratch.config.endpoint));
+        let word = self.verdict_word(allowed);
+        let identity = self.scratch.report.remote_identity;
+        let glance = &self.scratch.glance;
+        let answered = self.maps.ct(table, &key.0, |entry| {
+            // It may have become another flow's meanwhile.
+            conntrack::word_of(entry, glance)?;
+            volatile::write(&mut entry.word, word.0);
+            entry.remote_identity = identity;
+            if !allowed {
+                conntrack::renew(entry, glance);
+            } else if counted {
+                conntrack::touch(entry, reply, glance);
+            }
+            Some(entry.flags & CtFlags::ANSWERED != 0)
+        });
+        if let Some(Some(answered)) = answered {
+            let home = match (allowed, answered) {
+                (false, _) => CtTable::Denied,
+                (true, true) => CtTable::Answered,
+                (true, false) => CtTable::Unanswered,
+            };
+            if home as u8 != table as u8 {
+                // Where there is no room the entry stays, with the right verdict.
+                self.maps.ct_move(table, home, &key.0);
+            }
+        }
+    }
+
+    /// [`crate::Phase::Quote`].
+    #[inline(always)]
+    pub(crate) fn quote<H: Hook>(&mut self) -> Result<u32, DropReason> {
+        let offset = self.scratch.facts.l4 + ICMP_ERROR_HEADER;
+        let end = self.scratch.facts.end;
+        self.scratch.quoted = Facts::default();
+        let known = A::parse_quoted(self.packet, &mut self.scratch.quoted, offset, end)?;
+        // What an error to the pod quotes, the pod sent; what the pod's own quotes was sent to it.
+        self.scratch.question.tuple = self.scratch.quoted.tuple(H::DIRECTION.reverse());
+        let tuple = &self.scratch.question.tuple;
+        if H::DIRECTION == Direction::Egress
+            && !tuple.local.is_own(&self.scratch.config)
+            && self.scratch.config.flags & InterfaceFlags::ALLOW_SPOOFING == 0
+        {
+            return Err(DropReason::IcmpErrorUnrelated);
+        }
+        if !known || matches!(self.scratch.quoted.class, Class::Query | Class::Error) {
+            return Ok(self.ask_alone::<H>());
+        }
+        let key = Aligned(A::ct_key(tuple, self.scratch.config.endpoint));
+        self.scratch.glance.tag = self.tag(tuple);
+        self.scratch.glance.class = self.scratch.quoted.class;
+        let mut sight = self.look_related_in(CtTable::Answered, &key.0);
+        if sight.step == Step::None {
+            sight = self.look_related_in(CtTable::Denied, &key.0);
+            if sight.step == Step::None {
+                sight = self.look_related_in(CtTable::Unanswered, &key.0);
+            }
+        }
+        match sight.step {
+            Step::None => Ok(self.ask_alone::<H>()),
+            Step::Denied => Err(DropReason::FlowDenied),
+            Step::Stale => {
+                self.scratch.report.state = TraceState::Related as u8;
+                let direction = sight.word.direction();
+                // Who sends an error is not the flow's peer, and proves nothing about it.
+                let proof = proven(sight.word.host());
+                let port = self.scratch.question.tuple.policy_port(direction);
+                Ok(self.ask_about(port, direction, proof, Purpose::Related, sight))
+            }
+            _ => {
+                self.scratch.report.state = TraceState::Related as u8;
+                Ok(next::PASS)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn look_related_in(&self, table: CtTable, key: &A::CtKey) -> Sight {
+        let glance = &self.scratch.glance;
+        self.maps
+            .ct(table, key, |entry| {
+                conntrack::examine_related(entry, table, glance)
+            })
+            .unwrap_or(Sight::none())
+    }
+
+    /// Tag of a flow's key.
+    #[inline(always)]
+    pub(crate) fn tag(&self, tuple: &Tuple<A>) -> u32 {
+        tag_of(
+            self.maps.seed(),
+            tuple.local,
+            tuple.remote,
+            pack_rest(
+                tuple.local_port,
+                tuple.remote_port,
+                self.scratch.config.endpoint,
+                tuple.protocol,
+                tuple.kind as u8,
+            ),
+        )
+    }
+}
+
+#[inline(always)]
+const fn proven(given: bool) -> Proof {
+    if given { Proof::Given } else { Proof::Refuted }
+}
+
+#[inline(always)]
+pub(crate) fn tag_of<A: Address>(seed: u64, one: A, other: A, rest: u64) -> u32 {
+    mix(one.mix(other, seed), rest) as u32 & 0xF_FFFF
+}

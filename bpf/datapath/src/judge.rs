@@ -1,0 +1,225 @@
+//! The order of one packet, from the interface that it is on to the verdict.
+//!
+//! It is cut into phases. In the kernel each is a function that the verifier proves by itself, so that
+//! their paths add up instead of multiplying; what one knows it leaves to the next in [`Scratch`].
+
+use oxilium_abi::{
+    CtEntry, Direction, DropReason, EndpointWord, Epoch, InterfaceConfig, IpcacheWord, ShapeMask,
+};
+
+use crate::{
+    address::Address,
+    conntrack::Glance,
+    facts::Facts,
+    flow::Question,
+    hook::Hook,
+    maps::{FlowMaps, Maps},
+    packet::Packet,
+    policy::{Search, take_shape},
+    report::Report,
+};
+
+/// A part of the judgement of one packet, run in this order; which are run, each answer decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Reads G, then the configuration and the headers; applies the rules that come before policy.
+    Parse,
+    /// Checks what the pod claims in neighbour discovery.
+    Claims,
+    /// Judges by conntrack.
+    Look,
+    /// Judges an ICMP error by conntrack.
+    Quote,
+    /// Decides the direction of a flow that conntrack does not know.
+    Open,
+    /// Asks policy.
+    Ask,
+    /// Looks up the policy entries of one shape, the argument.
+    Shape,
+    /// Does what follows from policy's answer, the argument.
+    Settle,
+    /// Makes the event of a drop; the argument is the reason.
+    TellDrop,
+    /// Makes the event of a policy verdict; the argument is the reason or 0.
+    TellVerdict,
+    /// Makes a trace event.
+    TellTrace,
+}
+
+/// What a phase answers: the packet's verdict or what is to be done next. Above these are the numbers of
+/// drop reasons, from 130 on.
+pub(crate) mod next {
+    pub(crate) const PASS: u32 = 0;
+    pub(crate) const PASS_TRACED: u32 = 1;
+    pub(crate) const ASK: u32 = 2;
+    pub(crate) const LOOK: u32 = 3;
+    pub(crate) const OPEN: u32 = 4;
+    pub(crate) const QUOTE: u32 = 5;
+    pub(crate) const CLAIMS: u32 = 6;
+    pub(crate) const LAST: u32 = CLAIMS;
+}
+
+/// All that was found out about a packet of one family. In the kernel it lies in memory of the CPU's
+/// own: BPF's stack is small. All bytes zero is a valid value.
+#[derive(Clone, Copy)]
+pub struct Scratch<A> {
+    pub(crate) config: InterfaceConfig,
+    pub(crate) facts: Facts<A>,
+    /// What an ICMP error quotes.
+    pub(crate) quoted: Facts<A>,
+    pub(crate) question: Question<A>,
+    pub(crate) search: Search,
+    /// An entry that is being made.
+    pub(crate) entry: CtEntry,
+    /// G, as it was read before all else.
+    pub(crate) published: Epoch,
+    pub(crate) ipcache: IpcacheWord,
+    pub(crate) endpoint: EndpointWord,
+    pub(crate) glance: Glance,
+    /// Nanoseconds of the boot clock; 0 as long as nobody asked.
+    pub(crate) time: u64,
+    pub(crate) report: Report,
+}
+
+impl<A: Address> Default for Scratch<A> {
+    #[inline(always)]
+    fn default() -> Self {
+        Self {
+            config: InterfaceConfig::default(),
+            facts: Facts::default(),
+            quoted: Facts::default(),
+            question: Question::default(),
+            search: Search::none(),
+            entry: CtEntry::default(),
+            published: Epoch::ZERO,
+            ipcache: IpcacheWord(0),
+            endpoint: EndpointWord(0),
+            glance: Glance::new(Direction::Ingress, false, 0, false),
+            time: 0,
+            report: Report::default(),
+        }
+    }
+}
+
+/// A packet being judged.
+pub(crate) struct Judge<'a, A, P, M> {
+    pub(crate) packet: P,
+    pub(crate) maps: M,
+    pub(crate) scratch: &'a mut Scratch<A>,
+}
+
+/// Reads the configuration of the packet's interface. A map element may be given to another interface
+/// under the reader: the copy tells whose it is.
+#[inline(always)]
+pub(crate) fn configuration<P: Packet, M: Maps>(
+    packet: P,
+    maps: M,
+    config: &mut InterfaceConfig,
+) -> Result<(), DropReason> {
+    let ifindex = packet.ifindex();
+    for _ in 0..2 {
+        if !maps.interface(ifindex, config) {
+            return Err(DropReason::NoConfiguration);
+        }
+        if config.ifindex == ifindex {
+            return Ok(());
+        }
+    }
+    Err(DropReason::MapRace)
+}
+
+/// Judges a packet of family `A`: 0 to pass, else the number of the reason to drop it.
+#[inline(always)]
+pub(crate) fn judge_family<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
+    packet: P,
+    maps: M,
+) -> u32 {
+    let mut asked = false;
+    let mut answer = maps.phase::<H>(Phase::Parse, 0);
+    if answer == next::LOOK {
+        answer = maps.phase::<H>(Phase::Look, 0);
+        if answer == next::OPEN {
+            answer = maps.phase::<H>(Phase::Open, 0);
+        }
+    } else if answer == next::QUOTE {
+        answer = maps.phase::<H>(Phase::Quote, 0);
+    } else if answer == next::CLAIMS {
+        answer = maps.phase::<H>(Phase::Claims, 0);
+    }
+    if answer == next::ASK {
+        asked = true;
+        let reason = maps.phase::<H>(Phase::Ask, 0);
+        answer = maps.phase::<H>(Phase::Settle, reason);
+    }
+    crate::report::finish::<A, H, P, M>(packet, maps, answer, asked)
+}
+
+/// Runs one phase over the scratch memory of `maps`: a verdict or what is next, as a number.
+#[inline(always)]
+pub fn run_phase<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
+    packet: P,
+    maps: M,
+    phase: Phase,
+    argument: u32,
+) -> u32 {
+    // A closure for each: the compiler then sees each called once, and makes it part of its caller.
+    match phase {
+        Phase::Parse => with(packet, maps, |judge| number(judge.parse::<H>())),
+        Phase::Claims => with(packet, maps, |judge| {
+            let scratch = &*judge.scratch;
+            number(A::check_claims(packet, &scratch.facts, &scratch.config).map(|()| next::PASS))
+        }),
+        Phase::Look => with(packet, maps, |judge| number(judge.look::<H>())),
+        Phase::Quote => with(packet, maps, |judge| number(judge.quote::<H>())),
+        Phase::Open => with(packet, maps, |judge| number(judge.open::<H>())),
+        Phase::Ask => ask::<A, H, P, M>(packet, maps),
+        Phase::Shape => with(packet, maps, |judge| {
+            judge.scratch.search.step(maps, argument & 31);
+            next::PASS
+        }),
+        Phase::Settle => with(packet, maps, |judge| number(judge.settle::<H>(argument))),
+        Phase::TellDrop | Phase::TellVerdict | Phase::TellTrace => with(packet, maps, |judge| {
+            judge.tell::<H>(phase, argument as u8);
+            next::PASS
+        }),
+    }
+}
+
+/// [`Phase::Ask`]: 0 if policy allows, else the reason's number.
+#[inline(always)]
+fn ask<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(packet: P, maps: M) -> u32 {
+    let mut left = with(packet, maps, |judge| judge.begin_asking());
+    for _ in 0..ShapeMask::SHAPES {
+        if left == 0 {
+            break;
+        }
+        let (shape, rest) = take_shape(left);
+        maps.phase::<H>(Phase::Shape, shape);
+        left = rest;
+    }
+    with(packet, maps, |judge| judge.end_asking())
+}
+
+#[inline(always)]
+fn with<A: Address, P: Packet, M: FlowMaps<A>>(
+    packet: P,
+    maps: M,
+    run: impl FnOnce(&mut Judge<'_, A, P, M>) -> u32,
+) -> u32 {
+    maps.with_scratch(|scratch: &mut Scratch<A>| {
+        run(&mut Judge {
+            packet,
+            maps,
+            scratch,
+        })
+    })
+    .unwrap_or(DropReason::MapRace as u32)
+}
+
+#[inline(always)]
+const fn number(answer: Result<u32, DropReason>) -> u32 {
+    match answer {
+        Ok(next) => next,
+        Err(reason) => reason as u32,
+    }
+}

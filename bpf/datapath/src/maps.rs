@@ -1,0 +1,140 @@
+//! What the datapath asks of the maps, the clock and the sockets.
+
+use oxilium_abi::{
+    CtEntry, Event, FragmentEntry, InterfaceConfig, IpcacheKey, NodeWord, PolicyKey, PolicyValue,
+};
+
+use crate::{
+    address::Address,
+    hook::Hook,
+    judge::{Phase, Scratch},
+};
+
+/// The most that [`FlowMaps::with_scratch`] is asked for, in bytes.
+pub const SCRATCH_SIZE: usize = 1024;
+const _: () = assert!(size_of::<Scratch<crate::V6>>() <= SCRATCH_SIZE);
+
+/// The conntrack maps of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum CtTable {
+    /// Flows that were answered.
+    Answered = 0,
+    /// Flows that turned to denied.
+    Denied = 1,
+    /// Flows without an answer yet.
+    Unanswered = 2,
+}
+
+/// What a socket lookup found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Socket {
+    /// No socket.
+    None = 0,
+    /// A listener.
+    Listener = 1,
+    /// A socket of this connection.
+    Connected = 2,
+}
+
+/// Where a socket is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namespace {
+    /// The network namespace of the hook: the host's.
+    Host,
+    /// The one with this id there: a pod's.
+    Id(u32),
+}
+
+/// Maps that do not depend on the address family. Each method is one access, made at once and once.
+pub trait Maps: Copy {
+    /// A node word; 0 where it is not there.
+    fn node_word(self, word: NodeWord) -> u64;
+
+    /// The value at [`oxilium_abi::endpoint_word_index`]; 0 where it is not there.
+    fn endpoint_word(self, index: u32) -> u64;
+
+    /// Copies the configuration of an interface, its `ifindex` last; false where there is none.
+    fn interface(self, ifindex: u32, into: &mut InterfaceConfig) -> bool;
+
+    /// [`oxilium_abi::IpcacheValue::identities`] of the longest prefix.
+    fn ipcache(self, key: &IpcacheKey) -> Option<u64>;
+
+    /// The value at [`oxilium_abi::shape_word_index`]; 0 where it is not there.
+    fn shapes(self, index: u32) -> u64;
+
+    /// A policy entry.
+    fn policy(self, key: &PolicyKey) -> Option<PolicyValue>;
+
+    /// Adds one packet to the counter at [`oxilium_abi::counter_index`].
+    fn count(self, index: u32, bytes: u32);
+
+    /// Whether somebody reads events.
+    fn watched(self) -> bool;
+
+    /// Makes an event if the budget allows.
+    fn event(self, time: u64, fill: impl FnOnce(&mut Event));
+
+    /// Whether passed packets are traced.
+    fn traces(self) -> bool;
+
+    /// Judge only: conntrack entries stay as they are.
+    fn dry_run(self) -> bool;
+
+    /// Has [`crate::check_options`] called for the packet that this is about: in the kernel as a function
+    /// of its own.
+    fn check_options(self, at: u32, end: u32) -> u32;
+
+    /// Nanoseconds of the boot clock.
+    fn now(self) -> u64;
+
+    /// Seed of the tags in conntrack words.
+    fn seed(self) -> u64;
+
+    /// The local cluster's id.
+    fn cluster_id(self) -> u32;
+}
+
+/// Maps of one address family, and its TCP sockets.
+pub trait FlowMaps<A: Address>: Maps {
+    /// Lends memory that nobody else uses as long as `run` runs, and that keeps what was written to it as
+    /// long as one packet is judged.
+    fn with_scratch<R>(self, run: impl FnOnce(&mut Scratch<A>) -> R) -> Option<R>;
+
+    /// Has [`crate::run_phase`] called for the packet that this is about: in the kernel as a function of
+    /// its own.
+    fn phase<H: Hook>(self, phase: Phase, argument: u32) -> u32;
+
+    /// Gives an entry to `read`, in place: it may be given to another flow at any time.
+    fn ct<R>(
+        self,
+        table: CtTable,
+        key: &A::CtKey,
+        read: impl FnOnce(&mut CtEntry) -> R,
+    ) -> Option<R>;
+
+    /// Makes or replaces an entry; false if there is no room.
+    fn ct_insert(self, table: CtTable, key: &A::CtKey, entry: &CtEntry) -> bool;
+
+    /// Copies an entry to another table as it is now, then deletes it; false, and nothing deleted,
+    /// where it is gone or there is no room.
+    fn ct_move(self, from: CtTable, to: CtTable, key: &A::CtKey) -> bool;
+
+    /// Deletes an entry, if it is there.
+    fn ct_delete(self, table: CtTable, key: &A::CtKey);
+
+    /// What a first fragment left.
+    fn fragment(self, key: &A::FragmentKey) -> Option<FragmentEntry>;
+
+    /// Leaves it; false if there is no room.
+    fn fragment_insert(self, key: &A::FragmentKey, entry: &FragmentEntry) -> bool;
+
+    /// Finds a TCP socket by its own and its peer's address and port.
+    fn socket(
+        self,
+        namespace: Namespace,
+        local: (A, oxilium_abi::Be16),
+        remote: (A, oxilium_abi::Be16),
+    ) -> Socket;
+}

@@ -1,0 +1,29 @@
+//! What the datapath asks of a packet.
+
+use zerocopy::FromBytes;
+
+/// A packet at a hook, from its link-layer header on.
+pub trait Packet: Copy {
+    /// Length in bytes, also of what is not in the linear part.
+    fn len(self) -> u32;
+
+    /// Reads a header at `offset`; none where the packet ends before it does.
+    fn load<T: FromBytes>(self, offset: u32) -> Option<T>;
+
+    /// The same, for use in loops: slower, and easier for the verifier, which then need not know `offset`.
+    fn load_in_loop<T: FromBytes>(self, offset: u32) -> Option<T> {
+        self.load(offset)
+    }
+
+    /// Interface that the hook is on.
+    fn ifindex(self) -> u32;
+
+    /// Interface that the packet came in through; 0 for one that this host made.
+    fn ingress_ifindex(self) -> u32;
+
+    /// A VLAN tag that the kernel has taken out of the bytes.
+    fn vlan_present(self) -> bool;
+
+    /// Whether the packet is to be cut into segments later; then its headers may not tell its length.
+    fn is_gso(self) -> bool;
+}

@@ -1,0 +1,415 @@
+//! Kernel maps, clock and sockets as the datapath asks for them.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{BPF_F_CURRENT_NETNS, BPF_F_NO_PREALLOC, bpf_sock_tuple},
+    helpers::generated::{bpf_ktime_get_boot_ns, bpf_sk_release, bpf_skc_lookup_tcp},
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+};
+use oxilium_abi::{
+    Be16, COUNTER_EVENT_LOST, COUNTERS, Counter, CtEntry, CtKey4, CtKey6, Direction, Event,
+    FragmentEntry, FragmentKey4, FragmentKey6, InterfaceConfig, IpcacheKey, IpcacheValue,
+    NODE_WORDS, NodeWord, PolicyKey, PolicyValue, counter_index,
+};
+use oxilium_datapath::{
+    CtTable, FlowMaps, Hook, Maps, Namespace, Phase, SCRATCH_SIZE, Scratch, Socket, V4, V6,
+};
+
+use crate::{
+    phases::{options, v4, v6},
+    skb::Skb,
+};
+
+/// Seed of the tags in conntrack words; the loader sets it.
+#[unsafe(no_mangle)]
+static CT_SEED: u64 = 0;
+/// Not 0: judge, write nothing, make no event.
+#[unsafe(no_mangle)]
+static DRY_RUN: u8 = 0;
+/// Events a second that a CPU may make.
+#[unsafe(no_mangle)]
+static EVENT_RATE: u64 = 1000;
+/// Not 0: passed packets are traced.
+#[unsafe(no_mangle)]
+static TRACE: u8 = 0;
+/// The local cluster's id.
+#[unsafe(no_mangle)]
+static CLUSTER_ID: u32 = 0;
+
+const SECOND: u64 = 1_000_000_000;
+const TCP_LISTEN: u32 = 10;
+
+// Sizes are what an object loaded by itself gets; the loader sets those of the node.
+#[map(name = "ox_interfaces")]
+static INTERFACES: HashMap<u32, InterfaceConfig> = HashMap::with_max_entries(4096, 0);
+#[map(name = "ox_ep_words")]
+static ENDPOINT_WORDS: Array<u64> = Array::with_max_entries(1 << 17, 0);
+#[map(name = "ox_node_words")]
+static NODE: Array<u64> = Array::with_max_entries(NODE_WORDS, 0);
+#[map(name = "ox_ipcache")]
+static IPCACHE: LpmTrie<[u8; 20], IpcacheValue> = LpmTrie::with_max_entries(512_000, 0);
+#[map(name = "ox_policy")]
+static POLICY: HashMap<PolicyKey, PolicyValue> =
+    HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+#[map(name = "ox_pol_shapes")]
+static POLICY_SHAPES: Array<u64> = Array::with_max_entries(1 << 15, 0);
+#[map(name = "ox_ct4")]
+static CT4: LruHashMap<CtKey4, CtEntry> = LruHashMap::with_max_entries(1 << 17, 0);
+#[map(name = "ox_ct6")]
+static CT6: LruHashMap<CtKey6, CtEntry> = LruHashMap::with_max_entries(1 << 16, 0);
+#[map(name = "ox_ct4_new")]
+static CT4_UNANSWERED: LruHashMap<CtKey4, CtEntry> = LruHashMap::with_max_entries(1 << 14, 0);
+#[map(name = "ox_ct6_new")]
+static CT6_UNANSWERED: LruHashMap<CtKey6, CtEntry> = LruHashMap::with_max_entries(1 << 14, 0);
+#[map(name = "ox_ct4_denied")]
+static CT4_DENIED: LruHashMap<CtKey4, CtEntry> = LruHashMap::with_max_entries(1 << 14, 0);
+#[map(name = "ox_ct6_denied")]
+static CT6_DENIED: LruHashMap<CtKey6, CtEntry> = LruHashMap::with_max_entries(1 << 14, 0);
+#[map(name = "ox_frag4")]
+static FRAGMENTS4: LruHashMap<FragmentKey4, FragmentEntry> =
+    LruHashMap::with_max_entries(1 << 13, 0);
+#[map(name = "ox_frag6")]
+static FRAGMENTS6: LruHashMap<FragmentKey6, FragmentEntry> =
+    LruHashMap::with_max_entries(1 << 13, 0);
+#[map(name = "ox_counters")]
+static COUNTER: PerCpuArray<Counter> = PerCpuArray::with_max_entries(COUNTERS, 0);
+#[map(name = "ox_events")]
+static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+#[map(name = "ox_event_budget")]
+static EVENT_BUDGET: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a packet is judged: the stack is too small.
+#[map(name = "ox_scratch")]
+static SCRATCH: PerCpuArray<[u64; SCRATCH_SIZE / 8]> = PerCpuArray::with_max_entries(1, 0);
+
+/// A CPU's token bucket.
+#[repr(C)]
+struct Budget {
+    /// Nanoseconds saved up, a second's at most; an event costs a second by the rate.
+    credit: u64,
+    /// When it was last filled, in nanoseconds of the boot clock.
+    filled: u64,
+}
+
+/// The maps of the object, the clock, and the sockets that the hook sees.
+#[derive(Clone, Copy)]
+pub(crate) struct KernelMaps(pub(crate) Skb);
+
+/// Reads a constant that the loader has set; the verifier knows its value.
+#[inline(always)]
+fn constant<T: Copy>(of: &'static T) -> T {
+    // SAFETY: a reference is valid; volatile, because the value here is not the one in the kernel.
+    unsafe { ptr::from_ref(of).read_volatile() }
+}
+
+#[inline(always)]
+fn word(map: &Array<u64>, index: u32) -> u64 {
+    map.get_ptr(index).map_or(0, |word| {
+        // SAFETY: the map gave it; array elements live as long as the map, and 8 bytes are not torn.
+        unsafe { word.read_volatile() }
+    })
+}
+
+impl Maps for KernelMaps {
+    #[inline(always)]
+    fn node_word(self, index: NodeWord) -> u64 {
+        word(&NODE, index as u32)
+    }
+
+    #[inline(always)]
+    fn endpoint_word(self, index: u32) -> u64 {
+        word(&ENDPOINT_WORDS, index)
+    }
+
+    #[inline(always)]
+    fn interface(self, ifindex: u32, into: &mut InterfaceConfig) -> bool {
+        let Some(from) = INTERFACES.get_ptr(ifindex) else {
+            return false;
+        };
+        let from = from.cast::<u64>();
+        let into = ptr::from_mut(into).cast::<u64>();
+        // In order, so that ifindex is read last.
+        for index in 0..size_of::<InterfaceConfig>() / 8 {
+            // SAFETY: within both values, which are 8-aligned; every value of the bytes is valid.
+            unsafe { into.add(index).write(from.add(index).read_volatile()) };
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn ipcache(self, key: &IpcacheKey) -> Option<u64> {
+        // SAFETY: both are a prefix length and 20 bytes, without padding.
+        let key = unsafe { &*ptr::from_ref(key).cast::<Key<[u8; 20]>>() };
+        let value = IPCACHE.get(key)?;
+        // SAFETY: a reference is valid; the agent may write the word meanwhile.
+        Some(unsafe { ptr::from_ref(&value.identities).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn shapes(self, index: u32) -> u64 {
+        word(&POLICY_SHAPES, index)
+    }
+
+    #[inline(always)]
+    fn policy(self, key: &PolicyKey) -> Option<PolicyValue> {
+        let value = POLICY.get_ptr(key)?;
+        // SAFETY: the map gave it; it may be given to another key meanwhile, which `check` shows.
+        unsafe {
+            Some(PolicyValue {
+                word: (&raw const (*value).word).read_volatile(),
+                check: (&raw const (*value).check).read_volatile(),
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn count(self, index: u32, bytes: u32) {
+        if self.dry_run() {
+            return;
+        }
+        if let Some(counter) = COUNTER.get_ptr_mut(index) {
+            // SAFETY: this CPU's own, and programs of a CPU do not interrupt each other here.
+            unsafe {
+                (*counter).packets += 1;
+                (*counter).bytes += u64::from(bytes);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn watched(self) -> bool {
+        !self.dry_run() && self.node_word(NodeWord::EventReaders) != 0
+    }
+
+    #[inline(always)]
+    fn event(self, time: u64, fill: impl FnOnce(&mut Event)) {
+        if take_token(time)
+            && let Some(mut slot) = EVENTS.reserve::<Event>(0)
+        {
+            // SAFETY: every value of the bytes is an Event, and `fill` writes all of them.
+            fill(unsafe { slot.assume_init_mut() });
+            slot.submit(0);
+            return;
+        }
+        // Per CPU: BPF of this compiler has no atomic addition.
+        self.count(counter_index(COUNTER_EVENT_LOST, Direction::Ingress), 0);
+    }
+
+    #[inline(always)]
+    fn traces(self) -> bool {
+        constant(&TRACE) != 0
+    }
+
+    #[inline(always)]
+    fn dry_run(self) -> bool {
+        constant(&DRY_RUN) != 0
+    }
+
+    #[inline(always)]
+    fn check_options(self, at: u32, end: u32) -> u32 {
+        options(self.0, at, end)
+    }
+
+    #[inline(always)]
+    fn now(self) -> u64 {
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn seed(self) -> u64 {
+        constant(&CT_SEED)
+    }
+
+    #[inline(always)]
+    fn cluster_id(self) -> u32 {
+        constant(&CLUSTER_ID)
+    }
+}
+
+/// Takes the price of an event out of this CPU's bucket.
+#[inline(always)]
+fn take_token(time: u64) -> bool {
+    let rate = constant(&EVENT_RATE);
+    let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else {
+        return false;
+    };
+    if rate == 0 {
+        return false;
+    }
+    // SAFETY: this CPU's own, and programs of a CPU do not interrupt each other here.
+    let budget = unsafe { &mut *budget };
+    let elapsed = time.saturating_sub(budget.filled).min(SECOND);
+    let credit = (budget.credit + elapsed).min(SECOND);
+    budget.filled = time;
+    let price = SECOND / rate;
+    if credit < price {
+        budget.credit = credit;
+        return false;
+    }
+    budget.credit = credit - price;
+    true
+}
+
+macro_rules! flow_maps {
+    ($family:ty, $key:ty, $fragment_key:ty, $answered:ident, $denied:ident, $unanswered:ident, $fragments:ident, $phases:ident) => {
+        impl FlowMaps<$family> for KernelMaps {
+            #[inline(always)]
+            fn with_scratch<R>(self, run: impl FnOnce(&mut Scratch<$family>) -> R) -> Option<R> {
+                const { assert!(align_of::<Scratch<$family>>() <= 8) };
+                let memory = SCRATCH.get_ptr_mut(0)?.cast::<Scratch<$family>>();
+                // SAFETY: large and aligned enough, and all zeros, which it is at first, is valid. This
+                // CPU's own, and nobody else runs here meanwhile: softirqs are off.
+                Some(run(unsafe { &mut *memory }))
+            }
+
+            #[inline(always)]
+            fn phase<H: Hook>(self, phase: Phase, argument: u32) -> u32 {
+                $phases::run::<H>(self.0.as_ptr(), phase, argument)
+            }
+
+            #[inline(always)]
+            fn ct<R>(
+                self,
+                table: CtTable,
+                key: &$key,
+                read: impl FnOnce(&mut CtEntry) -> R,
+            ) -> Option<R> {
+                let entry = match table {
+                    CtTable::Answered => $answered.get_ptr_mut(key),
+                    CtTable::Denied => $denied.get_ptr_mut(key),
+                    CtTable::Unanswered => $unanswered.get_ptr_mut(key),
+                }?;
+                // SAFETY: the map gave it. Other CPUs write it too; what counts is one word, which is
+                // read and written whole.
+                Some(read(unsafe { &mut *entry }))
+            }
+
+            #[inline(always)]
+            fn ct_insert(self, table: CtTable, key: &$key, entry: &CtEntry) -> bool {
+                match table {
+                    CtTable::Answered => $answered.insert(key, entry, 0),
+                    CtTable::Denied => $denied.insert(key, entry, 0),
+                    CtTable::Unanswered => $unanswered.insert(key, entry, 0),
+                }
+                .is_ok()
+            }
+
+            #[inline(always)]
+            fn ct_move(self, from: CtTable, to: CtTable, key: &$key) -> bool {
+                let moved = <Self as FlowMaps<$family>>::ct(self, from, key, |entry| {
+                    <Self as FlowMaps<$family>>::ct_insert(self, to, key, entry)
+                });
+                if moved == Some(true) {
+                    <Self as FlowMaps<$family>>::ct_delete(self, from, key);
+                    true
+                } else {
+                    false
+                }
+            }
+
+            #[inline(always)]
+            fn ct_delete(self, table: CtTable, key: &$key) {
+                // Gone already is as good.
+                match table {
+                    CtTable::Answered => $answered.remove(key),
+                    CtTable::Denied => $denied.remove(key),
+                    CtTable::Unanswered => $unanswered.remove(key),
+                }
+                .unwrap_or(());
+            }
+
+            #[inline(always)]
+            fn fragment(self, key: &$fragment_key) -> Option<FragmentEntry> {
+                let entry = $fragments.get_ptr(key)?;
+                // SAFETY: the map gave it; the word's tag shows whether it is this key's.
+                Some(unsafe { entry.read_volatile() })
+            }
+
+            #[inline(always)]
+            fn fragment_insert(self, key: &$fragment_key, entry: &FragmentEntry) -> bool {
+                $fragments.insert(key, entry, 0).is_ok()
+            }
+
+            #[inline(always)]
+            fn socket(
+                self,
+                namespace: Namespace,
+                local: ($family, Be16),
+                remote: ($family, Be16),
+            ) -> Socket {
+                let mut tuple = socket_tuple(remote, local);
+                find_socket(
+                    self.0,
+                    ptr::from_mut(&mut tuple).cast(),
+                    size_of_val(&tuple) as u32,
+                    namespace,
+                )
+            }
+        }
+    };
+}
+
+/// As `bpf_sock_tuple` for one family: the packet that the socket would receive.
+#[repr(C)]
+struct SocketTuple<T> {
+    source: T,
+    destination: T,
+    source_port: Be16,
+    destination_port: Be16,
+}
+
+#[inline(always)]
+fn socket_tuple<T>(source: (T, Be16), destination: (T, Be16)) -> SocketTuple<T> {
+    SocketTuple {
+        source: source.0,
+        destination: destination.0,
+        source_port: source.1,
+        destination_port: destination.1,
+    }
+}
+
+flow_maps!(
+    V4,
+    CtKey4,
+    FragmentKey4,
+    CT4,
+    CT4_DENIED,
+    CT4_UNANSWERED,
+    FRAGMENTS4,
+    v4
+);
+flow_maps!(
+    V6,
+    CtKey6,
+    FragmentKey6,
+    CT6,
+    CT6_DENIED,
+    CT6_UNANSWERED,
+    FRAGMENTS6,
+    v6
+);
+
+#[inline(always)]
+fn find_socket(skb: Skb, tuple: *mut bpf_sock_tuple, size: u32, namespace: Namespace) -> Socket {
+    let namespace = match namespace {
+        Namespace::Host => BPF_F_CURRENT_NETNS as i64 as u64,
+        Namespace::Id(id) => u64::from(id),
+    };
+    // SAFETY: `tuple` has `size` initialised bytes; what is found is released before returning.
+    unsafe {
+        let socket = bpf_skc_lookup_tcp(skb.as_ptr().cast(), tuple, size, namespace, 0);
+        if socket.is_null() {
+            return Socket::None;
+        }
+        let state = (&raw const (*socket).state).read_volatile();
+        bpf_sk_release(socket.cast());
+        if state == TCP_LISTEN {
+            Socket::Listener
+        } else {
+            Socket::Connected
+        }
+    }
+}
