@@ -8,10 +8,10 @@ use std::sync::Arc;
 use oxilium_abi::Direction;
 use oxilium_model::identity::{Identities, Identity, NumericIdentity, Protocol};
 use oxilium_model::policy::config::{AllowLocalhost, EnforcementMode, PolicyConfig};
-use oxilium_model::policy::engine::Engine;
+use oxilium_model::policy::engine::{Engine, Follower, Policies};
 use oxilium_model::policy::rule::Policy;
 use oxilium_model::policy::table::Packet;
-use oxilium_model::policy::{SubjectView, resolve};
+use oxilium_model::policy::{SubjectView, resolve, resolve_within};
 use policy_support::{any_policy, cases, identities, labelled, pod, reference, remotes, view};
 use proptest::prelude::*;
 
@@ -163,6 +163,24 @@ impl Both {
         }
     }
 
+    /// What a follower says of this world, within a quota, and what the plain function says.
+    fn follow(&self, follower: &mut Follower, available: usize) -> Result<(), TestCaseError> {
+        let policies: Vec<Policy> = self.policies.values().cloned().collect();
+        let by_name: Policies = policies
+            .iter()
+            .map(|policy| (policy.reference.clone(), Arc::new(policy.clone())))
+            .collect();
+        let subjects: Vec<SubjectView> = self.subjects.values().cloned().collect();
+        let identities = Arc::new(self.identities.clone());
+        let followed = follower.follow(&self.config, &by_name, &identities, &subjects, available);
+        prop_assert_eq!(followed.len(), subjects.len());
+        for (subject, followed) in subjects.iter().zip(followed) {
+            let plain = resolve_within(&policies, &identities, subject, &self.config, available);
+            prop_assert_eq!(&*followed, &plain);
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), TestCaseError> {
         let policies: Vec<Policy> = self.policies.values().cloned().collect();
         for subject in 0..3 {
@@ -222,6 +240,22 @@ proptest! {
         for edit in edits {
             both.apply(edit);
             both.check()?;
+        }
+    }
+
+    #[test]
+    fn a_follower_of_worlds_equals_the_plain_function_within_a_quota(
+        configs in (config(), config()),
+        available in prop::sample::select(vec![3, 12, 1000]),
+        edits in prop::collection::vec(prop::collection::vec(edit(true), 1..4), 1..5),
+    ) {
+        let mut both = Both::new(configs.0.clone());
+        let mut follower = Follower::new(configs.1);
+        for step in edits {
+            for edit in step {
+                both.apply(edit);
+            }
+            both.follow(&mut follower, available)?;
         }
     }
 }

@@ -6,6 +6,7 @@
 //! the order of edits: the tables are those of the plain function for what is there now.
 
 mod columns;
+mod follower;
 mod index;
 mod rule_set;
 mod rules;
@@ -27,6 +28,7 @@ use super::rule::{Policy, PolicyRef, PortRules, PortSpec, Rule};
 use crate::identity::{Identities, Identity, NamedPorts, NumericIdentity};
 
 pub use self::columns::ColumnTable;
+pub use self::follower::{Follower, Policies};
 
 /// What an edit changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
