@@ -302,7 +302,7 @@ fn main() {
         return measure_memory(&name);
     }
     let asked = |name: &str| std::env::args().any(|argument| argument == name);
-    if !asked("--test") {
+    if !asked("--test") && !asked("--profile-time") {
         summary();
     }
     if asked("--summary") {

@@ -206,6 +206,11 @@ impl Header {
             .unwrap_or_default()
     }
 
+    /// A kind of policies in an API group of policies, whether it is read or not.
+    pub(crate) fn is_policy(&self) -> bool {
+        self.object.kind.ends_with("Policy") && is_group_of_policies(&self.api_version)
+    }
+
     /// The problem of a kind that is not known.
     pub(crate) fn unknown(&self) -> Problem {
         if self.object.kind.is_empty() {
@@ -233,12 +238,14 @@ impl Header {
     }
 }
 
+fn is_group_of_policies(api_version: &str) -> bool {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    ["cilium.io", "networking.k8s.io", "policy.networking.k8s.io"].contains(&group)
+}
+
 /// A kind that is not read: fine, unless it can only be a misspelling or another version of one that is.
 fn other(api_version: &str, kind: &str) -> Kind {
-    let group = api_version.split_once('/').map_or("", |(group, _)| group);
-    let of_policies =
-        ["cilium.io", "networking.k8s.io", "policy.networking.k8s.io"].contains(&group);
-    let misspelt = of_policies && !UNREAD.contains(&kind);
+    let misspelt = is_group_of_policies(api_version) && !UNREAD.contains(&kind);
     let no_group = kind.is_empty() || api_version.is_empty();
     if misspelt || no_group {
         Kind::Unknown

@@ -84,7 +84,7 @@ pub fn admit(
         return Ok(object(Input::Policy(Box::new(lowered)), warnings));
     }
     if header.kind == Kind::Unread {
-        return Ok(object(Input::Unread, Vec::new()));
+        return Ok(object(Input::Unread, unread(root, &header, file)));
     }
     let mut findings = Findings::default();
     if root.set("metadata").is_none() {
@@ -122,6 +122,21 @@ pub fn admit(
         Some(input) if errors.is_empty() => Ok(object(input, warnings)),
         _ => Err(errors),
     }
+}
+
+/// A policy of a kind that is not read is not enforced, which nobody should find out by themselves.
+fn unread(root: &Node, header: &Header, file: Option<&Arc<str>>) -> Vec<Diagnostic> {
+    let mut findings = Findings::default();
+    if header.is_policy() {
+        findings.warning(
+            root,
+            Problem::Conflict(format!(
+                "the agent does not read {} of {:?}: this policy is not enforced",
+                header.object.kind, header.api_version
+            )),
+        );
+    }
+    findings.locate(root, &header.object, file).warnings
 }
 
 /// Decodes a tree into a typed object, or finds the field that has the wrong type.

@@ -237,6 +237,43 @@ fn kinds_that_are_not_read_are_listed_and_misspelt_ones_refused() {
 }
 
 #[test]
+fn a_policy_of_a_kind_that_is_not_read_says_that_it_is_not_enforced() {
+    let setup = Setup::new();
+    setup.write(
+        "a.yaml",
+        "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\nmetadata: {name: p}\n",
+    );
+    let snapshot = setup.agent().scan().unwrap();
+    assert_eq!(states(&snapshot), ["a.yaml p Unread"]);
+    assert!(
+        snapshot.documents[0].warnings[0]
+            .to_string()
+            .ends_with("this policy is not enforced")
+    );
+}
+
+#[test]
+fn a_name_that_cannot_be_kept_holds_up_no_other_file() {
+    use std::os::unix::ffi::OsStringExt;
+    let setup = Setup::new();
+    let long = format!("{}.yaml", "x".repeat(245));
+    setup.write(&long, &policy("x", "\"80\""));
+    let odd = std::ffi::OsString::from_vec(b"\xff.yaml".to_vec());
+    fs::write(setup.root.path().join("manifests").join(odd), "").unwrap();
+    setup.write("a.yaml", &policy("a", "\"80\""));
+    let snapshot = setup.agent().scan().unwrap();
+    assert_eq!(in_force(&snapshot), ["a:80"]);
+    assert_eq!(
+        snapshot
+            .documents
+            .iter()
+            .filter(|document| !document.errors.is_empty())
+            .count(),
+        2
+    );
+}
+
+#[test]
 fn lists_as_kubectl_prints_them_are_documents() {
     let setup = Setup::new();
     setup.write(

@@ -54,6 +54,9 @@ pub enum DirectoryError {
 /// End of the names of state files: `web.yaml` is kept in `web.yaml.admitted`.
 const SUFFIX: &str = ".admitted";
 
+/// A longer name would leave no room for the end of its state file's name.
+const LONGEST_NAME: usize = 240;
+
 /// What was admitted of one file.
 #[derive(Serialize, Deserialize)]
 struct StateFile {
@@ -125,7 +128,9 @@ impl ManifestDirectory {
     fn keep(&mut self, admitted: Admitted) -> io::Result<()> {
         let mut wrote = false;
         for (file, now) in admitted.files {
-            if self.admitted.files.get(&file) == Some(&now) {
+            let before = self.admitted.files.get(&file);
+            let nothing = before.is_none() && now == AdmittedFile::default();
+            if nothing || before == Some(&now) {
                 continue;
             }
             keep_file(&state_file(&self.state, &file), &now)?;
@@ -171,17 +176,29 @@ pub(crate) fn list(path: &Path) -> io::Result<Listing> {
     let mut listing = Listing::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
+        let name = match entry.file_name().into_string() {
+            Ok(name) => name,
+            Err(name) => {
+                let shown = name.to_string_lossy();
+                if is_manifest(&shown) {
+                    listing.insert(shown.into(), Err("its name is not UTF-8".into()));
+                }
+                continue;
+            }
         };
         // Follows links: mounted directories are made of them.
         let is_file = fs::metadata(entry.path()).map_or(true, |metadata| metadata.is_file());
-        if is_manifest(&name) && is_file {
-            let content: Content = fs::read(entry.path())
-                .map(Arc::from)
-                .map_err(|error| error.to_string());
-            listing.insert(name.into(), content);
+        if !is_manifest(&name) || !is_file {
+            continue;
         }
+        let content: Content = if name.len() > LONGEST_NAME {
+            Err(format!("its name has more than {LONGEST_NAME} bytes"))
+        } else {
+            fs::read(entry.path())
+                .map(Arc::from)
+                .map_err(|error| error.to_string())
+        };
+        listing.insert(name.into(), content);
     }
     Ok(listing)
 }
