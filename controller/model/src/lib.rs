@@ -10,4 +10,4 @@ pub mod plan;
 pub mod policy;
 pub mod world;
 
-pub use desired::{Plain, Resolver, desired, desired_with};
+pub use desired::{Incremental, Plain, Resolver, desired, desired_with};

@@ -10,10 +10,10 @@ mod worlds;
 use std::collections::{BTreeMap, BTreeSet};
 
 use oxilium_abi::Direction;
-use oxilium_model::desired;
 use oxilium_model::node_state::NodeState;
 use oxilium_model::plan::{Plan, plan};
 use oxilium_model::world::{AttachmentId, Claims, Timestamp, World};
+use oxilium_model::{Incremental, desired, desired_with};
 use plan_support::kernel::{Kernel, Probe, Verdict};
 use plan_support::watch::{Flows, apply, apply_all};
 use proptest::prelude::*;
@@ -27,6 +27,7 @@ struct Follower {
     claims: Claims,
     now: Timestamp,
     devices: BTreeMap<u32, AttachmentId>,
+    resolver: Incremental,
 }
 
 impl Follower {
@@ -35,6 +36,11 @@ impl Follower {
     fn look(&mut self, seed: &WorldSeed) -> (World, NodeState) {
         let world = seed.world(&self.claims, self.now);
         let state = desired(&world);
+        let remembered = desired_with(&world, &mut self.resolver);
+        assert!(
+            remembered == state,
+            "what is remembered differs from what is computed anew"
+        );
         let devices: BTreeMap<u32, AttachmentId> = state
             .interfaces
             .iter()
@@ -107,6 +113,13 @@ impl Follower {
     }
 }
 
+/// The agent moves it between threads.
+#[test]
+fn the_resolver_can_be_sent() {
+    fn is_send<T: Send>(_: &T) {}
+    is_send(&Incremental::default());
+}
+
 /// The order in which a list of worlds is shown: as it is, backwards, some left out, some twice, with the end at the end.
 fn expansions(length: usize) -> Vec<Vec<usize>> {
     let last = length - 1;
@@ -154,6 +167,15 @@ proptest! {
         let mut fresh = Follower::default();
         let fresh_state = fresh.follow(&seed);
         prop_assert_eq!(node.verdicts(&state), fresh.verdicts(&fresh_state));
+    }
+
+    /// Invariant 3.
+    #[test]
+    fn what_is_remembered_equals_what_is_computed_anew(seeds in any_worlds(8, true)) {
+        let mut node = Follower::default();
+        for seed in seeds.iter().chain(seeds.iter().rev()) {
+            node.look(seed);
+        }
     }
 
     /// What is enforced depends on the world alone, not on the way to it.

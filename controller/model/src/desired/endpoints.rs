@@ -216,25 +216,12 @@ pub(super) fn interface(world: &World, endpoint: &Endpoint) -> Option<(u32, Inte
 
 /// The EUI-64 address of the pod's MAC address, and the one that was observed.
 fn link_locals(device: &Device) -> BTreeSet<Ipv6Addr> {
-    let [a, b, c, d, e, f] = device.mac;
-    let eui64 = [
-        0xFE,
-        0x80,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        a ^ 2,
-        b,
-        c,
-        0xFF,
-        0xFE,
-        d,
-        e,
-        f,
-    ];
+    let mut eui64 = [0; 16];
+    eui64[..2].copy_from_slice(&[0xFE, 0x80]);
+    eui64[8..11].copy_from_slice(&device.mac[..3]);
+    eui64[11..13].copy_from_slice(&[0xFF, 0xFE]);
+    eui64[13..].copy_from_slice(&device.mac[3..]);
+    eui64[8] ^= 2;
     std::iter::once(Ipv6Addr::from(eui64))
         .chain(device.link_local)
         .collect()

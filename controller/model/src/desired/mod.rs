@@ -11,6 +11,7 @@
 mod addresses;
 mod endpoints;
 mod identities;
+mod incremental;
 mod numbers;
 mod tables;
 
@@ -18,9 +19,11 @@ use std::sync::Arc;
 
 use crate::condition::{Condition, Object, Reason};
 use crate::identity::{Identities, NumericIdentity};
-use crate::node_state::{AttachPoint, NodeState};
-use crate::policy::{Fitted, SubjectView, resolve_within};
+use crate::node_state::{AttachPoint, EndpointPolicy, NodeState};
+use crate::policy::{SubjectView, resolve_within};
 use crate::world::World;
+
+pub use incremental::Incremental;
 
 use endpoints::Draft;
 
@@ -34,7 +37,7 @@ pub trait Resolver {
         identities: &Arc<Identities>,
         subjects: &[SubjectView],
         available: usize,
-    ) -> Vec<Arc<Fitted>>;
+    ) -> Vec<Arc<EndpointPolicy>>;
 }
 
 /// Resolves each subject from scratch.
@@ -48,14 +51,25 @@ impl Resolver for Plain {
         identities: &Arc<Identities>,
         subjects: &[SubjectView],
         available: usize,
-    ) -> Vec<Arc<Fitted>> {
-        let policies: Vec<_> = world.policies.values().map(|p| (**p).clone()).collect();
-        let config = &world.config.policy;
+    ) -> Vec<Arc<EndpointPolicy>> {
         subjects
             .iter()
-            .map(|subject| resolve_within(&policies, identities, subject, config, available))
-            .map(Arc::new)
+            .map(|subject| Arc::new(Self::one(world, identities, subject, available)))
             .collect()
+    }
+}
+
+impl Plain {
+    fn one(
+        world: &World,
+        identities: &Identities,
+        subject: &SubjectView,
+        available: usize,
+    ) -> EndpointPolicy {
+        let policies: Vec<_> = world.policies.values().map(|p| (**p).clone()).collect();
+        let config = &world.config.policy;
+        let fitted = resolve_within(&policies, identities, subject, config, available);
+        EndpointPolicy::of(Arc::new(fitted))
     }
 }
 

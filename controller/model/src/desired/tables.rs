@@ -1,6 +1,6 @@
 //! The policy of each endpoint, within the room that the kernel's map has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use oxilium_abi::Direction;
@@ -20,13 +20,12 @@ pub(super) fn policies(
     resolver: &mut impl Resolver,
 ) -> Vec<Arc<EndpointPolicy>> {
     let quota = world.config.capacities.table_quota;
-    let fitted = resolver.resolve(world, identities, subjects, quota);
-    let policies = share(&fitted);
+    let policies = share(resolver.resolve(world, identities, subjects, quota));
     let fitting = fitting_quota(&policies, quota, world.config.capacities.policy_entries);
     if fitting == quota {
         return policies;
     }
-    share(&resolver.resolve(world, identities, subjects, fitting))
+    share(resolver.resolve(world, identities, subjects, fitting))
 }
 
 /// The largest quota with which all tables fit and the largest one fits a second time, to be staged.
@@ -59,29 +58,31 @@ fn fitting_quota(policies: &[Arc<EndpointPolicy>], quota: usize, capacity: usize
 }
 
 /// Makes equal tables one.
-fn share(fitted: &[Arc<Fitted>]) -> Vec<Arc<EndpointPolicy>> {
-    let mut known: BTreeMap<*const Fitted, Arc<EndpointPolicy>> = BTreeMap::new();
-    let mut contents: BTreeMap<Arc<TableContent>, ()> = BTreeMap::new();
-    fitted
-        .iter()
-        .map(|fitted| {
-            let policy = known.entry(Arc::as_ptr(fitted)).or_insert_with(|| {
-                let content = Arc::new(content(&fitted.policy.table));
-                let table = match contents.get_key_value(&content) {
-                    Some((table, ())) => table.clone(),
-                    None => {
-                        contents.insert(content.clone(), ());
-                        content
-                    }
-                };
-                Arc::new(EndpointPolicy {
-                    ingress_enforced: fitted.policy.table.ingress.enforced,
-                    egress_enforced: fitted.policy.table.egress.enforced,
-                    table,
-                    resolved: fitted.clone(),
-                })
-            });
-            policy.clone()
+fn share(policies: Vec<Arc<EndpointPolicy>>) -> Vec<Arc<EndpointPolicy>> {
+    let mut by_pointer: HashMap<*const TableContent, Arc<TableContent>> = HashMap::new();
+    let mut by_length: HashMap<usize, Vec<Arc<TableContent>>> = HashMap::new();
+    let mut shared = |table: &Arc<TableContent>| {
+        let known = by_pointer.entry(Arc::as_ptr(table)).or_insert_with(|| {
+            let alike = by_length.entry(table.0.len()).or_default();
+            let known = alike.iter().find(|other| *other == table).cloned();
+            known.unwrap_or_else(|| {
+                alike.push(table.clone());
+                table.clone()
+            })
+        });
+        known.clone()
+    };
+    policies
+        .into_iter()
+        .map(|policy| {
+            let table = shared(&policy.table);
+            if Arc::ptr_eq(&table, &policy.table) {
+                return policy;
+            }
+            Arc::new(EndpointPolicy {
+                table,
+                ..(*policy).clone()
+            })
         })
         .collect()
 }
@@ -162,6 +163,17 @@ pub(super) fn not_enforced(world: &World) -> impl Iterator<Item = Condition> {
 }
 
 impl EndpointPolicy {
+    /// What the resolver says, with the table as the kernel is to hold it.
+    pub fn of(resolved: Arc<Fitted>) -> Self {
+        let table = &resolved.policy.table;
+        Self {
+            ingress_enforced: table.ingress.enforced,
+            egress_enforced: table.egress.enforced,
+            table: Arc::new(content(table)),
+            resolved,
+        }
+    }
+
     fn sizes(&self) -> [usize; 2] {
         let ingress = self
             .table

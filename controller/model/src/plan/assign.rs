@@ -7,6 +7,7 @@ use super::PlanError;
 use super::content::{Existing, Moves, TableDiff};
 use crate::node_state::{NodeState, TableContent};
 use crate::observed::Observed;
+use crate::world::NodeConfig;
 
 /// What becomes of a table that endpoints will use.
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub(super) struct Assigner<'a> {
     wanted: BTreeMap<Arc<TableContent>, BTreeSet<u16>>,
     /// Tables now used by endpoints that will have an interface.
     users: BTreeMap<u32, BTreeSet<u16>>,
+    /// Endpoints through which packets may be on their way.
+    live: BTreeSet<u16>,
     taken: BTreeSet<u32>,
     max_table: u32,
     local_cluster: u8,
@@ -65,9 +68,10 @@ impl<'a> Assigner<'a> {
     pub(super) fn new(
         observed: &'a Observed,
         desired: &NodeState,
-        max_table: u32,
-        local_cluster: u8,
+        live: &BTreeSet<u16>,
+        config: &NodeConfig,
     ) -> Self {
+        let max_table = config.capacities.max_table;
         let in_kernel: BTreeSet<u32> = observed
             .policy
             .keys()
@@ -105,9 +109,10 @@ impl<'a> Assigner<'a> {
                 .collect(),
             wanted,
             users,
+            live: live.clone(),
             taken,
             max_table,
-            local_cluster,
+            local_cluster: config.policy.cluster_id,
         }
     }
 
@@ -184,8 +189,14 @@ impl<'a> Assigner<'a> {
             })
             .filter_map(|(table, _)| {
                 let existing = self.existing.get(table)?;
+                let joins = |e: &u16| self.live.contains(e) && !self.users[table].contains(e);
                 let change = match existing.in_place(content) {
-                    Some(diff) if moves.is_empty() || diff.allows(moves, self.local_cluster) => {
+                    Some(diff) if moves.is_empty() => Change::InPlace(diff),
+                    // Who joins it when identities change finds it between its two phases.
+                    Some(diff)
+                        if diff.allows(moves, self.local_cluster)
+                            && !endpoints.iter().any(joins) =>
+                    {
                         Change::InPlace(diff)
                     }
                     _ if room == Room::Scarce => Change::Narrowing(existing.diff(content)),

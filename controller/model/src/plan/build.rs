@@ -104,8 +104,7 @@ impl<'a> Builder<'a> {
         let bank = observed.ipcache_word().bank();
         let addresses = AddressDiff::new(&observed.ipcache, &desired.ipcache, bank);
         let interfaces = InterfaceDiff::new(observed, desired);
-        let cluster = config.policy.cluster_id;
-        let mut assigner = Assigner::new(observed, desired, config.capacities.max_table, cluster);
+        let mut assigner = Assigner::new(observed, desired, &interfaces.live, config);
         let tables = assigner.assign(&addresses.moves, room)?;
         let mut builder = Self {
             observed,

@@ -40,7 +40,7 @@ impl Kernel {
         let kernel = &mut self.0;
         match *write {
             Write::HighWater(epoch) => {
-                kernel.node_words[NodeWord::HighWater as usize] = epoch.get()
+                kernel.node_words[NodeWord::HighWater as usize] = epoch.get();
             }
             Write::Publish(epoch) => kernel.node_words[NodeWord::Published as usize] = epoch.get(),
             Write::IpcacheWord(word) => kernel.node_words[NodeWord::Ipcache as usize] = word.0,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::{ColumnTable, Engine, EnginePolicy};
+use super::{Engine, EnginePolicy};
 use crate::identity::{Identities, NumericIdentity};
 use crate::policy::config::PolicyConfig;
 use crate::policy::enforce::SubjectView;
@@ -27,7 +27,7 @@ pub struct Follower {
 }
 
 /// A pair of tables, by where they are: compared, never followed.
-type Tables = (*const ColumnTable, *const ColumnTable);
+type Tables = (usize, usize);
 
 impl Follower {
     /// Knows nothing yet.
@@ -87,7 +87,10 @@ impl Follower {
         if policy.error.is_some() || !fits {
             return None;
         }
-        let tables = (Arc::as_ptr(&policy.ingress), Arc::as_ptr(&policy.egress));
+        let tables = (
+            Arc::as_ptr(&policy.ingress).addr(),
+            Arc::as_ptr(&policy.egress).addr(),
+        );
         if let Some((_, known)) = self.fitted.get(&tables) {
             return Some((tables, policy, known.clone()));
         }
