@@ -9,7 +9,7 @@ use std::{
 use oxilium_e2e::{
     agent::{Agent, Cli, agent_command},
     lab::Lab,
-    netns::Netns,
+    netns::{self, Netns},
     packet::{self, tcp_flag},
     pod::Pod,
     probe::{self, Outcome},
@@ -180,7 +180,11 @@ fn a_second_agent_on_the_node_is_refused_and_disturbs_nothing() {
         .unwrap();
     let status = second.wait(wait::LONG).unwrap();
     assert!(!status.success());
-    assert!(second.log().contains("already"), "{}", second.log());
+    assert!(
+        second.log().contains("another agent runs"),
+        "{}",
+        second.log()
+    );
     scenario.agent.until_ready().unwrap();
     pod(&scenario.lab, "one");
 }
@@ -191,8 +195,14 @@ fn while_the_agent_is_down_no_pod_is_added_and_every_pod_can_go() {
         return;
     };
     let Scenario { mut agent, lab } = scenario;
-    let (one, two) = (pod(&lab, "one"), pod(&lab, "two"));
+    let one = pod(&lab, "one");
+    let mut two = lab.pod("two").prepare().unwrap();
+    // CHECK came with a later version of the specification than the one that most configurations name.
+    two.chain.conflist["cniVersion"] = "1.0.0".into();
+    let two = two.add().unwrap();
+    two.check().unwrap();
     agent.process().crash().unwrap();
+    assert!(two.check().is_err(), "nobody can say that it is well");
 
     let late = lab.pod("late").prepare().unwrap();
     let (chain, sandbox) = (late.chain.clone(), late.sandbox.clone());
@@ -392,13 +402,17 @@ fn an_interrupted_demo_leaves_nothing() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let prefix = format!("ox{}-", child.id());
-    wait::until("the demo has made a node", wait::LONG, || {
-        Ok((!oxilium_e2e::netns::names_with(&prefix)?.is_empty()).then_some(()))
+    // It plays in a child of its own, which the lab is named for.
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let prefix = wait::until("the demo has made a node", wait::LONG, || {
+        let player = std::fs::read_to_string(&children)?;
+        let prefix = format!("ox{}-", player.trim());
+        let made = !player.is_empty() && !netns::names_with(&prefix)?.is_empty();
+        Ok(made.then_some(prefix))
     })
     .unwrap();
     let id = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
     nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGINT).unwrap();
     assert!(!child.wait().unwrap().success());
-    assert!(oxilium_e2e::netns::names_with(&prefix).unwrap().is_empty());
+    assert!(netns::names_with(&prefix).unwrap().is_empty());
 }
