@@ -391,3 +391,29 @@ fn data_section(
     }
     Ok(fd)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oxilium_e2e::require::{Need, require};
+
+    #[test]
+    fn a_program_that_the_verifier_refuses_is_refused_with_its_reasons() {
+        if !require(&[Need::Root]) {
+            return;
+        }
+        let request = ProgLoad {
+            name: "bad",
+            // r0 is never set.
+            instructions: &[0x95, 0, 0, 0, 0, 0, 0, 0],
+            license: c"GPL",
+            types: None,
+        };
+        let error = verify(&request, &WriteCounter::default()).expect_err("no return value");
+        let LoadError::Verifier { log, .. } = &error else {
+            unreachable!("{error}")
+        };
+        assert!(log.contains("R0 !read_ok"), "{log}");
+        assert!(error.to_string().contains("R0 !read_ok"), "{error}");
+    }
+}

@@ -10,7 +10,7 @@ use std::thread;
 use nix::sched::{CloneFlags, setns};
 
 use super::Netlink;
-use super::wire::{Request, attributes, i32_at, kind};
+use super::wire::{Request, attributes, flag, i32_at, kind};
 use crate::count::{Action, Target, WriteCounter};
 use crate::error::NetlinkError;
 use crate::port::{AddressInfo, LinkInfo, PodInterface};
@@ -24,7 +24,8 @@ const GENERIC: [u8; 4] = [0; 4];
 impl Netlink {
     /// The id that the namespace behind `netns` has in the socket's namespace, if it has one.
     fn netns_id(&mut self, netns: &File) -> Result<Option<i32>, NetlinkError> {
-        let request = Request::new(kind::GET_NSID, 0, &GENERIC).with(FD, &descriptor(netns));
+        let request =
+            Request::new(kind::GET_NSID, flag::ACK, &GENERIC).with(FD, &descriptor(netns));
         let id = self.ask("namespace id", request, |message| {
             attributes(message.body.get(4..)?)
                 .find(|(attribute, _)| *attribute == NSID)
@@ -42,7 +43,7 @@ impl Netlink {
         if let Some(id) = self.netns_id(netns)? {
             return Ok(id);
         }
-        let request = Request::new(kind::NEW_NSID, super::wire::flag::ACK, &GENERIC)
+        let request = Request::new(kind::NEW_NSID, flag::ACK, &GENERIC)
             .with(NSID, &(-1_i32).to_ne_bytes())
             .with(FD, &descriptor(netns));
         match self.change(

@@ -1,9 +1,13 @@
 //! Asking rtnetlink: one request at a time, answers whole or not at all.
 
 use std::io;
+use std::os::fd::AsFd;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::time::TimeVal;
 
 use super::wire::{Message, Request, flag, i32_at, kind, messages};
 use crate::count::{Action, Target, WriteCounter};
@@ -33,6 +37,9 @@ impl Netlink {
         socket
             .set_rx_buf_sz(i32::try_from(RECEIVE_BUFFER).unwrap_or(i32::MAX))
             .map_err(socket_error("size its buffer"))?;
+        // An answer that never comes is an error, not an agent that hangs.
+        setsockopt(&socket.as_fd(), ReceiveTimeout, &TimeVal::new(10, 0))
+            .map_err(|error| socket_error("limit its patience")(error.into()))?;
         // The kernel then honours filters in dump requests instead of passing over them.
         socket
             .set_netlink_get_strict_chk(true)
@@ -65,7 +72,7 @@ impl Netlink {
         })
     }
 
-    /// Asks for one thing.
+    /// Asks for one thing. The request must want an acknowledgement: it ends the answer.
     pub(super) fn ask<T>(
         &mut self,
         name: &'static str,

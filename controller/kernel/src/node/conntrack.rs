@@ -15,7 +15,7 @@ use crate::port::{CtTable, Flow, GarbageReport};
 use crate::table::{Plain, Table};
 
 /// Seconds of the boot clock, in which programs write the end of an entry's life.
-fn now() -> io::Result<u32> {
+pub(super) fn now() -> io::Result<u32> {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
     u32::try_from(now.tv_sec()).map_err(io::Error::other)
 }

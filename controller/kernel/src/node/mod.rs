@@ -4,6 +4,8 @@ mod apply;
 mod conntrack;
 mod port;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod usage;
 
 use std::collections::BTreeMap;
