@@ -145,8 +145,9 @@ impl Names for View {
 }
 
 impl<N: Node> Reconciler<N> {
-    /// Makes a new picture and hands it to all who look; writes the status directory.
-    pub(super) fn publish(&mut self, now: Instant) {
+    /// Makes a new picture and hands it to all who look. Whoever is told that something is done must find it there:
+    /// so it comes before any answer, and nothing slow before it.
+    pub(super) fn show(&mut self) -> Arc<View> {
         let tables = |id: u16| {
             self.observed
                 .as_ref()
@@ -169,7 +170,7 @@ impl<N: Node> Reconciler<N> {
             })
             .collect();
         self.revisions.input = self.index.revision();
-        let view = View {
+        let view = Arc::new(View {
             world: Arc::clone(&self.world),
             state: Arc::clone(&self.state),
             revisions: self.revisions,
@@ -183,7 +184,14 @@ impl<N: Node> Reconciler<N> {
                 .map(|waiting| waiting.to_string()),
             manifests: Arc::clone(&self.manifests),
             endpoints,
-        };
+        });
+        self.view.send_replace(Arc::clone(&view));
+        view
+    }
+
+    /// Makes a new picture and brings it to the status directory.
+    pub(super) fn publish(&mut self, now: Instant) {
+        let view = self.show();
         let may_write = !self.failures.waits(&super::Object::Publish, now);
         if view.waiting.is_none() && may_write {
             match self.status.write(&view) {
@@ -194,6 +202,5 @@ impl<N: Node> Reconciler<N> {
                 }
             }
         }
-        self.view.send_replace(Arc::new(view));
     }
 }
