@@ -109,27 +109,27 @@ fn at_once<I: Sync, T: Send>(
     })
 }
 
-/// From each endpoint's log of the burst: seconds between the request and `ready`.
+/// From each endpoint's log of the burst: seconds between the request and its enforcement.
 fn agent_times(agent: &Agent) -> Result<Vec<f64>> {
-    let list = agent.cli().json(&["endpoint", "list"])?;
-    list.as_array()
-        .into_iter()
-        .flatten()
-        .filter(|endpoint| {
-            endpoint["status"]["external-identifiers"]["k8s-pod-name"]
-                .as_str()
-                .is_some_and(|name| name.starts_with("burst-"))
+    (0..BURST)
+        .map(|number| {
+            let name = format!("default/burst-{number}");
+            let endpoint = agent.cli().json(&["endpoint", "get", &name])?;
+            life(&endpoint).with_context(|| format!("no times in {endpoint}"))
         })
-        .map(|endpoint| life(endpoint).with_context(|| format!("no times in {endpoint}")))
         .collect()
 }
 
-/// Seconds from the first line of an endpoint's log to the first that says `ready`.
+/// Seconds from the first line of an endpoint's log to the first that says that a revision is enforced.
 fn life(endpoint: &Value) -> Option<f64> {
     let log = endpoint["status"]["log"].as_array()?;
     let requested = seconds_of_day(log.first()?["timestamp"].as_str()?)?;
-    let ready = log.iter().find(|line| line["state"] == "ready")?;
-    let ready = seconds_of_day(ready["timestamp"].as_str()?)?;
+    let enforced = |line: &&Value| {
+        line["message"]
+            .as_str()
+            .is_some_and(|message| message.ends_with(" enforced"))
+    };
+    let ready = seconds_of_day(log.iter().find(enforced)?["timestamp"].as_str()?)?;
     // A burst over midnight.
     Some(if ready < requested {
         ready + 86_400.0 - requested
@@ -154,9 +154,9 @@ mod tests {
     fn an_endpoints_life_is_from_the_request_to_ready() {
         let endpoint = |requested: &str, ready: &str| {
             json!({"status": {"log": [
-                {"timestamp": requested, "state": "waiting-for-identity", "message": "requested"},
-                {"timestamp": requested, "state": "regenerating", "message": ""},
-                {"timestamp": ready, "state": "ready", "message": ""},
+                {"timestamp": requested, "state": "waiting-for-identity", "message": "endpoint requested"},
+                {"timestamp": requested, "state": "ready", "message": "identity 300 assigned"},
+                {"timestamp": ready, "state": "ready", "message": "revision 7 enforced"},
             ]}})
         };
         for (requested, ready, seconds) in [
