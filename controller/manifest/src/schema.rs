@@ -16,8 +16,9 @@ pub enum Admission {
     #[default]
     Schema,
     /// An API server, whose definitions may be of another version: accept what Cilium's agent accepts by itself.
-    /// That is more in three places: protocols in any case of letters, the entities `world-ipv4` and `world-ipv6`,
-    /// and single addresses in `fromCIDR` and `toCIDR`.
+    /// That is more in some places: protocols in any case of letters, the entities `world-ipv4` and `world-ipv6`,
+    /// single addresses in `fromCIDR` and `toCIDR`; in a NetworkPolicy single addresses in `ipBlock`, port 0 and an
+    /// `endPort` without port, both of which are every port; and fields that are `null`, which are as if absent.
     Agent,
 }
 

@@ -312,8 +312,17 @@ fn cluster_policies_keep_tier_priority_and_order_and_open_dns_for_names() {
 fn an_api_server_of_another_version_may_have_let_more_pass() {
     let item = json!({"fromEntities": ["world-ipv4"]});
     let port = json!({"fromCIDR": ["10.0.0.1"], "toPorts": [{"ports": [{"port": "80", "protocol": "tcp"}]}]});
-    for item in [item, port] {
-        let root = Node::from_json(&cilium("ingress", &item));
+    let network = |item: &Value| json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}, "spec": {"ingress": [item]}});
+    for policy in [
+        cilium("ingress", &item),
+        cilium("ingress", &port),
+        cilium("ingress", &json!({"fromEndpoints": null})),
+        network(&json!({"ports": [{"port": 0}]})),
+        network(&json!({"ports": [{"endPort": 90}]})),
+        network(&json!({"from": [{"ipBlock": {"cidr": "10.0.0.1"}}]})),
+        network(&json!({"from": null})),
+    ] {
+        let root = Node::from_json(&policy);
         assert!(lower_policy(&root, None, &LowerConfig::default()).is_err());
         let agent = LowerConfig {
             admission: Admission::Agent,

@@ -17,6 +17,7 @@ use super::selector::Keys;
 use super::{Lowering, ports};
 use crate::diagnostic::Problem;
 use crate::forms;
+use crate::schema::Admission;
 use crate::tree::{Node, Position, Value};
 
 static EMPTY: Node = Node {
@@ -160,10 +161,19 @@ impl<'t> Lowering<'t, '_> {
         Some(Peer::Cidr(CidrPeer::new(cidr, except)))
     }
 
+    /// Somebody else has checked it: what got past that means what it means to Cilium's agent.
+    fn is_checked(&self) -> bool {
+        self.config.admission == Admission::Agent
+    }
+
     /// A prefix, or what is wrong with it.
     pub(super) fn prefix(&mut self, node: &'t Node) -> Option<ipnet::IpNet> {
         let text = node.text()?;
-        let prefix = forms::prefix(text);
+        let prefix = if self.is_checked() {
+            forms::prefix_or_address(text)
+        } else {
+            forms::prefix(text)
+        };
         if prefix.is_none() {
             self.findings
                 .invalid(node, "write a prefix such as 10.0.0.0/8 or 2001:db8::/32");
@@ -206,7 +216,7 @@ impl<'t> Lowering<'t, '_> {
             return None;
         }
         let Some(field) = node.set("port") else {
-            if let Some(field) = end_field.filter(|_| end != 0) {
+            if let Some(field) = end_field.filter(|_| end != 0 && !self.is_checked()) {
                 self.findings.error(
                     field,
                     Problem::Conflict("endPort needs port, the first port of the range".into()),
@@ -218,6 +228,12 @@ impl<'t> Lowering<'t, '_> {
             });
         };
         let first = match &field.value {
+            Value::Integer(0) if self.is_checked() => {
+                return Some(PortMatch {
+                    protocol,
+                    port: PortSpec::Any,
+                });
+            }
             Value::Integer(number) => u16::try_from(*number).ok().filter(|number| *number != 0),
             Value::Text(name) if forms::is_service_name(name) => {
                 if end != 0 {
