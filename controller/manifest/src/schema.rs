@@ -1,6 +1,6 @@
 //! What the API server's schemas say, as data, and one walk that checks a tree against them.
 //!
-//! Tables of the kinds: [`cilium`], [`kubernetes`]. What no schema can say is checked while lowering
+//! Tables of the kinds: `schema::cilium`, `schema::kubernetes`. What no schema can say is checked while lowering
 //! (`crate::policy`).
 
 pub(crate) mod cilium;
