@@ -215,7 +215,7 @@ fn counters_equal_strace(mode: &str) {
     let lines: Vec<&str> = trace.lines().collect();
     let end = lines
         .iter()
-        .rposition(|line| line.contains("bpf("))
+        .rposition(|line| line.contains("bpf(") || line.contains("sendto("))
         .expect("there were some");
     let seen: Vec<&str> = lines[..=end]
         .iter()

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 pub(crate) use maps::Maps;
 pub(crate) use programs::{
-    Constants, LoadedProgram, Source, load_copy, load_programs, program_directories,
+    Constants, LoadedProgram, Source, load_copy, load_programs, make_directory, program_directories,
 };
 
 use crate::bpffs::BpffsError;

@@ -1,9 +1,10 @@
 //! Programs: taken over when pinned under the same tag, else loaded and pinned.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use aya_obj::btf::BtfFeatures;
@@ -55,10 +56,11 @@ pub(crate) fn load_programs(
         let fd = object.load(hook.program(), source.counter)?;
         let path = directory.join(hook.program());
         // One that was not adopted is in the way: damaged, or another's.
-        match fs::remove_file(&path) {
-            Ok(()) => source.counter.add(Target::Programs, Action::File, 1, true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(pin_error(&path, "remove a pin that is in the way")(error)),
+        if fs::symlink_metadata(&path).is_ok() {
+            source
+                .counter
+                .result(Target::Programs, Action::File, fs::remove_file(&path))
+                .map_err(pin_error(&path, "remove a pin that is in the way"))?;
         }
         let counter = source.counter;
         counter
@@ -102,12 +104,17 @@ pub(crate) fn program_directories(directory: &Path) -> io::Result<Vec<(ProgramTa
     Ok(found)
 }
 
+/// A directory for the administrator alone, unless it is there.
 pub(crate) fn make_directory(path: &Path, counter: &WriteCounter) -> Result<(), LoadError> {
     if path.is_dir() {
         return Ok(());
     }
     counter
-        .result(Target::Programs, Action::File, fs::create_dir(path))
+        .result(
+            Target::Programs,
+            Action::File,
+            DirBuilder::new().mode(0o700).create(path),
+        )
         .map_err(pin_error(path, "make the directory"))
 }
 

@@ -26,7 +26,7 @@ use crate::bpffs;
 use crate::config::KernelConfig;
 use crate::count::{Action, Target, WriteCounter};
 use crate::load::{
-    Constants, LoadError, LoadedProgram, Maps, Source, load_programs, pin_error,
+    Constants, LoadError, LoadedProgram, Maps, Source, load_programs, make_directory, pin_error,
     program_directories,
 };
 use crate::netlink::Netlink;
@@ -139,17 +139,6 @@ fn attacher(
     })
 }
 
-fn make_directory(path: &Path, counter: &WriteCounter) -> Result<(), LoadError> {
-    use std::os::unix::fs::DirBuilderExt;
-    if path.is_dir() {
-        return Ok(());
-    }
-    let made = fs::DirBuilder::new().mode(0o700).create(path);
-    counter
-        .result(Target::Maps, Action::File, made)
-        .map_err(pin_error(path, "make the directory"))
-}
-
 /// The seed of conntrack tags: made once for a set of pinned maps, so that entries outlive the agent.
 fn conntrack_seed(tables: &Tables) -> Result<u64, LoadError> {
     let slot = NodeWord::CtSeed as u32;
@@ -175,10 +164,6 @@ fn conntrack_seed(tables: &Tables) -> Result<u64, LoadError> {
     Ok(seed)
 }
 
-fn io_not_found(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
-}
-
 /// Removes the pins of programs that are neither loaded here nor on any hook.
 fn tidy_programs(
     node: &KernelNode,
@@ -190,13 +175,12 @@ fn tidy_programs(
             continue;
         }
         for hook in Hook::ALL {
-            match fs::remove_file(path.join(hook.program())) {
-                Ok(()) => {
-                    node.counter.add(Target::Programs, Action::File, 1, true);
-                    removed += 1;
-                }
-                Err(error) if io_not_found(&error) => {}
-                Err(error) => return Err(error),
+            let pin = path.join(hook.program());
+            if fs::symlink_metadata(&pin).is_ok() {
+                let result = fs::remove_file(&pin);
+                node.counter
+                    .result(Target::Programs, Action::File, result)?;
+                removed += 1;
             }
         }
         let result = fs::remove_dir(&path);
