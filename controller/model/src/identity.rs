@@ -158,8 +158,10 @@ impl IdentityLabels {
     /// The labels of that key, from every source.
     pub fn with_key<'a>(&'a self, key: &str) -> &'a [Label] {
         let start = self.0.partition_point(|label| label.key() < key);
-        let len = self.0[start..].partition_point(|label| label.key() == key);
-        &self.0[start..start + len]
+        let rest = &self.0[start..];
+        // Seldom more than one: no second search.
+        let len = rest.iter().take_while(|label| label.key() == key).count();
+        &rest[..len]
     }
 
     /// The label of that source and key.

@@ -3,7 +3,7 @@
 use oxilium_abi::Direction;
 
 use super::config::{AllowLocalhost, EnforcementMode, PolicyConfig};
-use super::rule::{Action, Policy, Rule, Subject};
+use super::rule::{Action, Policy, Rule, RulePriority, Subject, Tier};
 use super::table::BuiltIn;
 use crate::identity::{IdentityLabels, NamedPorts, NumericIdentity};
 
@@ -64,16 +64,17 @@ impl<'a> Enforcement<'a> {
         config: &PolicyConfig,
         direction: Direction,
     ) -> Self {
-        let rules = policies
+        let mut rules: Vec<&Rule> = policies
             .into_iter()
             .filter(|policy| !policy.audit)
             .flat_map(|policy| &policy.rules)
             .filter(|rule| rule.direction == direction && rule.subject.selects(&subject.labels))
             .collect();
+        sort(&mut rules);
         Self::of_rules(rules, subject, config, direction)
     }
 
-    /// Of a subject, by the rules of `direction` that select it.
+    /// Of a subject, by the rules of `direction` that select it, in the order of tier and priority.
     pub(crate) fn of_rules(
         rules: Vec<&'a Rule>,
         subject: &SubjectView,
@@ -103,29 +104,17 @@ impl<'a> Enforcement<'a> {
                 name: BuiltIn::AllowAny,
             }]
         };
-        let mut enforcement = Self {
+        Self {
             enforced: true,
             default_deny,
             rules,
             built_in,
-        };
-        enforcement.sort();
-        enforcement
+        }
     }
 
     /// Some rule speaks of authentication.
     pub(crate) fn has_auth(&self) -> bool {
         self.rules.iter().any(|rule| rule.auth.is_some())
-    }
-
-    /// Puts the rules into the order in which they are asked.
-    pub(crate) fn sort(&mut self) {
-        self.rules.sort_by(|a, b| {
-            let order = |r: &Rule| (r.tier, r.priority);
-            order(a)
-                .cmp(&order(b))
-                .then_with(|| a.origin.cmp(&b.origin))
-        });
     }
 
     fn off() -> Self {
@@ -140,6 +129,20 @@ impl<'a> Enforcement<'a> {
             }],
         }
     }
+}
+
+/// Puts rules into the order in which they are asked; those of one level into that of their names.
+pub(crate) fn sort(rules: &mut [&Rule]) {
+    rules.sort_by(|a, b| {
+        order(a)
+            .cmp(&order(b))
+            .then_with(|| a.origin.cmp(&b.origin))
+    });
+}
+
+/// Tier and priority.
+pub(crate) fn order(rule: &Rule) -> (Tier, RulePriority) {
+    (rule.tier, rule.priority)
 }
 
 /// Default deny needs no entry, except behind a Pass: there something else could match again.

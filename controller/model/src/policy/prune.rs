@@ -5,7 +5,6 @@ use oxilium_abi::{POLICY_CLASS_DENY, Precedence};
 use super::l7::Parser;
 use super::port::PortPrefix;
 use super::table::{Entry, EntryKey, EntryMap, kind, lineage};
-use crate::identity::Protocol;
 
 /// The shapes of entries that are there, for each kind of identity: which wider keys can exist at all.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,35 +15,40 @@ impl ShapesPresent {
         self.0[usize::from(kind(key.identity))] |= 1 << key.shape();
     }
 
-    /// The keys that cover `key` and may be there, itself left out.
-    pub(crate) fn wider(
+    /// One of the keys that cover `key` and may be there, itself left out, is as asked.
+    fn any_wider(
         self,
         key: &EntryKey,
         local_cluster: u8,
-    ) -> impl Iterator<Item = EntryKey> + use<> {
-        let key = *key;
-        let mut seen = None;
-        lineage(key.identity, local_cluster)
-            .into_iter()
-            .filter(move |identity| seen.replace(*identity) != Some(*identity))
-            .flat_map(move |identity| {
-                let present = self.0[usize::from(kind(identity))];
-                (0..=key.shape())
-                    .filter(move |shape| present & (1 << shape) != 0)
-                    .map(move |shape| EntryKey {
+        asked: impl Fn(EntryKey) -> bool,
+    ) -> bool {
+        let mut before = None;
+        for identity in lineage(key.identity, local_cluster) {
+            if before.replace(identity) == Some(identity) {
+                continue;
+            }
+            // As many bits as there are shapes up to the key's own.
+            let mut present = self.0[usize::from(kind(identity))] & ((2 << key.shape()) - 1);
+            while present != 0 {
+                let shape = present.trailing_zeros();
+                present &= present - 1;
+                let wider = match shape.checked_sub(1) {
+                    None => EntryKey {
                         identity,
-                        protocol: if shape == 0 {
-                            Protocol::ANY
-                        } else {
-                            key.protocol
-                        },
-                        port: PortPrefix::of(
-                            key.port.first(),
-                            u8::try_from(shape.saturating_sub(1)).unwrap_or(16),
-                        ),
-                    })
-            })
-            .filter(move |wider| *wider != key)
+                        ..EntryKey::ALL
+                    },
+                    Some(length) => EntryKey {
+                        identity,
+                        protocol: key.protocol,
+                        port: PortPrefix::of(key.port.first(), u8::try_from(length).unwrap_or(16)),
+                    },
+                };
+                if wider != *key && asked(wider) {
+                    return true;
+                }
+            }
+        }
+        false
     }
 }
 
@@ -88,7 +92,7 @@ impl Pruner {
         entry: &Entry,
         get: impl Fn(&EntryKey) -> Option<&'a Entry>,
     ) -> bool {
-        self.shapes.wider(key, self.local_cluster).any(|wide_key| {
+        let covers = |wide_key: EntryKey| {
             let Some(wide) = get(&wide_key) else {
                 return false;
             };
@@ -96,7 +100,8 @@ impl Pruner {
                 || wide.same_verdict(entry)
                     && (tells_all(entry.precedence, self.has_auth)
                         || self.nothing_between(&get, key, &wide_key, entry))
-        })
+        };
+        self.shapes.any_wider(key, self.local_cluster, covers)
     }
 
     /// `wide` has the same ports as `key`, so that only an aggregate of the identity could lie between them.

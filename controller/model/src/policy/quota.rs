@@ -11,7 +11,7 @@ use std::sync::Arc;
 use oxilium_abi::Direction;
 
 use super::config::PolicyConfig;
-use super::enforce::{Enforcement, SubjectView};
+use super::enforce::{self, Enforcement, SubjectView};
 use super::peer::{Entity, Peer, Peers};
 use super::resolve::{DirectionPolicy, ResolveError, SubjectPolicy, resolve_direction};
 use super::rule::{Action, Policy, PolicyRef, Rule};
@@ -169,7 +169,7 @@ impl Reduced<'_> {
     fn borrow(&self) -> Enforcement<'_> {
         let mut enforcement = self.enforcement.clone();
         enforcement.rules.extend(&self.narrowed);
-        enforcement.sort();
+        enforce::sort(&mut enforcement.rules);
         enforcement
     }
 }

@@ -137,6 +137,12 @@ impl<T: Copy + Ord> AnchorIndex<T> {
         anchors.iter().map(|anchor| self.list(anchor).len()).sum()
     }
 
+    /// Keeps those of `items` that are filed under one of these anchors.
+    pub(super) fn keep(&self, items: &mut Vec<T>, anchors: &[Anchor]) {
+        let lists: Vec<&[T]> = anchors.iter().map(|anchor| self.list(anchor)).collect();
+        items.retain(|item| lists.iter().any(|list| list.binary_search(item).is_ok()));
+    }
+
     /// Things filed under these anchors, sorted.
     pub(super) fn under(&self, anchors: &[Anchor]) -> Vec<T> {
         let mut found: Vec<T> = anchors

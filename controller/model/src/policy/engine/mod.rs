@@ -21,7 +21,7 @@ use self::rule_set::{Blueprint, RuleSet, RuleSetId, RuleSetKey};
 use self::rules::{RuleId, Rules};
 use self::selectors::{Known, PeerId, Selectors};
 use super::config::PolicyConfig;
-use super::enforce::{Enforcement, SubjectView};
+use super::enforce::{self, Enforcement, SubjectView};
 use super::peer::{Entity, Peer};
 use super::resolve::{DirectionPolicy, ResolveError, SubjectPolicy};
 use super::rule::{Policy, PolicyRef, PortRules, PortSpec, Rule};
@@ -313,36 +313,22 @@ impl Engine {
     fn build(&mut self, key: RuleSetKey, view: &SubjectView, direction: Direction) -> RuleSetId {
         let id = RuleSetId(self.next_set);
         self.next_set += 1;
-        let stored: HashMap<*const Rule, &[Option<PeerId>]> = key
+        let mut rules: Vec<PlacedRule<'_>> = key
             .rules
             .iter()
             .filter_map(|id| self.rules.get(*id))
-            .map(|stored| (std::ptr::from_ref(stored.rule()), &*stored.peers))
+            .map(|stored| (stored.rule(), &*stored.peers))
             .collect();
-        let rules: Vec<&Rule> = key
-            .rules
-            .iter()
-            .filter_map(|id| Some(self.rules.get(*id)?.rule()))
-            .collect();
-        let enforcement = Enforcement::of_rules(rules, view, &self.config, direction);
-        let peers = enforcement
-            .rules
-            .iter()
-            .map(|rule| {
-                stored
-                    .get(&std::ptr::from_ref(*rule))
-                    .copied()
-                    .unwrap_or(&[])
-            })
-            .collect();
-        let blueprint = Blueprint {
-            key: key.clone(),
-            enforcement,
-            peers,
-            everyone: self.everyone,
-            local_cluster: self.config.cluster_id,
-        };
-        let mut set = RuleSet::new(&blueprint, &self.selectors);
+        rules.sort_by_key(|(rule, _)| enforce::order(rule));
+        let mut set = self.draw(&key, &rules, view, direction);
+        if let Some(ResolveError::Conflict(_)) = set.error {
+            // Which two rules are told is a matter of their names.
+            rules.sort_by(|(a, _), (b, _)| {
+                let by_name = || a.origin.cmp(&b.origin);
+                enforce::order(a).cmp(&enforce::order(b)).then_with(by_name)
+            });
+            set = self.draw(&key, &rules, view, direction);
+        }
         for peer in set.peers() {
             self.selectors.add_user(peer, id, &self.known, &self.config);
         }
@@ -350,6 +336,25 @@ impl Engine {
         self.by_key.insert(key, id);
         self.sets.insert(id, set);
         id
+    }
+
+    /// A rule set without its table.
+    fn draw(
+        &self,
+        key: &RuleSetKey,
+        rules: &[PlacedRule<'_>],
+        view: &SubjectView,
+        direction: Direction,
+    ) -> RuleSet {
+        let (rules, peers): (Vec<&Rule>, Vec<_>) = rules.iter().copied().unzip();
+        let blueprint = Blueprint {
+            key,
+            enforcement: Enforcement::of_rules(rules, view, &self.config, direction),
+            peers,
+            everyone: self.everyone,
+            local_cluster: self.config.cluster_id,
+        };
+        RuleSet::new(&blueprint, &self.selectors)
     }
 
     /// A subject uses a rule set no more.
@@ -408,6 +413,9 @@ impl Engine {
         Some(SubjectPolicy::of(ingress, egress))
     }
 }
+
+/// A rule and its peers.
+type PlacedRule<'a> = (&'a Rule, &'a [Option<PeerId>]);
 
 /// A rule names a port.
 fn names_ports(rule: &Rule) -> bool {

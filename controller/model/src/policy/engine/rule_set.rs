@@ -95,7 +95,7 @@ pub(super) struct RuleSet {
 
 /// How to build a rule set.
 pub(super) struct Blueprint<'a> {
-    pub(super) key: RuleSetKey,
+    pub(super) key: &'a RuleSetKey,
     pub(super) enforcement: Enforcement<'a>,
     /// The peers of each rule of `enforcement`, in order.
     pub(super) peers: Vec<&'a [Option<PeerId>]>,

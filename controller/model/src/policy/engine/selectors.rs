@@ -1,13 +1,16 @@
 //! The selector cache: each selector that a rule set uses, with the identities that it selects.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::index::{self, Anchor, AnchorIndex};
 use super::rule_set::RuleSetId;
 use crate::identity::{Identities, IdentityLabels, NumericIdentity};
+use crate::label::{self, LabelSource};
 use crate::policy::config::PolicyConfig;
 use crate::policy::peer::Peer;
 use crate::policy::select;
+use crate::policy::selector::Operator;
 
 /// A peer, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -192,6 +195,19 @@ impl Selectors {
 pub(super) struct Known {
     pub(super) identities: Identities,
     index: AnchorIndex<NumericIdentity>,
+    /// Keys of labels that are not all of Kubernetes, or that an identity has twice, and how often: by key
+    /// and value alone one cannot tell there what a selector finds.
+    odd_keys: HashMap<Arc<str>, usize>,
+}
+
+/// The keys under which the index does not tell all.
+fn odd_keys(labels: &IdentityLabels) -> impl Iterator<Item = &Arc<str>> {
+    let mut before: Option<&Arc<str>> = None;
+    labels.iter().filter_map(move |label| {
+        let key = label.shared_key();
+        let twice = before.replace(key) == Some(key);
+        (twice || *label.source() != LabelSource::K8s).then_some(key)
+    })
 }
 
 impl Known {
@@ -211,10 +227,21 @@ impl Known {
 
     pub(super) fn file(&mut self, id: NumericIdentity, labels: &IdentityLabels) {
         self.index.insert(&index::of_labels(labels), id);
+        for key in odd_keys(labels) {
+            *self.odd_keys.entry(key.clone()).or_default() += 1;
+        }
     }
 
     pub(super) fn unfile(&mut self, id: NumericIdentity, labels: &IdentityLabels) {
         self.index.remove(&index::of_labels(labels), id);
+        for key in odd_keys(labels) {
+            if let Some(count) = self.odd_keys.get_mut(key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.odd_keys.remove(key);
+                }
+            }
+        }
     }
 
     fn select(
@@ -223,15 +250,37 @@ impl Known {
         choices: &[Vec<Anchor>],
         config: &PolicyConfig,
     ) -> Vec<NumericIdentity> {
-        let fewest = choices
-            .iter()
-            .min_by_key(|anchors| self.index.count(anchors));
-        let mut found = self.index.under(fewest.map_or(&[], Vec::as_slice));
+        let mut choices: Vec<&Vec<Anchor>> = choices.iter().collect();
+        choices.sort_by_key(|anchors| self.index.count(anchors));
+        let Some((fewest, others)) = choices.split_first() else {
+            return Vec::new();
+        };
+        let mut found = self.index.under(fewest);
+        for anchors in others {
+            self.index.keep(&mut found, anchors);
+        }
+        if self.is_told_by_anchors(peer) {
+            return found;
+        }
         found.retain(|id| match self.identities.get(*id) {
             Some(identity) => peer.selects(&identity.labels, config),
             None => select::aggregates()
                 .any(|(aggregate, labels)| aggregate == *id && peer.selects(&labels, config)),
         });
         found
+    }
+
+    /// Who bears one anchor of each choice is selected: nothing else is asked, and no key is odd.
+    fn is_told_by_anchors(&self, peer: &Peer) -> bool {
+        let Peer::Endpoints(selector) = peer else {
+            return false;
+        };
+        let asked = selector.requirements().iter().all(|requirement| {
+            let of_k8s = matches!(requirement.key.source, None | Some(LabelSource::K8s));
+            let positive = matches!(requirement.operator, Operator::In(_) | Operator::Exists);
+            of_k8s && positive && !self.odd_keys.contains_key(&requirement.key.key)
+        });
+        let scope = [label::POD_NAMESPACE, label::POLICY_CLUSTER];
+        asked && !scope.iter().any(|key| self.odd_keys.contains_key(*key))
     }
 }
