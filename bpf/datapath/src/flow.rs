@@ -154,7 +154,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
 
     /// [`crate::Phase::Open`].
     #[inline(always)]
-    pub(crate) fn open<H: Hook>(&mut self) -> Result<u32, DropReason> {
+    pub(crate) fn open<H: Hook>(&mut self) -> u32 {
         let fresh = self.scratch.question.sight.step == Step::Fresh;
         let flags = self.scratch.facts.tcp_flags;
         let middle = self.scratch.facts.class == Class::Tcp
@@ -179,7 +179,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         self.scratch.question.direction = direction;
         self.scratch.question.proof = proof;
         self.scratch.question.purpose = Purpose::Open;
-        Ok(next::ASK)
+        next::ASK
     }
 
     /// The direction of a connection in the middle of which we come in; none where the pod has no socket of it.

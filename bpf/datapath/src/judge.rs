@@ -171,7 +171,7 @@ pub fn run_phase<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
         }),
         Phase::Look => with(packet, maps, |judge| number(judge.look::<H>())),
         Phase::Quote => with(packet, maps, |judge| number(judge.quote::<H>())),
-        Phase::Open => with(packet, maps, |judge| number(judge.open::<H>())),
+        Phase::Open => with(packet, maps, |judge| judge.open::<H>()),
         Phase::Ask => ask::<A, H, P, M>(packet, maps),
         Phase::Shape => with(packet, maps, |judge| {
             judge.scratch.search.step(maps, argument & 31);
@@ -187,6 +187,10 @@ pub fn run_phase<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
 
 /// [`Phase::Ask`]: 0 if policy allows, else the reason's number.
 #[inline(always)]
+#[expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method is of one lifetime, the closure of all"
+)]
 fn ask<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(packet: P, maps: M) -> u32 {
     let mut left = with(packet, maps, |judge| judge.begin_asking());
     for _ in 0..ShapeMask::SHAPES {

@@ -184,7 +184,7 @@ pub(crate) const LATER_FRAGMENT_FLAGS: u8 = ACK;
 /// Checks the size of a fragment, `more` to follow, of `payload` bytes.
 #[inline(always)]
 pub(crate) fn check_fragment(offset: u16, payload: u32, more: bool) -> Result<(), DropReason> {
-    if payload == 0 || (more && payload % 8 != 0) || offset as u32 + payload > 0xFFFF {
+    if payload == 0 || (more && !payload.is_multiple_of(8)) || offset as u32 + payload > 0xFFFF {
         Err(DropReason::InvalidPacket)
     } else {
         Ok(())

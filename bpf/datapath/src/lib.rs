@@ -35,6 +35,8 @@ mod packet;
 mod parse;
 mod policy;
 mod report;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod volatile;
 
 pub use address::{Address, V4, V6};
@@ -45,6 +47,8 @@ pub use maps::{CtTable, FlowMaps, Maps, Namespace, SCRATCH_SIZE, Socket};
 pub use packet::Packet;
 pub use policy::{Answer, Query, aggregate, lookup};
 
+#[cfg(any(test, feature = "testing"))]
+use oxilium_abi::Direction;
 use oxilium_abi::{Be16, DropReason};
 
 /// Judges a packet at hook `H`.

@@ -3,6 +3,7 @@
 use zerocopy::FromBytes;
 
 /// A packet at a hook, from its link-layer header on.
+#[expect(clippy::len_without_is_empty, reason = "no packet is empty")]
 pub trait Packet: Copy {
     /// Length in bytes, also of what is not in the linear part.
     fn len(self) -> u32;

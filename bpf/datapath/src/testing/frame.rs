@@ -1,0 +1,213 @@
+//! Packets made by hand.
+
+use crate::Packet;
+use zerocopy::FromBytes;
+
+/// A packet at a hook, with what the kernel keeps beside its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// From the link-layer header on.
+    pub bytes: Vec<u8>,
+    /// Interface that the hook is on.
+    pub ifindex: u32,
+    /// Interface that it came in through; 0 for none.
+    pub ingress_ifindex: u32,
+    /// A VLAN tag beside the bytes.
+    pub vlan: bool,
+    /// To be cut into segments later.
+    pub gso: bool,
+}
+
+impl Packet for &Frame {
+    fn len(self) -> u32 {
+        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
+    }
+
+    fn load<T: FromBytes>(self, offset: u32) -> Option<T> {
+        let start = usize::try_from(offset).ok()?;
+        T::read_from_prefix(self.bytes.get(start..)?)
+            .ok()
+            .map(|(value, _)| value)
+    }
+
+    fn ifindex(self) -> u32 {
+        self.ifindex
+    }
+
+    fn ingress_ifindex(self) -> u32 {
+        self.ingress_ifindex
+    }
+
+    fn vlan_present(self) -> bool {
+        self.vlan
+    }
+
+    fn is_gso(self) -> bool {
+        self.gso
+    }
+}
+
+/// An Ethernet frame.
+#[must_use]
+pub fn ethernet(source: [u8; 6], destination: [u8; 6], ether_type: u16, payload: &[u8]) -> Vec<u8> {
+    [
+        &destination[..],
+        &source,
+        &ether_type.to_be_bytes(),
+        payload,
+    ]
+    .concat()
+}
+
+/// An IPv4 header.
+#[derive(Clone, Debug)]
+pub struct Ipv4 {
+    /// Source address.
+    pub source: [u8; 4],
+    /// Destination address.
+    pub destination: [u8; 4],
+    /// Protocol of the payload.
+    pub protocol: u8,
+    /// Identification.
+    pub id: u16,
+    /// Flags and offset, as in the header.
+    pub fragment: u16,
+    /// Options, padded to words by the caller.
+    pub options: Vec<u8>,
+    /// Total length, where it is not the true one.
+    pub total_length: Option<u16>,
+    /// Version and header length, where they are not the true ones.
+    pub version_length: Option<u8>,
+}
+
+impl Ipv4 {
+    /// A header without options.
+    #[must_use]
+    pub const fn new(source: [u8; 4], destination: [u8; 4], protocol: u8) -> Self {
+        Self {
+            source,
+            destination,
+            protocol,
+            id: 0x1234,
+            fragment: 0,
+            options: Vec::new(),
+            total_length: None,
+            version_length: None,
+        }
+    }
+
+    /// The packet.
+    #[must_use]
+    pub fn with(&self, payload: &[u8]) -> Vec<u8> {
+        let header = 20 + self.options.len();
+        let total = self
+            .total_length
+            .unwrap_or((header + payload.len()) as u16)
+            .to_be_bytes();
+        let version_length = self.version_length.unwrap_or(0x40 | (header / 4) as u8);
+        let mut bytes = vec![version_length, 0, total[0], total[1]];
+        bytes.extend(self.id.to_be_bytes());
+        bytes.extend(self.fragment.to_be_bytes());
+        bytes.extend([64, self.protocol, 0, 0]);
+        bytes.extend(self.source);
+        bytes.extend(self.destination);
+        bytes.extend(&self.options);
+        bytes.extend(payload);
+        bytes
+    }
+}
+
+/// An IPv6 header.
+#[derive(Clone, Debug)]
+pub struct Ipv6 {
+    /// Source address.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub destination: [u8; 16],
+    /// What comes next.
+    pub next: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Payload length, where it is not the true one.
+    pub payload_length: Option<u16>,
+    /// Version, where it is not 6.
+    pub version: u8,
+}
+
+impl Ipv6 {
+    /// A header.
+    #[must_use]
+    pub const fn new(source: [u8; 16], destination: [u8; 16], next: u8) -> Self {
+        Self {
+            source,
+            destination,
+            next,
+            hop_limit: 64,
+            payload_length: None,
+            version: 6,
+        }
+    }
+
+    /// The packet.
+    #[must_use]
+    pub fn with(&self, payload: &[u8]) -> Vec<u8> {
+        let length = self
+            .payload_length
+            .unwrap_or(payload.len() as u16)
+            .to_be_bytes();
+        let mut bytes = vec![self.version << 4, 0, 0, 0, length[0], length[1]];
+        bytes.extend([self.next, self.hop_limit]);
+        bytes.extend(self.source);
+        bytes.extend(self.destination);
+        bytes.extend(payload);
+        bytes
+    }
+}
+
+/// A TCP segment with these flags (1 FIN, 2 SYN, 4 RST, 16 ACK).
+#[must_use]
+pub fn tcp(source: u16, destination: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+    bytes.extend([0; 8]);
+    bytes.extend([0x50, flags, 0xFF, 0xFF, 0, 0, 0, 0]);
+    bytes.extend(payload);
+    bytes
+}
+
+/// A UDP datagram.
+#[must_use]
+pub fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+    bytes.extend((8 + payload.len() as u16).to_be_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend(payload);
+    bytes
+}
+
+/// An SCTP packet.
+#[must_use]
+pub fn sctp(source: u16, destination: u16) -> Vec<u8> {
+    let mut bytes = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+    bytes.extend([0; 8]);
+    bytes
+}
+
+/// An ICMP message; `rest` is what follows the checksum: id and sequence, or four bytes and a quote.
+#[must_use]
+pub fn icmp(icmp_type: u8, code: u8, rest: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![icmp_type, code, 0, 0];
+    bytes.extend(rest);
+    bytes
+}
+
+/// An ARP packet for Ethernet and IPv4.
+#[must_use]
+pub fn arp(operation: u16, sender_mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+    let mut bytes = vec![0, 1, 8, 0, 6, 4];
+    bytes.extend(operation.to_be_bytes());
+    bytes.extend(sender_mac);
+    bytes.extend(sender);
+    bytes.extend([0; 6]);
+    bytes.extend(target);
+    bytes
+}
