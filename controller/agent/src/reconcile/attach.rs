@@ -52,6 +52,18 @@ impl<N: Node> Reconciler<N> {
             }
             return;
         }
+        // Programs go with their device, and the kernel gives its index to the next one: what is remembered of
+        // this index may be of a device that is gone.
+        let remembered = self.observed.as_ref().is_some_and(|observed| {
+            accepted.iter().any(|(attach, _)| {
+                let ifindex = attach.host.ifindex;
+                let mut points = observed.attachments.keys();
+                points.any(|point| point.ifindex == ifindex)
+            })
+        });
+        if remembered {
+            self.observed = None;
+        }
         for (attach, reply) in accepted {
             let id = attachment_id(&attach.key);
             let pod = format!("{}/{}", attach.pod.namespace, attach.pod.name);
