@@ -301,7 +301,7 @@ impl Monitor {
         wait::until(what, Duration::from_secs(5), || {
             Ok(self.events()?.into_iter().find(|event| wanted(event)))
         })
-        .with_context(|| self.process.log())
+        .with_context(|| format!("the monitor told only: {:?}", self.process.log()))
     }
 }
 
