@@ -15,13 +15,14 @@ use oxilium_manifest::directory::{ManifestDirectory, Settings};
 use oxilium_model::world::{Capacities, NodeConfig, PodRef, SpoofingOptOut};
 use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::api::{Monitors, Server, Service};
 use crate::config::{self, AgentOptions, LogFormat};
 use crate::disk::{InstanceLock, make_directory, write_whole};
 use crate::offline::lower_options;
-use crate::reconcile::{Input, Reconciler, Start};
+use crate::reconcile::{Input, Reconciler, Start, View};
 use crate::source::{Delivery, ManifestSource};
 
 /// Inputs that one turn takes in at most, so that a flood of them cannot keep it from happening.
@@ -188,30 +189,23 @@ fn serve(
     };
     let admitted = options.state_dir.join("admitted");
     let directory = ManifestDirectory::open(&options.manifests, &admitted, settings)?;
-    let (reconciler, view) = Reconciler::new(Start {
+    let start = Start {
         node,
         config,
         state_dir: options.state_dir.clone(),
         status_dir: options.status_dir(),
         tombstones: options.tombstones.clone(),
         sweep: options.sweep(),
-    })?;
+    };
     let (inputs, received) = channel();
     tracing::info!(node = node_name, attach_mode, "agent starts");
 
     let _guard = runtime.enter();
     let server = Server::bind(socket)?;
+    let view = start_reconciling(start, received, runtime.handle().clone())?;
     tokio::spawn(watch_kernel(monitor, inputs.clone()));
     start_manifests(ManifestSource::new(directory, &node_name), inputs.clone())?;
     start_conntrack(&options, inputs.clone())?;
-    let handle = runtime.handle().clone();
-    thread::Builder::new()
-        .name("reconcile".to_owned())
-        .spawn(move || {
-            let _guard = handle.enter();
-            reconcile(reconciler, &received);
-        })
-        .context("cannot start the reconcile thread")?;
     let service = Arc::new(Service {
         monitors: Monitors::start(inputs.clone(), view.clone()),
         inputs,
@@ -230,6 +224,32 @@ fn serve(
         tracing::info!("agent ends; what it enforced stays enforced");
         Ok(())
     })
+}
+
+/// Starts the thread that owns everything; what readers look at comes back.
+fn start_reconciling<N: Node + 'static>(
+    start: Start<N>,
+    received: Receiver<Input<N>>,
+    runtime: runtime::Handle,
+) -> Result<watch::Receiver<Arc<View>>> {
+    let (made, result) = channel();
+    thread::Builder::new()
+        .name("reconcile".to_owned())
+        .spawn(move || {
+            // The event ring is opened on this thread.
+            let _guard = runtime.enter();
+            match Reconciler::new(start) {
+                Ok((reconciler, view)) => {
+                    if made.send(Ok(view)).is_ok() {
+                        reconcile(reconciler, &received);
+                    }
+                }
+                Err(error) => drop(made.send(Err(error))),
+            }
+        })
+        .context("cannot start the reconcile thread")?;
+    let view = result.recv().context("the reconcile thread ended")??;
+    Ok(view)
 }
 
 /// Takes inputs in and does what there is to do, until nobody can send any more.

@@ -156,15 +156,15 @@ fn flow_line(table: &mut dyn Write, flow: &ConntrackFlow) -> io::Result<()> {
     } else {
         (&flow.local, &flow.remote)
     };
-    let flags: Vec<&str> = FLAGS
+    let flags: Vec<String> = FLAGS
         .iter()
         .filter(|(bit, _)| flow.flags & bit != 0)
-        .map(|(_, name)| *name)
+        .map(|(_, name)| format!("{name} "))
         .collect();
     writeln!(
         table,
         "{} {} {from} -> {to} expires={} Packets={} Bytes={} RxFlagsSeen={:#04x} LastRxReport={} TxFlagsSeen={:#04x} \
-         LastTxReport={} Flags={:#06x} [ {} ] RevNAT=0 SourceSecurityID={} BackendID=0 Verdict={} Endpoint={}",
+         LastTxReport={} Flags={:#06x} [ {}] RevNAT=0 SourceSecurityID={} BackendID=0 Verdict={} Endpoint={}",
         protocol(flow.protocol),
         flow.direction,
         flow.expires,
@@ -175,7 +175,7 @@ fn flow_line(table: &mut dyn Write, flow: &ConntrackFlow) -> io::Result<()> {
         flow.tx_flags_seen,
         flow.last_tx_report,
         flow.flags,
-        flags.join(" "),
+        flags.concat(),
         flow.remote_identity,
         flow.verdict,
         flow.endpoint,

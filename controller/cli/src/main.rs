@@ -29,11 +29,22 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell when stderr is closed too.
-            let told = writeln!(io::stderr(), "Error: {error:#}");
+            let told = writeln!(io::stderr(), "Error: {}", whole(&error));
             drop(told);
             ExitCode::from(2)
         }
     }
+}
+
+/// An error with its causes, except where it tells them itself.
+fn whole(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// The reader of our output has seen enough.

@@ -14,7 +14,7 @@ use super::{DiskError, make_directory};
 pub enum LockError {
     /// Another one runs.
     #[error(
-        "another agent runs on this node (process {pid}, lock {}): two would write against each other; stop it first",
+        "another agent runs on this node already (process {pid}, lock {}): two would write against each other; stop it first",
         path.display()
     )]
     Held {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use oxilium_kernel::{ApplyError, Node, Retry};
-use oxilium_model::desired;
+use oxilium_model::desired_with;
 use oxilium_model::node_state::AttachPoint;
 use oxilium_model::plan::{Plan, Write, plan};
 use oxilium_model::world::Complete;
@@ -59,7 +59,7 @@ impl<N: Node> Reconciler<N> {
     fn compute(&mut self, now: Instant) -> bool {
         let revision = self.index.revision();
         let world = Arc::new(self.index.world());
-        let state = Arc::new(desired(&world));
+        let state = Arc::new(desired_with(&world, &mut self.resolver));
         if let Err(error) = self.claims.write(&state.claims) {
             self.failures
                 .failed(Object::Disk, error.to_string(), true, now);

@@ -22,6 +22,11 @@ impl Links {
         Self(links.into_iter().map(|link| (link.ifindex, link)).collect())
     }
 
+    /// There is a link of this index.
+    pub(crate) fn has(&self, ifindex: u32) -> bool {
+        self.0.contains_key(&ifindex)
+    }
+
     /// The attachment with the device that it has now.
     pub(crate) fn attachment(&self, record: &AttachmentRecord, node: &mut impl Node) -> Attachment {
         let device = self

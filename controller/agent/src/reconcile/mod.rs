@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use oxilium_api::{ApiError, Attach, Attached, AttachmentKey, Check, CollectGarbage, Detach, Done};
 use oxilium_kernel::Node;
+use oxilium_model::Incremental;
 use oxilium_model::node_state::NodeState;
 use oxilium_model::observed::Observed;
 use oxilium_model::world::{AttachmentId, NodeConfig, World};
@@ -100,6 +101,8 @@ pub struct Reconciler<N> {
     claims: ClaimsFile,
     tombstones: Tombstones,
     status: StatusDirectory,
+    /// Remembers what the last inputs came to, so that a change costs only what it changes.
+    resolver: Incremental,
     /// What the kernel holds; none when it must be read anew.
     observed: Option<Observed>,
     world: Arc<World>,
@@ -150,6 +153,7 @@ impl<N: Node> Reconciler<N> {
             claims,
             tombstones: Tombstones::new(tombstones)?,
             status: StatusDirectory::open(status_dir)?,
+            resolver: Incremental::default(),
             observed: None,
             world: Arc::default(),
             state: Arc::default(),
@@ -228,6 +232,7 @@ impl<N: Node> Reconciler<N> {
             self.read_tombstones(now);
         }
         self.tidy(now);
+        self.show();
         self.answer_waiters(Instant::now());
         self.publish(now);
         self.next_turn()
@@ -260,6 +265,12 @@ impl<N: Node> Reconciler<N> {
             Ok((links, addresses)) => {
                 self.failures.works(&Object::Links);
                 self.links_changed = false;
+                if let Some(observed) = &mut self.observed {
+                    // Programs went with their device.
+                    observed
+                        .attachments
+                        .retain(|point, _| links.has(point.ifindex));
+                }
                 let attachments = self
                     .attachments
                     .iter()
