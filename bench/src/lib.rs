@@ -5,6 +5,8 @@
 
 pub mod change;
 pub mod cni;
+pub mod empty;
 pub mod figures;
+pub mod packet;
 pub mod report;
 pub mod traffic;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use oxilium_bench::{change, cni, report::Line, traffic};
+use oxilium_bench::{change, cni, packet, report::Line, traffic};
 
 /// What Oxilium costs, against doing without.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ struct Arguments {
 enum Section {
     /// TCP between two pods
     Traffic,
+    /// One packet in each program
+    Packet,
     /// The start of a pod
     Cni,
     /// A policy file changes; memory
@@ -31,6 +33,7 @@ impl Section {
     fn title(self) -> &'static str {
         match self {
             Self::Traffic => "Two pods under policy, against the same pods with no program",
+            Self::Packet => "One packet in each program, net of an empty program",
             Self::Cni => "The start of a pod, against the bridge plugin",
             Self::Change => "A policy over 100 endpoints changes, and what it all takes",
         }
@@ -39,6 +42,7 @@ impl Section {
     fn run(self, arguments: &Arguments) -> Result<Vec<Line>> {
         match self {
             Self::Traffic => traffic::run(arguments.rounds),
+            Self::Packet => packet::run(arguments.rounds),
             Self::Cni => cni::run(arguments.rounds * 3),
             Self::Change => change::run(arguments.rounds),
         }
