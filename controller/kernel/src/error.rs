@@ -107,10 +107,12 @@ impl ApplyError {
     pub const fn retry(&self) -> Retry {
         match self {
             Self::Stale { .. } | Self::Gone { .. } => Retry::Now,
-            Self::Memory { .. } | Self::Busy { .. } | Self::PinInTheWay { .. } => Retry::Backoff,
+            Self::Memory { .. }
+            | Self::Busy { .. }
+            | Self::PinInTheWay { .. }
+            | Self::Refused { .. } => Retry::Backoff,
             Self::Full { .. } => Retry::AfterChange,
             Self::Permission { .. } | Self::UnknownProgram { .. } => Retry::Never,
-            Self::Refused { .. } => Retry::Backoff,
             Self::Observe(error) => error.retry(),
         }
     }

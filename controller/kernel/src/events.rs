@@ -83,13 +83,15 @@ impl EventReader {
         let ring =
             RingBuf::try_from(Map::RingBuf(ring)).map_err(|e| unreadable(io::Error::other(e)))?;
         let ring = sys::watch_ring(ring).map_err(unreadable)?;
-        guard
-            .node_words
-            .update(&(NodeWord::EventReaders as u32), &1)
-            .map_err(|source| ObserveError::Map {
-                map: map::NODE_WORDS,
-                source,
-            })?;
+        let slot = NodeWord::EventReaders as u32;
+        let told = |source| ObserveError::Map {
+            map: map::NODE_WORDS,
+            source,
+        };
+        // A reader that was killed has left it so: then there is nothing to be told.
+        if guard.node_words.get(&slot).map_err(told)? != Some(1) {
+            guard.node_words.update(&slot, &1).map_err(told)?;
+        }
         Ok(Self(Inner::Kernel(Box::new(KernelRing {
             ring,
             _guard: guard,

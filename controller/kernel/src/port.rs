@@ -35,11 +35,13 @@ pub trait Node: Send {
     /// Nothing was changed, or (purge) only a part. After an error the node is to be observed anew.
     fn apply(&mut self, write: &Write) -> Result<(), ApplyError>;
 
-    /// Removes pins that nothing needs: of links whose device is gone, of programs that no hook runs
-    /// any more. Returns how many. To be called with nothing left to apply.
+    /// Puts the pins in order: removes those that nothing needs (of links whose device is gone, of
+    /// programs that no hook runs any more), sets those again that were removed by others (of maps,
+    /// of the loaded programs), and stops events that nobody reads. Returns how many changes that
+    /// took. To be called with nothing left to apply.
     ///
     /// # Errors
-    /// When bpffs cannot be read or written.
+    /// When bpffs cannot be read or written, or another map is pinned where one of ours should be.
     fn tidy(&mut self) -> Result<usize, ApplyError>;
 
     /// All programs on the hooks of these interfaces, those of others as well, in the order in which they run.

@@ -66,104 +66,109 @@ fn effect<'a, T>(change: impl Fn(&mut Observed) -> T + 'a) -> Effect<'a> {
     })
 }
 
+/// Writes into every table and out again, each with what it does.
+fn steps_through_all_tables(device: u32) -> Vec<(Write, Effect<'static>)> {
+    let key = policy_key(777);
+    let prefix = IpcacheKey::v4([10, 0, 0, 0], 8);
+    let shapes = ShapeWord::new(ShapeMask(3), ShapeMask(0), ShapeMask(1));
+    let word = EndpointWord::new(7, Epoch::new(9));
+    vec![
+        (
+            Write::HighWater(Epoch::new(9)),
+            effect(move |o| o.node_words[2] = 9),
+        ),
+        (
+            Write::ShapeWord {
+                table: 7,
+                direction: Direction::Egress,
+                word: shapes,
+            },
+            effect(move |o| o.shapes.insert((7, Direction::Egress), shapes)),
+        ),
+        (
+            Write::PolicyInsert {
+                key,
+                value: policy_value(&key, 5),
+            },
+            effect(move |o| o.policy.insert(key, policy_value(&key, 5))),
+        ),
+        (
+            Write::PolicyReplace {
+                key,
+                value: policy_value(&key, 6),
+            },
+            effect(move |o| o.policy.insert(key, policy_value(&key, 6))),
+        ),
+        (
+            Write::IpcacheUpsert {
+                key: prefix,
+                value: IpcacheValue::level(2),
+            },
+            effect(move |o| o.ipcache.insert(prefix, IpcacheValue::level(2))),
+        ),
+        (
+            Write::InterfaceInsert {
+                ifindex: device,
+                config: interface(device, 42),
+            },
+            effect(move |o| o.interfaces.insert(device, interface(device, 42))),
+        ),
+        (
+            Write::EndpointWord {
+                endpoint: 42,
+                bank: 1,
+                word,
+            },
+            effect(move |o| o.endpoint_words.insert(42, [EndpointWord(0), word])),
+        ),
+        (
+            Write::IpcacheWord(IpcacheWord::new(1, Epoch::new(9))),
+            effect(move |o| o.node_words[1] = IpcacheWord::new(1, Epoch::new(9)).0),
+        ),
+        (
+            Write::Publish(Epoch::new(9)),
+            effect(move |o| o.node_words[0] = 9),
+        ),
+        (Write::Barrier, effect(|_| ())),
+        (
+            Write::PolicyDelete { key },
+            effect(move |o| o.policy.remove(&key)),
+        ),
+        (
+            Write::IpcacheDelete { key: prefix },
+            effect(move |o| o.ipcache.remove(&prefix)),
+        ),
+        (
+            Write::ShapeWord {
+                table: 7,
+                direction: Direction::Egress,
+                word: ShapeWord(0),
+            },
+            effect(move |o| o.shapes.remove(&(7, Direction::Egress))),
+        ),
+        (
+            Write::EndpointWord {
+                endpoint: 42,
+                bank: 1,
+                word: EndpointWord(0),
+            },
+            effect(move |o| o.endpoint_words.remove(&42)),
+        ),
+        (
+            Write::InterfaceDelete { ifindex: device },
+            effect(move |o| o.interfaces.remove(&device)),
+        ),
+    ]
+}
+
 #[test]
 fn each_write_is_seen_in_its_table_and_nowhere_else() {
     on_every_bed(|bed| {
         let mut node = bed.start();
         let device = bed.add_device();
-        let key = policy_key(777);
-        let prefix = IpcacheKey::v4([10, 0, 0, 0], 8);
-        let shapes = ShapeWord::new(ShapeMask(3), ShapeMask(0), ShapeMask(1));
-        let word = EndpointWord::new(7, Epoch::new(9));
         let mut expected = node.observe().expect("readable");
         assert!(expected.policy.is_empty() && expected.attachments.is_empty());
-        let steps: Vec<(Write, Effect)> = vec![
-            (
-                Write::HighWater(Epoch::new(9)),
-                effect(|o| o.node_words[2] = 9),
-            ),
-            (
-                Write::ShapeWord {
-                    table: 7,
-                    direction: Direction::Egress,
-                    word: shapes,
-                },
-                effect(|o| o.shapes.insert((7, Direction::Egress), shapes)),
-            ),
-            (
-                Write::PolicyInsert {
-                    key,
-                    value: policy_value(&key, 5),
-                },
-                effect(|o| o.policy.insert(key, policy_value(&key, 5))),
-            ),
-            (
-                Write::PolicyReplace {
-                    key,
-                    value: policy_value(&key, 6),
-                },
-                effect(|o| o.policy.insert(key, policy_value(&key, 6))),
-            ),
-            (
-                Write::IpcacheUpsert {
-                    key: prefix,
-                    value: IpcacheValue::level(2),
-                },
-                effect(|o| o.ipcache.insert(prefix, IpcacheValue::level(2))),
-            ),
-            (
-                Write::InterfaceInsert {
-                    ifindex: device,
-                    config: interface(device, 42),
-                },
-                effect(|o| o.interfaces.insert(device, interface(device, 42))),
-            ),
-            (
-                Write::EndpointWord {
-                    endpoint: 42,
-                    bank: 1,
-                    word,
-                },
-                effect(|o| o.endpoint_words.insert(42, [EndpointWord(0), word])),
-            ),
-            (
-                Write::IpcacheWord(IpcacheWord::new(1, Epoch::new(9))),
-                effect(|o| o.node_words[1] = IpcacheWord::new(1, Epoch::new(9)).0),
-            ),
-            (
-                Write::Publish(Epoch::new(9)),
-                effect(|o| o.node_words[0] = 9),
-            ),
-            (Write::Barrier, effect(|_| ())),
-            (
-                Write::PolicyDelete { key },
-                effect(|o| o.policy.remove(&key)),
-            ),
-            (
-                Write::IpcacheDelete { key: prefix },
-                effect(|o| o.ipcache.remove(&prefix)),
-            ),
-            (
-                Write::ShapeWord {
-                    table: 7,
-                    direction: Direction::Egress,
-                    word: ShapeWord(0),
-                },
-                effect(|o| o.shapes.remove(&(7, Direction::Egress))),
-            ),
-            (
-                Write::EndpointWord {
-                    endpoint: 42,
-                    bank: 1,
-                    word: EndpointWord(0),
-                },
-                effect(|o| o.endpoint_words.remove(&42)),
-            ),
-            (
-                Write::InterfaceDelete { ifindex: device },
-                effect(|o| o.interfaces.remove(&device)),
-            ),
-        ];
+        let steps = steps_through_all_tables(device);
         for (write, effect) in steps {
             node.apply(&write)
                 .unwrap_or_else(|error| unreachable!("{write:?}: {error}"));
@@ -454,6 +459,6 @@ fn a_restart_on_an_unchanged_node_writes_nothing() {
         assert_eq!(restarted.observe().expect("readable"), before);
         assert_eq!(restarted.programs(), programs);
         assert_eq!(restarted.tidy().expect("pins can be read"), 0);
-        assert_eq!(restarted.writes(), Default::default());
+        assert!(restarted.writes().is_empty(), "{:?}", restarted.writes());
     });
 }

@@ -19,7 +19,6 @@ use oxilium_model::plan::Write;
 /// The traced half of the tests below: does what the mode says and prints its counters.
 #[test]
 #[ignore = "run by the other tests of this file, under strace"]
-#[expect(clippy::print_stdout, reason = "the other half reads it")]
 fn worker() {
     let Ok(mode) = std::env::var("OXILIUM_TEST_MODE") else {
         return;

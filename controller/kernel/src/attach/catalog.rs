@@ -1,6 +1,7 @@
 //! Which programs are ours, and which build each is.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -68,17 +69,16 @@ impl Catalog {
 
     /// What is known of a program; none when it is gone.
     pub(crate) fn look(&mut self, id: u32) -> Result<Option<&Known>, ObserveError> {
-        if !self.known.contains_key(&id) {
-            let failed = |source| ObserveError::Programs {
-                what: format!("program {id}"),
-                source,
-            };
-            let Some(found) = read(id).map_err(failed)? else {
-                return Ok(None);
-            };
-            self.known.insert(id, found);
+        match self.known.entry(id) {
+            Entry::Occupied(known) => Ok(Some(known.into_mut())),
+            Entry::Vacant(place) => {
+                let found = read(id).map_err(|source| ObserveError::Programs {
+                    what: format!("program {id}"),
+                    source,
+                })?;
+                Ok(found.map(|found| &*place.insert(found)))
+            }
         }
-        Ok(self.known.get(&id))
     }
 }
 

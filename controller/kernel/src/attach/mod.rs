@@ -243,7 +243,21 @@ impl Attacher {
         let counter = Arc::clone(&self.counter);
         netlink
             .ensure_clsact(point.ifindex, &counter)
-            .map_err(|error| netlink_failed(point, error))?;
+            .map_err(|error| match error {
+                // Looking again would not help: a qdisc of another kind is in its place.
+                NetlinkError::Refused { source, .. }
+                    if source.raw_os_error() == Some(libc::EEXIST) =>
+                {
+                    ApplyError::Refused {
+                        what: format!(
+                            "clsact beside the ingress qdisc of interface {}",
+                            point.ifindex
+                        ),
+                        source,
+                    }
+                }
+                error => netlink_failed(point, error),
+            })?;
         let keep = programs.iter().find_map(|p| match p.kind {
             HookKind::Filter { priority, handle } if p.ours && priority == PRIORITY => Some(handle),
             _ => None,
@@ -254,7 +268,7 @@ impl Attacher {
             })
         };
         let handle =
-            keep.unwrap_or_else(|| (HANDLE..).find(|handle| !taken(*handle)).unwrap_or(HANDLE));
+            keep.unwrap_or_else(|| (HANDLE..=u32::MAX).find(|h| !taken(*h)).unwrap_or(HANDLE));
         let action = match keep {
             Some(_) => Action::Replace,
             None => Action::Create,

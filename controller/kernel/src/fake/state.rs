@@ -199,6 +199,17 @@ impl State {
                     tables.endpoint_words.remove(&endpoint);
                 }
             }
+            Write::Attach { .. } | Write::Replace { .. } | Write::Detach { .. } => {
+                return self.change_hook(write);
+            }
+            Write::PurgeConntrack { endpoint } => self.flows.retain(|f| f.endpoint != endpoint),
+            Write::Barrier => {}
+        }
+        Ok(())
+    }
+
+    fn change_hook(&mut self, write: &Write) -> Result<(), ApplyError> {
+        match *write {
             Write::Attach {
                 point,
                 endpoint,
@@ -226,8 +237,7 @@ impl State {
                 self.pins
                     .retain(|(_, hook), ifindex| (*ifindex, *hook) != (point.ifindex, point.hook));
             }
-            Write::PurgeConntrack { endpoint } => self.flows.retain(|f| f.endpoint != endpoint),
-            Write::Barrier => {}
+            _ => {}
         }
         Ok(())
     }

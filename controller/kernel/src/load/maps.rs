@@ -125,14 +125,14 @@ fn open_or_make(
         Ok(fd) => {
             let found =
                 sys::map_info(fd.as_fd()).map_err(pin_error(path, "read what the pin leads to"))?;
+            let flags = ("flags", found.flags, wanted.flags);
+            let agreed = if flags.1 == flags.2 {
+                Ok(())
+            } else {
+                Err(flags)
+            };
             agree(&found, wanted)
-                .and_then(|()| {
-                    if found.flags == wanted.flags {
-                        Ok(())
-                    } else {
-                        Err(("flags", found.flags, wanted.flags))
-                    }
-                })
+                .and(agreed)
                 .map_err(|(field, found, expected)| LoadError::Layout {
                     path: path.to_owned(),
                     field,

@@ -1,5 +1,6 @@
 //! Looking into a pod's network namespace, from a thread that enters it and ends there.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
@@ -97,8 +98,8 @@ impl Netlink {
             ifindex: link.ifindex,
             mac,
             peer: link.peer,
-            addresses: Default::default(),
-            link_local: Default::default(),
+            addresses: BTreeSet::new(),
+            link_local: BTreeSet::new(),
             netns_id: self.ensure_netns_id(&netns, counter)?,
         };
         for address in addresses {

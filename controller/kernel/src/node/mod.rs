@@ -6,6 +6,7 @@ mod port;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod tidy;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -24,10 +25,9 @@ use oxilium_model::node_state::Hook;
 use crate::attach::{Attacher, Catalog, Pins, Way, kernel_has_tcx};
 use crate::bpffs;
 use crate::config::KernelConfig;
-use crate::count::{Action, Target, WriteCounter};
+use crate::count::WriteCounter;
 use crate::load::{
     Constants, LoadError, LoadedProgram, Maps, Source, load_programs, make_directory, pin_error,
-    program_directories,
 };
 use crate::netlink::Netlink;
 use crate::object::OBJECT;
@@ -162,32 +162,6 @@ fn conntrack_seed(tables: &Tables) -> Result<u64, LoadError> {
         .update(&slot, &seed)
         .map_err(failed("keep the conntrack seed"))?;
     Ok(seed)
-}
-
-/// Removes the pins of programs that are neither loaded here nor on any hook.
-fn tidy_programs(
-    node: &KernelNode,
-    keep: &[oxilium_model::node_state::ProgramTag],
-) -> io::Result<usize> {
-    let mut removed = 0;
-    for (tag, path) in program_directories(&node.directory.join("programs"))? {
-        if keep.contains(&tag) {
-            continue;
-        }
-        for hook in Hook::ALL {
-            let pin = path.join(hook.program());
-            if fs::symlink_metadata(&pin).is_ok() {
-                let result = fs::remove_file(&pin);
-                node.counter
-                    .result(Target::Programs, Action::File, result)?;
-                removed += 1;
-            }
-        }
-        let result = fs::remove_dir(&path);
-        node.counter
-            .result(Target::Programs, Action::File, result)?;
-    }
-    Ok(removed)
 }
 
 /// The values of the programs' constants, by their names in `bpf/programs`. All of them must be there.

@@ -8,9 +8,9 @@ use aya::maps::MapData;
 use oxilium_abi::{Counter, Direction, EndpointWord, InterfaceConfig, NODE_WORDS, ShapeWord, map};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
 use oxilium_model::observed::Observed;
-use oxilium_model::plan::{Table as PlanTable, Write};
+use oxilium_model::plan::Write;
 
-use super::{KernelNode, tidy_programs};
+use super::KernelNode;
 use crate::count::WriteCounts;
 use crate::error::{ApplyError, NetlinkError, ObserveError};
 use crate::events::EventReader;
@@ -73,18 +73,7 @@ impl Node for KernelNode {
     }
 
     fn tidy(&mut self) -> Result<usize, ApplyError> {
-        let attachments = self.observe()?.attachments;
-        let mut keep: Vec<ProgramTag> = attachments.values().map(|program| program.tag).collect();
-        keep.extend(self.programs.values().map(|program| program.tag));
-        let links = self.attacher.pins.tidy()?;
-        let programs = tidy_programs(self, &keep).map_err(|error| {
-            ApplyError::of(
-                PlanTable::Attachments,
-                || "pins of programs".to_owned(),
-                error,
-            )
-        })?;
-        Ok(links + programs)
+        self.put_pins_in_order()
     }
 
     fn hooks(&mut self, interfaces: &BTreeSet<u32>) -> Result<Vec<HookProgram>, ObserveError> {

@@ -572,3 +572,54 @@ fn a_damaged_pin_of_a_program_is_replaced() {
         assert_eq!(told["name"], Hook::FromContainer.program());
     });
 }
+
+#[test]
+fn pins_that_others_removed_come_back_and_a_foreign_map_in_their_place_is_told() {
+    on_kernel(AttachMode::Auto, |bed| {
+        let mut node = bed.open();
+        let program = bed
+            .pins()
+            .join("programs")
+            .join(node.programs()[&Hook::ToContainer].to_string())
+            .join(Hook::ToContainer.program());
+        let policy = bed.pins().join(map::POLICY);
+        fs::remove_file(&policy).expect("it is there");
+        fs::remove_file(&program).expect("it is there");
+        assert_eq!(node.tidy().expect("writable"), 2);
+        assert!(policy.exists() && program.exists());
+        assert_eq!(node.tidy().expect("writable"), 0);
+        let programs = node.programs();
+        drop(node);
+        let mut node = bed.open();
+        assert_eq!(node.programs(), programs);
+        assert!(node.writes().is_empty());
+        fs::remove_file(&policy).expect("it is there");
+        let other = bed.pins().join(map::IPCACHE);
+        let plain = |path: &PathBuf| path.to_str().expect("plain").to_owned();
+        run(
+            "bpftool",
+            &["map", "pin", "pinned", &plain(&other), &plain(&policy)],
+        );
+        let error = node.tidy().expect_err("that is not the policy map");
+        assert!(error.to_string().contains("ox_policy"), "{error}");
+    });
+}
+
+#[test]
+fn a_reader_that_was_killed_leaves_no_events_behind() {
+    on_kernel(AttachMode::Auto, |bed| {
+        let mut node = bed.open();
+        let slot = NodeWord::EventReaders as u32;
+        node.tables.node_words.update(&slot, &1).expect("writable");
+        assert_eq!(node.tidy().expect("writable"), 1);
+        assert_eq!(
+            node.tables.node_words.get(&slot).expect("readable"),
+            Some(0)
+        );
+        runtime().block_on(async {
+            let reader = node.events().expect("nobody reads");
+            assert_eq!(node.tidy().expect("writable"), 0, "somebody reads");
+            drop(reader);
+        });
+    });
+}
