@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use oxilium_abi::{AuthRequirement, Direction, Precedence, ShapeMask};
@@ -235,6 +236,12 @@ fn state(seed: &Seed) -> NodeState {
     state
 }
 
+/// The address of an endpoint.
+pub(crate) fn pod_address(id: u16) -> IpAddr {
+    let [_, low] = id.to_be_bytes();
+    IpAddr::from([10, 9, 0, low])
+}
+
 /// Adds an endpoint with this table.
 pub(crate) fn add_endpoint(state: &mut NodeState, id: u16, ifindex: u32, table: Arc<TableContent>) {
     let nothing = resolve_within(
@@ -258,7 +265,7 @@ pub(crate) fn add_endpoint(state: &mut NodeState, id: u16, ifindex: u32, table: 
         host_mac: [2, 0, 0, 0, 0, 2],
         link_local: BTreeSet::new(),
         netns_id: Some(i32::from(id)),
-        addresses: BTreeSet::new(),
+        addresses: BTreeSet::from([pod_address(id)]),
         identity: NumericIdentity(300),
         labels: IdentityLabels::default(),
         named_ports: NamedPorts::default(),
@@ -274,7 +281,7 @@ pub(crate) fn add_endpoint(state: &mut NodeState, id: u16, ifindex: u32, table: 
         endpoint: id,
         identity: endpoint.identity,
         mac: endpoint.mac,
-        addresses: BTreeSet::new(),
+        addresses: endpoint.addresses.clone(),
         link_local: BTreeSet::new(),
         allow_spoofing: false,
         netns_id: endpoint.netns_id,
