@@ -4,7 +4,7 @@ use std::fs;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,9 +24,6 @@ use crate::disk::{InstanceLock, make_directory, write_whole};
 use crate::offline::lower_options;
 use crate::reconcile::{Input, Reconciler, Start, View};
 use crate::source::{Delivery, ManifestSource};
-
-/// Inputs that one turn takes in at most, so that a flood of them cannot keep it from happening.
-const INPUTS_A_TURN: usize = 4096;
 
 /// Log lines go to stderr.
 fn log_to_stderr(options: &AgentOptions) {
@@ -241,7 +238,7 @@ fn start_reconciling<N: Node + 'static>(
             match Reconciler::new(start) {
                 Ok((reconciler, view)) => {
                     if made.send(Ok(view)).is_ok() {
-                        reconcile(reconciler, &received);
+                        reconciler.drive(&received);
                     }
                 }
                 Err(error) => drop(made.send(Err(error))),
@@ -250,23 +247,6 @@ fn start_reconciling<N: Node + 'static>(
         .context("cannot start the reconcile thread")?;
     let view = result.recv().context("the reconcile thread ended")??;
     Ok(view)
-}
-
-/// Takes inputs in and does what there is to do, until nobody can send any more.
-fn reconcile<N: Node>(mut reconciler: Reconciler<N>, received: &Receiver<Input<N>>) {
-    let mut next = Instant::now();
-    loop {
-        let wait = next.saturating_duration_since(Instant::now());
-        let mut inputs = Vec::new();
-        match received.recv_timeout(wait) {
-            Ok(input) => inputs.push(input),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-        inputs.extend(received.try_iter().take(INPUTS_A_TURN));
-        reconciler.take(inputs);
-        next = reconciler.turn();
-    }
 }
 
 fn start_manifests<N: Send + 'static>(

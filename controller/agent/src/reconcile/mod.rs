@@ -16,6 +16,7 @@ mod view;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use oxilium_api::{ApiError, Attach, Attached, AttachmentKey, Check, CollectGarbage, Detach, Done};
@@ -36,6 +37,9 @@ use index::Index;
 pub use index::Objects;
 use life::Lives;
 pub use view::{EndpointView, Revisions, SweepReport, View};
+
+/// Inputs that one turn takes in at most, so that a flood of them cannot keep it from happening.
+const INPUTS_A_TURN: usize = 4096;
 
 /// Where an answer goes.
 pub type Reply<T> = oneshot::Sender<Result<T, ApiError>>;
@@ -170,6 +174,23 @@ impl<N: Node> Reconciler<N> {
             view: sender,
         };
         Ok((reconciler, receiver))
+    }
+
+    /// Takes inputs in and does what there is to do, until nobody can send any more.
+    pub fn drive(mut self, received: &Receiver<Input<N>>) {
+        let mut next = Instant::now();
+        loop {
+            let wait = next.saturating_duration_since(Instant::now());
+            let mut inputs = Vec::new();
+            match received.recv_timeout(wait) {
+                Ok(input) => inputs.push(input),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            inputs.extend(received.try_iter().take(INPUTS_A_TURN));
+            self.take(inputs);
+            next = self.turn();
+        }
     }
 
     /// Takes inputs in. What they bring about happens in the next [`Reconciler::turn`].
