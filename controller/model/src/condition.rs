@@ -154,7 +154,7 @@ impl fmt::Display for Reason {
                 address,
                 kept,
                 refused,
-            } => write!(f, "{address} belongs to {kept}; {refused} does not get it"),
+            } => write!(f, "{address} belongs to {kept}, not to {refused}"),
             Self::TooManyAddresses { refused } => {
                 f.write_str("more than two addresses of one family; not served:")?;
                 refused

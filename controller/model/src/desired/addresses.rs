@@ -186,7 +186,7 @@ fn remote_pods(
                 object: Object::Prefix(address.into()),
                 reason: Reason::AddressConflict {
                     address,
-                    kept: "neither".into(),
+                    kept: "nobody".into(),
                     refused: format!("pods {pod} and {other}").into(),
                 },
             }),

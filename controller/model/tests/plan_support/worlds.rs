@@ -1,5 +1,10 @@
 //! Small worlds of two nodes with a few pods, whose labels, addresses and policies change.
 
+#![allow(
+    dead_code,
+    reason = "each test uses its part, so that no expectation holds for all"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
