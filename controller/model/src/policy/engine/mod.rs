@@ -209,9 +209,7 @@ impl Engine {
                 changed.subjects.insert(subject);
             }
         }
-        for peer in replaced.peers {
-            self.selectors.release(peer);
-        }
+        self.rules.forget(replaced, &mut self.selectors);
         changed
     }
 

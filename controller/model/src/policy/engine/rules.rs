@@ -1,60 +1,113 @@
 //! The rules of all policies, filed under their subjects.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::index::{self, Anchor, AnchorIndex};
+use super::index::{self, AnchorIndex, Anchors};
 use super::selectors::{PeerId, Selectors};
 use crate::identity::IdentityLabels;
 use crate::policy::filter;
 use crate::policy::rule::{Policy, PolicyRef, Rule, Subject};
 
-/// A rule, by number. A number means another rule once its policy has changed, so that equal numbers are equal rules
-/// as long as nothing changes.
+/// A rule, by number. Numbers are given again, but only after [`Rules::forget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct RuleId(u32);
 
 /// A subject selector, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct SubjectId(u32);
+struct SubjectId(u32);
 
 #[derive(Debug)]
 pub(super) struct StoredRule {
     policy: Arc<Policy>,
-    index: usize,
     /// Anyone where there is no peer.
     pub(super) peers: Box<[Option<PeerId>]>,
+    index: u32,
     subject: SubjectId,
 }
 
 impl StoredRule {
     pub(super) fn rule(&self) -> &Rule {
-        &self.policy.rules[self.index]
+        &self.policy.rules[self.index as usize]
     }
 }
 
 #[derive(Debug)]
 struct StoredSubject {
-    subject: Subject,
-    rules: BTreeSet<RuleId>,
-    anchors: Vec<Anchor>,
+    subject: Arc<Subject>,
+    /// Sorted.
+    rules: Vec<RuleId>,
+    /// Which of its choices of anchors it is filed under.
+    choice: usize,
 }
+
+impl StoredSubject {
+    fn anchors(&self) -> Anchors {
+        let mut choices = index::of_subject(&self.subject);
+        choices.swap_remove(self.choice)
+    }
+}
+
+/// Things by number; numbers of what is gone are given again.
+#[derive(Debug)]
+struct Slab<T> {
+    places: Vec<Option<T>>,
+    free: Vec<u32>,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self {
+            places: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+}
+
+impl<T> Slab<T> {
+    fn insert(&mut self, item: T) -> u32 {
+        if let Some(number) = self.free.pop() {
+            self.places[number as usize] = Some(item);
+            return number;
+        }
+        self.places.push(Some(item));
+        u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    fn get(&self, number: u32) -> Option<&T> {
+        self.places.get(number as usize)?.as_ref()
+    }
+
+    fn get_mut(&mut self, number: u32) -> Option<&mut T> {
+        self.places.get_mut(number as usize)?.as_mut()
+    }
+
+    /// Takes a thing out; its number stays taken until it is given back.
+    fn take(&mut self, number: u32) -> Option<T> {
+        self.places.get_mut(number as usize)?.take()
+    }
+
+    fn give_back(&mut self, number: u32) {
+        self.free.push(number);
+    }
+}
+
+/// A policy and its rules.
+type Stored = (Arc<Policy>, Box<[RuleId]>);
 
 /// All rules.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    by_id: HashMap<RuleId, StoredRule>,
-    next: u32,
-    of_policy: HashMap<Arc<PolicyRef>, (Arc<Policy>, Vec<RuleId>)>,
-    subjects: HashMap<SubjectId, StoredSubject>,
-    next_subject: u32,
-    by_subject: HashMap<Subject, SubjectId>,
+    by_id: Slab<StoredRule>,
+    of_policy: HashMap<Arc<PolicyRef>, Stored>,
+    subjects: Slab<StoredSubject>,
+    by_subject: HashMap<Arc<Subject>, SubjectId>,
     index: AnchorIndex<SubjectId>,
 }
 
 impl Rules {
-    /// Puts a policy in place of the one of the same name; tells the subjects that are concerned, and the
-    /// old rules' peers, to be released when no rule set uses them any more.
+    /// Puts a policy in place of the one of the same name; tells whom that concerns. What it says is gone is
+    /// to be forgotten when no rule set uses it any more.
     pub(super) fn set(
         &mut self,
         reference: &Arc<PolicyRef>,
@@ -74,30 +127,42 @@ impl Rules {
         let Some(policy) = policy else {
             return replaced;
         };
-        let mut rules = Vec::new();
-        if !policy.audit {
-            for index in 0..policy.rules.len() {
-                rules.push(self.add(&policy, index, selectors, &mut replaced));
-            }
-        }
+        let enforced = if policy.audit { 0 } else { policy.rules.len() };
+        let rules = (0..enforced)
+            .map(|index| self.add(&policy, index, selectors, &mut replaced))
+            .collect();
         self.of_policy.insert(reference.clone(), (policy, rules));
         replaced
     }
 
+    /// Nothing uses these rules any more: their numbers and peers may go.
+    pub(super) fn forget(&mut self, replaced: Replaced, selectors: &mut Selectors) {
+        for RuleId(number) in replaced.rules {
+            self.by_id.give_back(number);
+        }
+        for peer in replaced.peers {
+            selectors.release(peer);
+        }
+    }
+
     fn remove(&mut self, id: RuleId, replaced: &mut Replaced) {
-        let Some(rule) = self.by_id.remove(&id) else {
+        let Some(rule) = self.by_id.take(id.0) else {
             return;
         };
+        replaced.rules.push(id);
         replaced.peers.extend(rule.peers.iter().flatten().copied());
-        let Some(subject) = self.subjects.get_mut(&rule.subject) else {
+        let SubjectId(number) = rule.subject;
+        let Some(stored) = self.subjects.get_mut(number) else {
             return;
         };
-        subject.rules.remove(&id);
-        replaced.subjects.push(subject.subject.clone());
-        if subject.rules.is_empty() {
-            self.by_subject.remove(&subject.subject);
-            self.index.remove(&subject.anchors, rule.subject);
-            self.subjects.remove(&rule.subject);
+        stored.rules.retain(|rule| *rule != id);
+        replaced.subjects.push(stored.subject.clone());
+        if stored.rules.is_empty() {
+            let anchors = stored.anchors();
+            self.by_subject.remove(&stored.subject);
+            self.index.remove(&anchors, rule.subject);
+            self.subjects.take(number);
+            self.subjects.give_back(number);
         }
     }
 
@@ -108,24 +173,22 @@ impl Rules {
         selectors: &mut Selectors,
         replaced: &mut Replaced,
     ) -> RuleId {
-        let id = RuleId(self.next);
-        self.next += 1;
         let rule = &policy.rules[index];
         let subject = self.subject(&rule.subject);
-        if let Some(stored) = self.subjects.get_mut(&subject) {
-            stored.rules.insert(id);
-        }
-        replaced.subjects.push(rule.subject.clone());
         let peers = filter::peers(&rule.peers)
             .map(|peer| peer.map(|peer| selectors.intern(peer)))
             .collect();
-        let stored = StoredRule {
+        let id = RuleId(self.by_id.insert(StoredRule {
             policy: policy.clone(),
-            index,
             peers,
+            index: u32::try_from(index).unwrap_or(u32::MAX),
             subject,
-        };
-        self.by_id.insert(id, stored);
+        }));
+        if let Some(stored) = self.subjects.get_mut(subject.0) {
+            let place = stored.rules.partition_point(|rule| *rule < id);
+            stored.rules.insert(place, id);
+            replaced.subjects.push(stored.subject.clone());
+        }
         id
     }
 
@@ -133,20 +196,18 @@ impl Rules {
         if let Some(id) = self.by_subject.get(subject) {
             return *id;
         }
-        let id = SubjectId(self.next_subject);
-        self.next_subject += 1;
-        let anchors = index::of_subject(subject)
-            .into_iter()
-            .min_by_key(|anchors| self.index.count(anchors))
+        let choices = index::of_subject(subject);
+        let choice = (0..choices.len())
+            .min_by_key(|choice| self.index.count(&choices[*choice]))
             .unwrap_or_default();
-        self.index.insert(&anchors, id);
-        self.by_subject.insert(subject.clone(), id);
-        let stored = StoredSubject {
+        let subject = Arc::new(subject.clone());
+        let id = SubjectId(self.subjects.insert(StoredSubject {
             subject: subject.clone(),
-            rules: BTreeSet::new(),
-            anchors,
-        };
-        self.subjects.insert(id, stored);
+            rules: Vec::new(),
+            choice,
+        }));
+        self.index.insert(&choices[choice], id);
+        self.by_subject.insert(subject, id);
         id
     }
 
@@ -157,7 +218,7 @@ impl Rules {
         subjects.dedup();
         let mut rules: Vec<RuleId> = subjects
             .iter()
-            .filter_map(|id| self.subjects.get(id))
+            .filter_map(|id| self.subjects.get(id.0))
             .filter(|stored| stored.subject.selects(labels))
             .flat_map(|stored| stored.rules.iter().copied())
             .collect();
@@ -166,7 +227,7 @@ impl Rules {
     }
 
     pub(super) fn get(&self, id: RuleId) -> Option<&StoredRule> {
-        self.by_id.get(&id)
+        self.by_id.get(id.0)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -178,7 +239,8 @@ impl Rules {
 #[derive(Debug, Default)]
 pub(super) struct Replaced {
     /// Subjects of old and new rules.
-    pub(super) subjects: Vec<Subject>,
-    /// Peers of the old rules.
-    pub(super) peers: Vec<PeerId>,
+    pub(super) subjects: Vec<Arc<Subject>>,
+    /// The old rules, and their peers.
+    rules: Vec<RuleId>,
+    peers: Vec<PeerId>,
 }
