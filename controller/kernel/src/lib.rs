@@ -24,6 +24,7 @@ pub mod port;
 mod sys;
 pub mod table;
 
+pub use attach::kernel_has_tcx;
 pub use config::{KernelConfig, MapSizes};
 pub use error::{ApplyError, NetlinkError, ObserveError, Retry};
 pub use load::LoadError;

@@ -176,7 +176,7 @@ const KINDS: [(&[&str], &[Action], Option<Target>); 9] = [
 ];
 
 fn counters_equal_strace(mode: &str) {
-    if !require(&[Need::Root, Need::Bpf]) {
+    if !require(&[Need::Root, Need::Bpf]) || (mode == "tcx" && !common::has_tcx()) {
         return;
     }
     let directory = tempfile::tempdir().expect("a temporary directory");

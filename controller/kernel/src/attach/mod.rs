@@ -58,8 +58,11 @@ pub(crate) const fn tcx_hook(hook: Hook) -> TcxHook {
     }
 }
 
-/// The kernel knows tcx: it answers for the loopback device, which every namespace has.
-pub(crate) fn kernel_has_tcx() -> io::Result<bool> {
+/// This kernel knows tcx (since 6.6): it answers for the loopback device, which every namespace has.
+///
+/// # Errors
+/// When the kernel answers neither way.
+pub fn kernel_has_tcx() -> io::Result<bool> {
     const LOOPBACK: u32 = 1;
     match sys::prog_query_tcx(LOOPBACK, TcxHook::Ingress) {
         Ok(_) => Ok(true),

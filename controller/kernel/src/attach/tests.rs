@@ -10,7 +10,7 @@ use oxilium_model::observed::AttachedProgram;
 use oxilium_model::plan::Write;
 
 use super::tcx_hook;
-use crate::common::{Bed, KernelBed, name_of, on_kernel, run};
+use crate::common::{Bed, KernelBed, has_tcx, name_of, on_kernel, run};
 use crate::port::{AttachMode, HookKind, HookProgram, Node};
 use crate::sys::{self, ProgLoad};
 use crate::{KernelConfig, KernelNode};
@@ -327,6 +327,9 @@ fn filters_of_others_stay_and_ours_is_replaced_in_place() {
 
 #[test]
 fn the_way_of_attachment_can_change_in_both_directions() {
+    if !require(&[Need::Root, Need::Bpf]) || !has_tcx() {
+        return;
+    }
     if !require(&[Need::Tcx]) {
         return;
     }

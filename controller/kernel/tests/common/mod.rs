@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -171,6 +172,9 @@ pub(crate) fn on_kernel(mode: AttachMode, test: impl FnOnce(&KernelBed) + Send) 
     if !require(&needs) {
         return false;
     }
+    if mode == AttachMode::Tcx && !has_tcx() {
+        return false;
+    }
     let root = Path::new("/sys/fs/bpf").join(format!(
         "ox-test-{}-{}",
         std::process::id(),
@@ -193,6 +197,24 @@ pub(crate) fn on_kernel(mode: AttachMode, test: impl FnOnce(&KernelBed) + Send) 
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
     true
+}
+
+/// This kernel has tcx; if not, says so, which `OXILIUM_REQUIRE=tcx` makes a failure.
+pub(crate) fn has_tcx() -> bool {
+    if oxilium_kernel::kernel_has_tcx().expect("the kernel answers") {
+        return true;
+    }
+    let required = std::env::var("OXILIUM_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|need| need == "tcx"),
+        "this test needs tcx, which OXILIUM_REQUIRE demands: the kernel is older than 6.6"
+    );
+    let said = writeln!(
+        std::io::stderr(),
+        "skipped: this kernel has no tcx (it came with 6.6)"
+    );
+    said.expect("somebody hears it");
+    false
 }
 
 /// Runs `test` on the fake, and on the kernel by tcx and by clsact.
