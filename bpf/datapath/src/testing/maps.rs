@@ -90,8 +90,6 @@ pub struct MemoryMaps<'a> {
     counters: RefCell<BTreeMap<u32, Counter>>,
     events: RefCell<Vec<Event>>,
     sockets: RefCell<Vec<SocketRecord>>,
-    scratch4: RefCell<Scratch<V4>>,
-    scratch6: RefCell<Scratch<V6>>,
     /// Nanoseconds of the boot clock.
     pub clock: Cell<u64>,
     /// Judge only.
@@ -147,7 +145,7 @@ impl<'a> MemoryMaps<'a> {
     ///
     /// The reason to drop it.
     pub fn from_container(&self, frame: &Frame) -> Result<(), DropReason> {
-        judge::<FromContainer, _, _>(frame, Run { maps: self, frame })
+        self.judge::<FromContainer>(frame)
     }
 
     /// Judges a packet that the pod is to receive.
@@ -156,19 +154,18 @@ impl<'a> MemoryMaps<'a> {
     ///
     /// The reason to drop it.
     pub fn to_container(&self, frame: &Frame) -> Result<(), DropReason> {
-        judge::<ToContainer, _, _>(frame, Run { maps: self, frame })
+        self.judge::<ToContainer>(frame)
     }
 
     /// Asks a policy table, as the programs do.
     pub fn lookup(&self, query: crate::Query) -> crate::Answer {
-        let frame = Frame::default();
-        crate::lookup(
-            Run {
-                maps: self,
-                frame: &frame,
-            },
-            query,
-        )
+        let (frame, scratch) = (Frame::default(), Scratches::default());
+        let run = Run {
+            maps: self,
+            frame: &frame,
+            scratch: &scratch,
+        };
+        crate::lookup(run, query)
     }
 
     /// Packets counted for `reason` (0 and the other numbers of [`oxilium_abi`] too).
@@ -213,6 +210,15 @@ impl<'a> MemoryMaps<'a> {
         self.ct4.borrow_mut().insert((table as u8, key), entry);
     }
 
+    fn judge<H: Hook>(&self, frame: &Frame) -> Result<(), DropReason> {
+        let run = Run {
+            maps: self,
+            frame,
+            scratch: &Scratches::default(),
+        };
+        judge::<H, _, _>(frame, run)
+    }
+
     fn at(&self, access: Access) {
         // Taken out, so that what it writes does not call it again.
         let hook = self.before.take();
@@ -231,11 +237,19 @@ const fn table_of(number: u8) -> CtTable {
     }
 }
 
-/// One packet being judged over the maps.
+/// A CPU's working memory.
+#[derive(Default)]
+struct Scratches {
+    v4: RefCell<Scratch<V4>>,
+    v6: RefCell<Scratch<V6>>,
+}
+
+/// One packet being judged over the maps, on a CPU of its own.
 #[derive(Clone, Copy)]
 struct Run<'m, 'a> {
     maps: &'m MemoryMaps<'a>,
     frame: &'m Frame,
+    scratch: &'m Scratches,
 }
 
 impl Maps for Run<'_, '_> {
@@ -349,7 +363,7 @@ macro_rules! flow_maps {
     ($family:ty, $ct:ident, $ct_key:ty, $fragments:ident, $fragment_key:ty, $scratch:ident) => {
         impl FlowMaps<$family> for Run<'_, '_> {
             fn with_scratch<R>(self, run: impl FnOnce(&mut Scratch<$family>) -> R) -> Option<R> {
-                Some(run(&mut self.maps.$scratch.borrow_mut()))
+                Some(run(&mut self.scratch.$scratch.borrow_mut()))
             }
 
             fn phase<H: Hook>(self, phase: Phase, argument: u32) -> u32 {
@@ -436,5 +450,5 @@ macro_rules! flow_maps {
     };
 }
 
-flow_maps!(V4, ct4, CtKey4, fragments4, FragmentKey4, scratch4);
-flow_maps!(V6, ct6, CtKey6, fragments6, FragmentKey6, scratch6);
+flow_maps!(V4, ct4, CtKey4, fragments4, FragmentKey4, v4);
+flow_maps!(V6, ct6, CtKey6, fragments6, FragmentKey6, v6);
