@@ -3,6 +3,7 @@
 //! What is pinned from an earlier run and is what this one needs is taken over as it is: a restart
 //! with the same binary and configuration changes nothing in the kernel.
 
+mod elf;
 mod layout;
 mod maps;
 mod programs;
