@@ -215,8 +215,8 @@ fn a_prefix_is_known_only_while_a_policy_names_it() {
 
 #[test]
 fn endpoints_tell_how_they_are_doing() {
-    let known = pod("web", "web");
     type Change = fn(&mut Attachment);
+    let known = pod("web", "web");
     let cases: [(&str, Change, EndpointState, bool); 5] = [
         ("as it should be", |_| {}, EndpointState::Ready, true),
         (
@@ -431,7 +431,7 @@ fn tables_leave_room_for_staging() {
             .insert(policy.reference.clone(), Arc::new(policy));
     }
     let whole = desired(&world).endpoints[&1].policy.table.0.len();
-    for capacity in 0..2 * whole + 1 {
+    for capacity in 0..=(2 * whole) {
         let mut config = (*world.config).clone();
         config.capacities.policy_entries = capacity;
         world.config = Arc::new(config);

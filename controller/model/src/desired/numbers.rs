@@ -1,7 +1,7 @@
 //! Who gets which number. Claims come first; what is free is given out in an order that depends on
 //! the inputs alone; what is released rests before it gets another owner.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hasher;
 
 use ipnet::IpNet;
@@ -20,7 +20,7 @@ const CLUSTER_NUMBERS: std::ops::RangeInclusive<u32> = NumericIdentity::FIRST_CL
 /// The numbers of a node state.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Numbers {
-    by_labels: BTreeMap<IdentityLabels, NumericIdentity>,
+    by_labels: HashMap<IdentityLabels, NumericIdentity>,
     labels: BTreeMap<NumericIdentity, IdentityLabels>,
     endpoints: BTreeMap<AttachmentId, u16>,
     /// Identity that an endpoint had last, for those whose Pod object is not known.
@@ -192,7 +192,7 @@ impl Allotment<'_> {
         prefixes: &BTreeMap<IpNet, IdentityLabels>,
     ) -> BTreeSet<NumericIdentity> {
         let world = self.world;
-        let of_pods: BTreeSet<&IdentityLabels> = drafts
+        let of_pods: HashSet<&IdentityLabels> = drafts
             .iter()
             .filter_map(|draft| draft.labels.as_ref())
             .chain(world.remote_endpoints.values().filter_map(|remote| {
@@ -202,14 +202,10 @@ impl Allotment<'_> {
                 }
             }))
             .collect();
-        let of_prefixes: BTreeSet<&IdentityLabels> = prefixes.values().collect();
+        let of_prefixes: HashSet<&IdentityLabels> = prefixes.values().collect();
         self.free_rested(|labels| of_pods.contains(labels) || of_prefixes.contains(labels));
-        for labels in &of_pods {
-            self.identity(labels, NumberKind::ClusterIdentity);
-        }
-        for labels in &of_prefixes {
-            self.identity(labels, NumberKind::CidrIdentity);
-        }
+        self.identify(&of_pods, NumberKind::ClusterIdentity);
+        self.identify(&of_prefixes, NumberKind::CidrIdentity);
         let mut used: BTreeSet<NumericIdentity> = of_pods
             .into_iter()
             .chain(of_prefixes)
@@ -228,10 +224,20 @@ impl Allotment<'_> {
         self.numbers.by_labels.retain(|_, id| known(id));
     }
 
-    fn identity(&mut self, labels: &IdentityLabels, kind: NumberKind) {
-        if self.numbers.identity(labels).is_some() {
-            return;
+    /// A number for those that have none, in the order of their labels.
+    fn identify(&mut self, wanted: &HashSet<&IdentityLabels>, kind: NumberKind) {
+        let mut without: Vec<&IdentityLabels> = wanted
+            .iter()
+            .copied()
+            .filter(|labels| self.numbers.identity(labels).is_none())
+            .collect();
+        without.sort_unstable();
+        for labels in without {
+            self.identity(labels, kind);
         }
+    }
+
+    fn identity(&mut self, labels: &IdentityLabels, kind: NumberKind) {
         let free = |id: &u32| !self.numbers.labels.contains_key(&NumericIdentity(*id));
         let found = match kind {
             NumberKind::CidrIdentity => {

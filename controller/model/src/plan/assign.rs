@@ -1,6 +1,6 @@
 //! Which policy table each endpoint is to use, and what must become of the tables for that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::PlanError;
@@ -54,7 +54,7 @@ pub(super) enum Room {
 pub(super) struct Assigner<'a> {
     existing: BTreeMap<u32, Existing<'a>>,
     /// Contents by the endpoints that want them.
-    wanted: BTreeMap<Arc<TableContent>, BTreeSet<u16>>,
+    wanted: Vec<(Arc<TableContent>, BTreeSet<u16>)>,
     /// Tables now used by endpoints that will have an interface.
     users: BTreeMap<u32, BTreeSet<u16>>,
     /// Endpoints through which packets may be on their way.
@@ -72,28 +72,31 @@ impl<'a> Assigner<'a> {
         config: &NodeConfig,
     ) -> Self {
         let max_table = config.capacities.max_table;
-        let in_kernel: BTreeSet<u32> = observed
-            .policy
-            .keys()
-            .map(|key| key.table)
-            .chain(observed.shapes.keys().map(|(table, _)| *table))
-            .collect();
-        let mut wanted: BTreeMap<Arc<TableContent>, BTreeSet<u16>> = BTreeMap::new();
+        let mut wanted: Vec<(Arc<TableContent>, BTreeSet<u16>)> = Vec::new();
+        let mut places: HashMap<usize, usize> = HashMap::new();
         let mut users: BTreeMap<u32, BTreeSet<u16>> = BTreeMap::new();
         for interface in desired.interfaces.values() {
             let Some(endpoint) = desired.endpoints.get(&interface.endpoint) else {
                 continue;
             };
-            wanted
-                .entry(endpoint.policy.table.clone())
-                .or_default()
-                .insert(endpoint.id);
+            let content = &endpoint.policy.table;
+            let place = places
+                .entry(Arc::as_ptr(content).addr())
+                .or_insert_with(|| {
+                    let known = wanted.iter().position(|(other, _)| other == content);
+                    known.unwrap_or_else(|| {
+                        wanted.push((content.clone(), BTreeSet::new()));
+                        wanted.len() - 1
+                    })
+                });
+            wanted[*place].1.insert(endpoint.id);
             let table = observed.endpoint_word_in_use(endpoint.id).table();
             if table != 0 && table <= max_table {
                 users.entry(table).or_default().insert(endpoint.id);
             }
         }
-        let mut taken = in_kernel.clone();
+        let existing = Existing::read_all(observed, users.keys().copied());
+        let mut taken: BTreeSet<u32> = existing.keys().copied().collect();
         taken.extend(
             observed
                 .endpoint_words
@@ -102,11 +105,7 @@ impl<'a> Assigner<'a> {
                 .map(|word| word.table()),
         );
         Self {
-            existing: in_kernel
-                .into_iter()
-                .chain(users.keys().copied())
-                .map(|table| (table, Existing::read(observed, table)))
-                .collect(),
+            existing,
             wanted,
             users,
             live: live.clone(),

@@ -11,10 +11,11 @@ use crate::node_state::{EntryValue, TableContent};
 use crate::observed::Observed;
 
 /// A policy table in the kernel.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Existing<'a> {
     pub(super) table: u32,
-    entries: BTreeMap<&'a PolicyKey, &'a PolicyValue>,
+    /// Sorted by key.
+    entries: Vec<(&'a PolicyKey, &'a PolicyValue)>,
     shapes: Shapes,
     /// Every entry is well formed, sealed and reachable through the shape words.
     coherent: bool,
@@ -22,8 +23,35 @@ pub(super) struct Existing<'a> {
 }
 
 impl<'a> Existing<'a> {
-    pub(super) fn read(observed: &'a Observed, table: u32) -> Self {
-        let entries: BTreeMap<_, _> = observed.table(table).collect();
+    /// Every table of which there is anything in the kernel, and those of `used`.
+    pub(super) fn read_all(
+        observed: &'a Observed,
+        used: impl IntoIterator<Item = u32>,
+    ) -> BTreeMap<u32, Self> {
+        let mut entries: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+        let mut last: Option<(u32, Vec<_>)> = None;
+        for (key, value) in &observed.policy {
+            match &mut last {
+                Some((table, list)) if *table == key.table => list.push((key, value)),
+                _ => entries.extend(last.replace((key.table, vec![(key, value)]))),
+            }
+        }
+        entries.extend(last);
+        let shaped = observed.shapes.keys().map(|(table, _)| *table);
+        for table in shaped.chain(used) {
+            entries.entry(table).or_default();
+        }
+        entries
+            .into_iter()
+            .map(|(table, entries)| (table, Self::new(observed, table, entries)))
+            .collect()
+    }
+
+    fn new(
+        observed: &Observed,
+        table: u32,
+        entries: Vec<(&'a PolicyKey, &'a PolicyValue)>,
+    ) -> Self {
         let shape = |direction| {
             observed
                 .shapes
@@ -37,11 +65,16 @@ impl<'a> Existing<'a> {
             .all(|(key, value)| rank::is_well_formed(key) && EntryValue::of(key, value).is_some());
         Self {
             table,
-            coherent: sealed && shapes.covers(Shapes::needed(entries.keys().copied())),
-            has_auth: entries.values().any(|value| value.auth().kind() != 0),
+            coherent: sealed && shapes.covers(Shapes::needed(entries.iter().map(|(key, _)| *key))),
+            has_auth: entries.iter().any(|(_, value)| value.auth().kind() != 0),
             entries,
             shapes,
         }
+    }
+
+    fn get(&self, key: &PolicyKey) -> Option<&'a PolicyValue> {
+        let index = self.entries.binary_search_by(|(k, _)| (*k).cmp(key)).ok()?;
+        Some(self.entries[index].1)
     }
 
     /// Holds exactly this content, in force.
@@ -50,7 +83,7 @@ impl<'a> Existing<'a> {
             && self.entries.len() == content.0.len()
             && content.0.iter().all(|(key, value)| {
                 let key = key.in_table(self.table);
-                self.entries.get(&key) == Some(&&value.sealed(&key))
+                self.get(&key) == Some(&value.sealed(&key))
             })
     }
 
@@ -73,7 +106,7 @@ impl<'a> Existing<'a> {
             changes: Vec::new(),
         };
         for (key, new) in &wanted {
-            let old = self.entries.get(key).map(|old| **old);
+            let old = self.get(key).copied();
             if old != Some(*new) {
                 diff.changes.push(Change {
                     key: *key,
@@ -96,7 +129,7 @@ impl<'a> Existing<'a> {
 
     /// Fewer shapes where some are not needed for what it holds: costs programs lookups, changes no verdict.
     pub(super) fn trim_shapes(&self) -> Vec<Step> {
-        let needed = Shapes::needed(self.entries.keys().copied());
+        let needed = Shapes::needed(self.entries.iter().map(|(key, _)| *key));
         shape_steps(self.table, self.shapes, needed, Reason::Repair)
     }
 
@@ -105,8 +138,8 @@ impl<'a> Existing<'a> {
         let reason = Reason::Unused { table: self.table };
         let mut steps: Vec<Step> = self
             .entries
-            .keys()
-            .map(|key| Step::new(Write::PolicyDelete { key: **key }, reason))
+            .iter()
+            .map(|(key, _)| Step::new(Write::PolicyDelete { key: **key }, reason))
             .collect();
         steps.extend(shape_steps(
             self.table,

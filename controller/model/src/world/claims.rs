@@ -1,6 +1,6 @@
 //! Numbers that were given out, and to whom.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -105,7 +105,7 @@ impl Claims {
     #[must_use]
     pub fn validated(self) -> ValidClaims {
         let mut valid = ValidClaims::default();
-        let mut owners: BTreeMap<IdentityLabels, NumericIdentity> = BTreeMap::new();
+        let mut owners: HashMap<IdentityLabels, NumericIdentity> = HashMap::new();
         for (id, claim) in self.identities {
             if !is_given_out(id) {
                 valid.errors.push(ClaimsError::IdentityRange(id.0));
