@@ -339,7 +339,7 @@ pub fn run(options: AgentOptions, socket: &Path) -> Result<()> {
     log_to_stderr(&options);
     let process = Process::prepare(&options)?;
     let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

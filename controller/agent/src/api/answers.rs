@@ -81,7 +81,7 @@ fn describe(view: &View, endpoint: &Endpoint, with_log: bool) -> ApiEndpoint {
             },
             state,
             log: if with_log {
-                details.log.clone()
+                details.log.to_vec()
             } else {
                 Vec::new()
             },

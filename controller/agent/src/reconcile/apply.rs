@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use oxilium_kernel::{ApplyError, Node, Retry};
 use oxilium_model::desired_with;
@@ -16,10 +16,16 @@ use super::{Reconciler, fold};
 /// Plans that one turn makes at most: each failure needs another look at the kernel.
 const PLANS: u32 = 8;
 
+/// How long programs are put on hooks before other inputs are looked at. The kernel waits for an RCU grace
+/// period for each, milliseconds that a hundred new pods take one after the other.
+const SLICE: Duration = Duration::from_millis(100);
+
 /// What applying a plan came to.
 enum Applied {
     /// All of it is in the kernel, but for objects that wait for their next try.
     AllButFailing,
+    /// The tables are written; of the programs some are still to come.
+    Unfinished,
     /// A write failed; what is there must be read again.
     Failed { again: bool },
 }
@@ -49,6 +55,10 @@ impl<N: Node> Reconciler<N> {
             match self.apply(&plan, &mut attached, now) {
                 // What fails by itself is told by itself; all the rest of this revision is in the kernel.
                 Applied::AllButFailing => return self.applied(revision, &attached),
+                Applied::Unfinished => {
+                    self.unfinished = true;
+                    return;
+                }
                 Applied::Failed { again: true } => {}
                 Applied::Failed { again: false } => return,
             }
@@ -69,10 +79,8 @@ impl<N: Node> Reconciler<N> {
         if state.claims != *self.index.claims() {
             self.index.set_claims(state.claims.clone());
         }
-        if self.revisions.plan != revision || revision == 0 {
-            for endpoint in state.endpoints.values() {
-                self.lives.computed(endpoint, now);
-            }
+        for endpoint in state.endpoints.values() {
+            self.lives.computed(endpoint, now);
         }
         self.world = world;
         self.state = state;
@@ -173,7 +181,15 @@ impl<N: Node> Reconciler<N> {
     ) -> Applied {
         let mut writes = 0;
         let mut planned = BTreeSet::new();
-        for step in plan.steps() {
+        let end = Instant::now() + SLICE;
+        let steps = plan.steps();
+        let tables = steps
+            .iter()
+            .rposition(|step| {
+                object_of(&step.write) == Object::Tables && step.write.target().is_some()
+            })
+            .map_or(0, |last| last + 1);
+        for (place, step) in (1..).zip(steps) {
             let object = object_of(&step.write);
             planned.insert(object.clone());
             if self.failures.waits(&object, now) {
@@ -185,12 +201,19 @@ impl<N: Node> Reconciler<N> {
             if let Some(observed) = &mut self.observed {
                 fold::note(observed, &step.write);
             }
-            if let Write::Attach { point, .. } | Write::Replace { point, .. } = &step.write {
-                attached.insert(*point);
-            }
             writes += u64::from(step.write.target().is_some());
             if object != Object::Tables {
                 self.failures.works(&object);
+            }
+            if let Write::Attach { point, .. } | Write::Replace { point, .. } = &step.write {
+                attached.insert(*point);
+                if place >= tables {
+                    self.completed(point.ifindex);
+                }
+            }
+            if (tables..steps.len()).contains(&place) && Instant::now() >= end {
+                self.failures.works(&Object::Tables);
+                return Applied::Unfinished;
             }
         }
         self.failures.works(&Object::Tables);
@@ -200,6 +223,31 @@ impl<N: Node> Reconciler<N> {
             tracing::debug!(writes, revision = self.revisions.plan, "applied");
         }
         Applied::AllButFailing
+    }
+
+    /// A program was put on a hook of this interface, with all tables written: if it was the last one, the
+    /// endpoint behind it is enforced, and who waits for that need not wait for others.
+    fn completed(&mut self, ifindex: u32) {
+        let state = Arc::clone(&self.state);
+        let is_there = |point: &AttachPoint| {
+            self.observed
+                .as_ref()
+                .is_some_and(|observed| observed.attachments.contains_key(point))
+        };
+        let all = state
+            .attachments
+            .keys()
+            .filter(|point| point.ifindex == ifindex)
+            .all(is_there);
+        let endpoint = state
+            .endpoints
+            .values()
+            .find(|endpoint| endpoint.ifindex == Some(ifindex));
+        if let Some(endpoint) = endpoint.filter(|_| all) {
+            self.lives.applied(endpoint, true, self.revisions.plan);
+            self.show();
+            self.answer_waiters(Instant::now());
+        }
     }
 
     fn write_failed(
@@ -233,7 +281,8 @@ impl<N: Node> Reconciler<N> {
             if self.failures.of_interface(ifindex).is_some() {
                 continue;
             }
-            let attached_now = attached.iter().any(|point| point.ifindex == ifindex);
+            let attached_now = attached.iter().any(|point| point.ifindex == ifindex)
+                && !self.lives.is_ready(&endpoint.attachment);
             self.lives.applied(endpoint, attached_now, revision);
         }
     }

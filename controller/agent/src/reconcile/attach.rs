@@ -78,6 +78,8 @@ impl<N: Node> Reconciler<N> {
             });
         }
         self.links_changed = true;
+        // Also when nothing of it is new: somebody waits for the answer.
+        self.unfinished = true;
     }
 
     fn record(&self, attach: &Attach) -> AttachmentRecord {
@@ -186,7 +188,7 @@ impl<N: Node> Reconciler<N> {
                     let attached = Attached {
                         endpoint: endpoint.id,
                         identity: endpoint.identity.0,
-                        revision: self.revisions.applied,
+                        revision: self.revisions.plan,
                     };
                     respond(waiter.reply, Ok(attached));
                 }
@@ -232,6 +234,12 @@ impl<N: Node> Reconciler<N> {
             .values()
             .find(|endpoint| endpoint.attachment == *id)
             .ok_or("it is not part of the node's state yet")?;
+        self.is_enforced(endpoint)?;
+        Ok(endpoint)
+    }
+
+    /// The kernel enforces what the present inputs say of the endpoint; else why not.
+    pub(super) fn is_enforced(&self, endpoint: &Endpoint) -> Result<(), String> {
         let ifindex = match (endpoint.state, endpoint.ifindex) {
             (EndpointState::WaitingForIdentity, _) => {
                 return Err(format!(
@@ -249,14 +257,14 @@ impl<N: Node> Reconciler<N> {
         if let Some(reason) = self.failures.of_interface(ifindex) {
             return Err(reason);
         }
-        if self.revisions.applied < self.index.revision() || !self.lives.is_ready(id) {
+        if !self.lives.is_ready(&endpoint.attachment) {
             let failing = self.failures.report();
             return Err(failing.first().map_or_else(
                 || "it is not written to the kernel yet".to_owned(),
                 |failing| failing.reason.clone(),
             ));
         }
-        Ok(endpoint)
+        Ok(())
     }
 }
 

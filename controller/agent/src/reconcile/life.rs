@@ -1,6 +1,7 @@
 //! The life of each endpoint, as the log and `endpoint get` tell it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use oxilium_api::StatusLogEntry;
@@ -25,7 +26,7 @@ struct Told {
 struct Life {
     since: Instant,
     told: Option<Told>,
-    log: Vec<StatusLogEntry>,
+    log: Arc<Vec<StatusLogEntry>>,
 }
 
 /// All lives.
@@ -37,15 +38,16 @@ impl Life {
         Self {
             since: now,
             told: None,
-            log: Vec::new(),
+            log: Arc::default(),
         }
     }
 
     fn note(&mut self, state: &str, message: &str) {
-        if self.log.len() == KEPT {
-            self.log.remove(0);
+        let log = Arc::make_mut(&mut self.log);
+        if log.len() == KEPT {
+            log.remove(0);
         }
-        self.log.push(StatusLogEntry {
+        log.push(StatusLogEntry {
             timestamp: oxilium_api::rfc3339(SystemTime::now()),
             state: state.to_owned(),
             message: message.to_owned(),
@@ -157,7 +159,7 @@ impl Lives {
     }
 
     /// What happened to it.
-    pub(crate) fn log(&self, id: &AttachmentId) -> Vec<StatusLogEntry> {
+    pub(crate) fn log(&self, id: &AttachmentId) -> Arc<Vec<StatusLogEntry>> {
         self.0
             .get(id)
             .map(|life| life.log.clone())

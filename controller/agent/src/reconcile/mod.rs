@@ -113,6 +113,8 @@ pub struct Reconciler<N> {
     state: Arc<NodeState>,
     revisions: Revisions,
     links_changed: bool,
+    /// Not all of the last plan is applied: the rest comes after other inputs.
+    unfinished: bool,
     /// Pins may be left that nothing needs.
     untidy: bool,
     failures: Failures,
@@ -163,6 +165,7 @@ impl<N: Node> Reconciler<N> {
             state: Arc::default(),
             revisions: Revisions::default(),
             links_changed: true,
+            unfinished: false,
             untidy: true,
             failures: Failures::default(),
             waiters: Vec::new(),
@@ -244,8 +247,10 @@ impl<N: Node> Reconciler<N> {
         let due = self.revisions.applied < self.index.revision()
             || self.observed.is_none()
             || self.sweep.due
+            || self.unfinished
             || self.failures.due(now);
         if due {
+            self.unfinished = false;
             self.reconcile(now);
         }
         self.drop_gone(now);
@@ -261,7 +266,7 @@ impl<N: Node> Reconciler<N> {
 
     fn next_turn(&self) -> Instant {
         let now = Instant::now();
-        if self.links_changed && !self.failures.waits(&Object::Links, now) {
+        if self.unfinished || self.links_changed && !self.failures.waits(&Object::Links, now) {
             return now;
         }
         let mut next = self.next_sweep;

@@ -52,7 +52,7 @@ pub struct EndpointView {
     /// Its policy table in the kernel.
     pub table: u32,
     /// Its life.
-    pub log: Vec<StatusLogEntry>,
+    pub log: Arc<Vec<StatusLogEntry>>,
 }
 
 /// One picture of the agent.
@@ -159,7 +159,7 @@ impl<N: Node> Reconciler<N> {
             .values()
             .map(|endpoint| {
                 let view = EndpointView {
-                    ready: self.enforced(&endpoint.attachment).is_ok(),
+                    ready: self.is_enforced(endpoint).is_ok(),
                     failing: endpoint
                         .ifindex
                         .and_then(|ifindex| self.failures.of_interface(ifindex)),
@@ -193,7 +193,8 @@ impl<N: Node> Reconciler<N> {
     pub(super) fn publish(&mut self, now: Instant) {
         let view = self.show();
         let may_write = !self.failures.waits(&super::Object::Publish, now);
-        if view.waiting.is_none() && may_write {
+        // A slice of a longer piece of work is no occasion to write files.
+        if view.waiting.is_none() && may_write && !self.unfinished {
             match self.status.write(&view) {
                 Ok(()) => self.failures.works(&super::Object::Publish),
                 Err(error) => {

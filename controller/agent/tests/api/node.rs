@@ -74,7 +74,7 @@ impl Node {
             reconciler.drive(&received);
         });
         let view = view.recv().unwrap();
-        let _guard = runtime.enter();
+        let guard = runtime.enter();
         let service = Service {
             monitors: Monitors::start(inputs.clone(), view.clone()),
             inputs: inputs.clone(),
@@ -84,7 +84,7 @@ impl Node {
         };
         let server = Server::bind(&directory.path().join("run/agent.sock")).unwrap();
         tokio::spawn(server.serve(Arc::new(service)));
-        drop(_guard);
+        drop(guard);
         Self {
             kernel,
             inputs,
