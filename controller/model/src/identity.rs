@@ -376,3 +376,60 @@ impl Identities {
         self.0.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_identity_has_the_aggregate_of_its_kind() {
+        let cases = [
+            (0, 0),
+            (1, 0),
+            (10, 0),
+            (11, 11),
+            (14, 14),
+            (99, 0),
+            (100, 11),
+            (65535, 11),
+            (131_149, 12),
+            (16_777_217, 13),
+            (33_554_433, 14),
+        ];
+        for (identity, aggregate) in cases {
+            assert_eq!(
+                NumericIdentity(identity).aggregate(0).0,
+                aggregate,
+                "{identity}"
+            );
+        }
+        // In cluster 2, its own identities are those of 2.
+        assert_eq!(NumericIdentity(131_149).aggregate(2).0, 11);
+        assert_eq!(NumericIdentity(10_001).aggregate(2).0, 12);
+    }
+
+    #[test]
+    fn names_of_ports_compare_without_regard_to_case_and_by_protocol() {
+        let mut ports = NamedPorts::default();
+        ports.insert("HTTP", Protocol::TCP, 80);
+        ports.insert("http", Protocol::UDP, 443);
+        let found = |protocol| ports.resolve("http", protocol).collect::<Vec<_>>();
+        assert_eq!(found(Protocol::TCP), [(Protocol::TCP, 80)]);
+        assert_eq!(found(Protocol::SCTP), []);
+        assert_eq!(found(Protocol::ANY).len(), 2);
+    }
+
+    #[test]
+    fn labels_of_one_key_are_found_whatever_their_source() {
+        let labels: IdentityLabels = ["k8s:host=a", "reserved:host", "k8s:hos=b", "k8s:hosts=c"]
+            .into_iter()
+            .map(|text| Label::parse(text).unwrap())
+            .collect();
+        assert_eq!(labels.with_key("host").len(), 2);
+        assert!(labels.has_reserved("host") && !labels.has_reserved("hosts"));
+        assert_eq!(
+            labels.find(&LabelSource::K8s, "host").map(Label::value),
+            Some("a")
+        );
+    }
+}

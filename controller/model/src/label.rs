@@ -297,3 +297,55 @@ impl<'de> Deserialize<'de> for Label {
         Self::parse(&text).map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_read_and_write_as_in_a_cilium_identity() {
+        let cases = [
+            ("k8s:app=web", LabelSource::K8s, "app", "web"),
+            ("reserved:host", LabelSource::Reserved, "host", ""),
+            ("k8s:a.b/c=d=e", LabelSource::K8s, "a.b/c", "d=e"),
+            ("fqdn:*.example.com", LabelSource::Fqdn, "*.example.com", ""),
+            ("cidr:10.0.0.0/8", LabelSource::Cidr, "10.0.0.0/8", ""),
+            (
+                "cidr:2001-db8--0/32",
+                LabelSource::Cidr,
+                "2001-db8--0/32",
+                "",
+            ),
+            ("mine:x=y", LabelSource::Other("mine".into()), "x", "y"),
+        ];
+        for (text, source, key, value) in cases {
+            let label = Label::parse(text).unwrap();
+            assert_eq!(
+                (label.source(), label.key(), label.value()),
+                (&source, key, value)
+            );
+            assert_eq!(label.to_string(), text);
+        }
+        for text in ["app=web", ":app", "k8s:", "k8s:=x", "cidr:web"] {
+            assert!(Label::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn prefixes_become_keys_and_come_back() {
+        let cases = [
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("2001:db8::/32", "2001-db8--0/32"),
+            ("::/0", "0--0/0"),
+            ("::1/128", "0--1/128"),
+            ("fe80::1/10", "fe80--0/10"),
+        ];
+        for (net, key) in cases {
+            let net: IpNet = net.parse().unwrap();
+            let label = Label::cidr(net);
+            assert_eq!(label.key(), key);
+            assert_eq!(label.prefix(), Some(net.trunc()));
+            assert_eq!(Label::parse(&label.to_string()).unwrap(), label);
+        }
+    }
+}

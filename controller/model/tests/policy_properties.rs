@@ -2,12 +2,13 @@
 
 mod policy_support;
 
-use oxilium_abi::Direction;
+use oxilium_abi::{Direction, ShapeMask};
 use oxilium_model::identity::{NumericIdentity, Protocol};
 use oxilium_model::policy::config::{AllowLocalhost, EnforcementMode, PolicyConfig};
+use oxilium_model::policy::port::PortPrefix;
 use oxilium_model::policy::rule::Policy;
-use oxilium_model::policy::table::Packet;
-use oxilium_model::policy::{Outcome, judge, resolve};
+use oxilium_model::policy::table::{EntryKey, Packet};
+use oxilium_model::policy::{Judge, Outcome, resolve};
 use policy_support::{PORTS, SUBJECT, any_policies, cases, identities, remotes, view};
 use proptest::prelude::*;
 
@@ -67,6 +68,7 @@ fn agree(
     }
     for direction in [Direction::Ingress, Direction::Egress] {
         let table = resolved.table.direction(direction);
+        let judge = Judge::new(policies, &identities, &subject, config, direction);
         for identity in remotes(&identities) {
             for (protocol, port) in probes() {
                 let packet = Packet {
@@ -74,7 +76,7 @@ fn agree(
                     protocol,
                     port,
                 };
-                let by_rules = judge(policies, &identities, &subject, config, direction, packet);
+                let by_rules = judge.judge(packet);
                 prop_assert_eq!(by_rules.enforced, table.enforced);
                 let found = table.lookup(packet, config.cluster_id);
                 let by_table = Outcome::of(found.map(|(_, entry)| entry));
@@ -112,6 +114,46 @@ proptest! {
 }
 
 proptest! {
+    /// The programs look up the shapes in use, and take the greatest of what they find.
+    #[test]
+    fn the_shapes_in_use_lead_to_every_entry(policies in any_policies(false)) {
+        let identities = identities();
+        let subject = view(&identities, SUBJECT);
+        let resolved = resolve(&policies, &identities, &subject, &PolicyConfig::default());
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let table = resolved.table.direction(direction);
+            let shapes = table.shapes();
+            for identity in remotes(&identities) {
+                for (protocol, port) in [(Protocol::TCP, 80), (Protocol::TCP, 1999), (Protocol::UDP, 53), (Protocol::ICMP, 8)] {
+                    let packet = Packet { identity, protocol, port };
+                    let kinds = [
+                        (shapes.any(), NumericIdentity::ANY, 0),
+                        (shapes.aggregate(), identity.aggregate(0), 1),
+                        (shapes.specific(), identity, 2),
+                    ];
+                    let best = kinds
+                        .into_iter()
+                        .flat_map(|(mask, identity, kind)| {
+                            (0..ShapeMask::SHAPES)
+                                .filter(move |shape| mask.0 & (1 << shape) != 0)
+                                .map(move |shape| (shape, identity, kind))
+                        })
+                        .filter_map(|(shape, identity, kind)| {
+                            let key = EntryKey {
+                                identity,
+                                protocol: if shape == 0 { Protocol::ANY } else { protocol },
+                                port: PortPrefix::of(port & ShapeMask::port_mask(shape), u8::try_from(shape.saturating_sub(1)).unwrap()),
+                            };
+                            Some((table.get(&key)?.precedence, shape, kind, key))
+                        })
+                        .max_by_key(|(precedence, shape, kind, _)| (*precedence, *shape, *kind));
+                    let found = table.lookup(packet, 0).map(|(key, _)| *key);
+                    prop_assert_eq!(best.map(|(.., key)| key), found);
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_order_of_policies_does_not_matter(policies in any_policies(true)) {
         let identities = identities();

@@ -13,7 +13,7 @@ use super::port::PortPrefix;
 use super::rule::{Action, Policy, PortMatch, PortRules, PortSpec, Rule, Tier};
 use super::select;
 use super::table::{Entry, EntryKey, Origin, Packet};
-use crate::identity::{Identities, NumericIdentity, Protocol};
+use crate::identity::{Identities, IdentityLabels, NumericIdentity, Protocol};
 
 /// What becomes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,35 +81,67 @@ pub fn judge(
     direction: Direction,
     packet: Packet,
 ) -> Judgement {
-    let enforcement = Enforcement::new(policies, subject, config, direction);
-    let witness = Witness {
-        identities,
-        subject,
-        config,
-        direction,
-        packet,
-    };
-    let mut trial = Trial::default();
-    let mut rest = enforcement.rules.as_slice();
-    while let Some(first) = rest.first() {
-        let same = |rule: &&Rule| (rule.tier, rule.priority) == (first.tier, first.priority);
-        let (level, after) = rest.split_at(rest.iter().take_while(|r| same(r)).count());
-        trial.level(&witness, level);
-        rest = after;
+    Judge::new(policies, identities, subject, config, direction).judge(packet)
+}
+
+/// Judges the packets of a subject in one direction, one by one.
+#[derive(Clone, Debug)]
+pub struct Judge<'a> {
+    identities: &'a Identities,
+    subject: &'a SubjectView,
+    config: &'a PolicyConfig,
+    direction: Direction,
+    enforcement: Enforcement<'a>,
+    aggregates: Vec<(NumericIdentity, IdentityLabels)>,
+}
+
+impl<'a> Judge<'a> {
+    /// Finds the rules that apply.
+    pub fn new(
+        policies: &'a [Policy],
+        identities: &'a Identities,
+        subject: &'a SubjectView,
+        config: &'a PolicyConfig,
+        direction: Direction,
+    ) -> Self {
+        Self {
+            identities,
+            subject,
+            config,
+            direction,
+            enforcement: Enforcement::new(policies, subject, config, direction),
+            aggregates: select::aggregates().collect(),
+        }
     }
-    for rule in &enforcement.built_in {
-        let applies = rule.peer == NumericIdentity::ANY || rule.peer == packet.identity;
-        let action = if rule.deny {
-            Action::Deny
-        } else {
-            Action::Allow
+
+    /// Judges a packet.
+    pub fn judge(&self, packet: Packet) -> Judgement {
+        let witness = Witness {
+            judge: self,
+            packet,
         };
-        trial.built_in(Origin::BuiltIn(rule.name), action, applies);
-    }
-    Judgement {
-        enforced: enforcement.enforced,
-        outcome: trial.outcome.unwrap_or(Outcome::NoMatch),
-        steps: trial.steps,
+        let mut trial = Trial::default();
+        let mut rest = self.enforcement.rules.as_slice();
+        while let Some(first) = rest.first() {
+            let same = |rule: &&Rule| (rule.tier, rule.priority) == (first.tier, first.priority);
+            let (level, after) = rest.split_at(rest.iter().take_while(|r| same(r)).count());
+            trial.level(&witness, level);
+            rest = after;
+        }
+        for rule in &self.enforcement.built_in {
+            let applies = rule.peer == NumericIdentity::ANY || rule.peer == packet.identity;
+            let action = if rule.deny {
+                Action::Deny
+            } else {
+                Action::Allow
+            };
+            trial.built_in(Origin::BuiltIn(rule.name), action, applies);
+        }
+        Judgement {
+            enforced: self.enforcement.enforced,
+            outcome: trial.outcome.unwrap_or(Outcome::NoMatch),
+            steps: trial.steps,
+        }
     }
 }
 
@@ -208,10 +240,7 @@ struct Match {
 
 /// A packet, with what is known of it.
 struct Witness<'a> {
-    identities: &'a Identities,
-    subject: &'a SubjectView,
-    config: &'a PolicyConfig,
-    direction: Direction,
+    judge: &'a Judge<'a>,
     packet: Packet,
 }
 
@@ -248,8 +277,8 @@ impl Witness<'_> {
             let redirect = (rule.action == Action::Allow)
                 .then(|| Redirect::of(l7, protocol))
                 .flatten();
-            let by_receiver =
-                self.direction == Direction::Egress && matches!(ports.port, PortSpec::Named(_));
+            let by_receiver = self.judge.direction == Direction::Egress
+                && matches!(ports.port, PortSpec::Named(_));
             for identity in &identities {
                 // Receivers name their ports one by one, never as part of an aggregate.
                 let identity = match *identity {
@@ -279,13 +308,17 @@ impl Witness<'_> {
             return vec![NumericIdentity::ANY];
         }
         let remote = self.packet.identity;
-        let aggregate = remote.aggregate(self.config.cluster_id);
+        let aggregate = remote.aggregate(self.judge.config.cluster_id);
         let as_itself = self
+            .judge
             .identities
             .get(remote)
-            .is_some_and(|identity| peer.selects(&identity.labels, self.config));
-        let as_aggregate = select::aggregates()
-            .any(|(id, labels)| id == aggregate && peer.selects(&labels, self.config));
+            .is_some_and(|identity| peer.selects(&identity.labels, self.judge.config));
+        let as_aggregate = self
+            .judge
+            .aggregates
+            .iter()
+            .any(|(id, labels)| *id == aggregate && peer.selects(labels, self.judge.config));
         let mut found = Vec::new();
         if as_itself {
             found.push(remote);
@@ -313,9 +346,11 @@ impl Witness<'_> {
                 .into_iter()
                 .find(|prefix| prefix.contains(port))?,
             PortSpec::Named(name) => {
-                let names = match self.direction {
-                    Direction::Ingress => &self.subject.named_ports,
-                    Direction::Egress => &self.identities.get(self.packet.identity)?.named_ports,
+                let names = match self.judge.direction {
+                    Direction::Ingress => &self.judge.subject.named_ports,
+                    Direction::Egress => {
+                        &self.judge.identities.get(self.packet.identity)?.named_ports
+                    }
                 };
                 names
                     .resolve(name, protocol)

@@ -24,7 +24,7 @@ pub mod selector;
 pub mod table;
 
 pub use enforce::SubjectView;
-pub use judge::{Answer, Judgement, Outcome, Step, judge};
+pub use judge::{Answer, Judge, Judgement, Outcome, Step, judge};
 pub use level::TooManyLevels;
 pub use not_enforced::NotEnforced;
 pub use quota::{Fitted, WouldOverflow, resolve_within};

@@ -371,7 +371,7 @@ fn rule_seed(auth: bool) -> impl Strategy<Value = RuleSeed> {
         0..4_u8,
         0..8_u8,
         0..6_u8,
-        0..3_u32,
+        0..2_u32,
         prop::bool::weighted(0.8),
         all_peers(),
         port_rules(),
@@ -418,13 +418,13 @@ fn grown(policy: &Arc<PolicyRef>, seeds: Vec<RuleSeed>) -> Vec<Rule> {
             _ => rule.subject,
         };
         rule.tier = match seed.tier {
-            0 => Tier::Admin,
-            1 => Tier::Baseline,
+            0 | 1 => Tier::Admin,
+            2 => Tier::Baseline,
             _ => Tier::Normal,
         };
         rule.action = match seed.action {
             0 | 1 => Action::Deny,
-            2 if rule.tier != Tier::Normal => Action::Pass,
+            2 | 3 if rule.tier != Tier::Normal => Action::Pass,
             _ => Action::Allow,
         };
         if rule.tier != Tier::Normal {
