@@ -6,6 +6,8 @@
 pub mod cni;
 pub mod documents;
 pub mod generate;
+pub mod naive;
+pub mod packets;
 pub mod policies;
 pub mod restore;
 pub mod tables;
@@ -17,6 +19,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("cni", cni::run),
     ("documents", documents::run),
+    ("packets", packets::run),
     ("policies", policies::run),
     ("restore", restore::run),
 ];
