@@ -112,21 +112,15 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
                         .ct_move(CtTable::Unanswered, CtTable::Answered, &key.0);
                 }
                 self.scratch.report.pass(&sight);
+                if self.maps.always_asks() {
+                    return Ok(self.ask_again(tuple, sight, Purpose::Alone));
+                }
                 self.pass::<H>(sight.due)
             }
             Step::Denied => Err(DropReason::FlowDenied),
             Step::Stale => {
                 self.scratch.report.pass(&sight);
-                let direction = sight.word.direction();
-                // A reply proves nothing: what the flow's own packets proved is in the word.
-                let proof = if sight.reply {
-                    proven(sight.word.host())
-                } else {
-                    proven(self.scratch.glance.local)
-                };
-                self.scratch.question.tuple = tuple;
-                let port = tuple.policy_port(direction);
-                Ok(self.ask_about(port, direction, proof, Purpose::Again, sight))
+                Ok(self.ask_again(tuple, sight, Purpose::Again))
             }
             // The host's entry is not for this packet, nor this packet for the entry.
             Step::NotHost => {
@@ -142,6 +136,21 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
                 Ok(next::OPEN)
             }
         }
+    }
+
+    /// Asks policy about a flow's original direction.
+    #[inline(always)]
+    fn ask_again(&mut self, tuple: Tuple<A>, sight: Sight, purpose: Purpose) -> u32 {
+        let direction = sight.word.direction();
+        // A reply proves nothing: what the flow's own packets proved is in the word.
+        let proof = if sight.reply {
+            proven(sight.word.host())
+        } else {
+            proven(self.scratch.glance.local)
+        };
+        self.scratch.question.tuple = tuple;
+        let port = tuple.policy_port(direction);
+        self.ask_about(port, direction, proof, purpose, sight)
     }
 
     #[inline(always)]

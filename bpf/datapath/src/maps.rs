@@ -82,6 +82,11 @@ pub trait Maps: Copy {
     /// Judge only: conntrack entries stay as they are.
     fn dry_run(self) -> bool;
 
+    /// Policy is asked for each packet, also where conntrack knows: to measure what conntrack saves.
+    fn always_asks(self) -> bool {
+        false
+    }
+
     /// Has [`crate::check_options`] called for the packet that this is about: in the kernel as a function
     /// of its own.
     fn check_options(self, at: u32, end: u32) -> u32;

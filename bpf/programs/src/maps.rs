@@ -34,6 +34,9 @@ static EVENT_RATE: u64 = 1000;
 /// Not 0: passed packets are traced.
 #[unsafe(no_mangle)]
 static TRACE: u8 = 0;
+/// Not 0: policy is asked for each packet. For measurements only.
+#[unsafe(no_mangle)]
+static ALWAYS_ASK: u8 = 0;
 /// The local cluster's id.
 #[unsafe(no_mangle)]
 static CLUSTER_ID: u32 = 0;
@@ -205,6 +208,11 @@ impl Maps for KernelMaps {
     #[inline(always)]
     fn dry_run(self) -> bool {
         constant(&DRY_RUN) != 0
+    }
+
+    #[inline(always)]
+    fn always_asks(self) -> bool {
+        constant(&ALWAYS_ASK) != 0
     }
 
     #[inline(always)]

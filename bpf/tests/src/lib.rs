@@ -9,8 +9,15 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie},
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
-use oxilium_abi::{Counter, Direction, DropReason, IpcacheKey, counter_index, map, program};
+use oxilium_abi::{
+    COUNTER_FORWARDED, Counter, Direction, DropReason, IpcacheKey, counter_index, map, program,
+};
 use oxilium_datapath::testing::{Frame, Write};
+
+mod empty;
+mod socket;
+pub use empty::EmptyProgram;
+pub use socket::PacketSocket;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// What a program answers to pass: `TC_ACT_UNSPEC`, so that the next one on the hook runs.
@@ -27,6 +34,8 @@ pub struct Constants {
     pub event_rate: u64,
     /// Trace passed packets.
     pub trace: bool,
+    /// Ask policy for each packet.
+    pub always_ask: bool,
 }
 
 impl Default for Constants {
@@ -35,6 +44,7 @@ impl Default for Constants {
             dry_run: false,
             event_rate: 1_000_000,
             trace: true,
+            always_ask: false,
         }
     }
 }
@@ -59,13 +69,15 @@ pub struct Run {
 impl Object {
     /// Loads the object into the kernel, its programs too.
     pub fn load(constants: Constants) -> Result<Self> {
+        let always_ask = u8::from(constants.always_ask);
         let (dry_run, trace) = (u8::from(constants.dry_run), u8::from(constants.trace));
         let mut loader = EbpfLoader::new();
         loader
             .override_global("CT_SEED", &0x0123_4567_89AB_CDEF_u64, true)
             .override_global("DRY_RUN", &dry_run, true)
             .override_global("EVENT_RATE", &constants.event_rate, true)
-            .override_global("TRACE", &trace, true);
+            .override_global("TRACE", &trace, true)
+            .override_global("ALWAYS_ASK", &always_ask, true);
         let mut ebpf = loader.load(oxilium_kernel::object::OBJECT)?;
         for name in [program::FROM_CONTAINER, program::TO_CONTAINER] {
             let program: &mut SchedClassifier = ebpf
@@ -198,6 +210,15 @@ impl Object {
         Ok((result.return_value, result.duration))
     }
 
+    /// Packets counted in `direction`, by reason; None for those passed on.
+    pub fn counts(&mut self, direction: Direction) -> Result<Vec<(Option<DropReason>, u64)>> {
+        let mut counts = vec![(None, self.counted(COUNTER_FORWARDED, direction)?.packets)];
+        for (reason, packets) in self.reasons(direction)? {
+            counts.push((Some(reason), packets));
+        }
+        Ok(counts)
+    }
+
     fn reasons(&mut self, direction: Direction) -> Result<Vec<(DropReason, u64)>> {
         DropReason::ALL
             .iter()
@@ -281,6 +302,8 @@ fn lpm_key(key: &IpcacheKey) -> lpm_trie::Key<[u8; 20]> {
 /// Puts this thread into a network namespace of its own, with the interfaces that stories use.
 pub fn enter_namespace() -> Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).context("unshare")?;
+    // What the kernel would send by itself is no part of a story.
+    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")?;
     ip("link add ox7 index 7 type veth peer name ox8 index 8")?;
     ip("link add ox99 index 99 type veth peer name ox100 index 100")?;
     ip("link set lo up")?;
