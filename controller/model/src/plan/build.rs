@@ -1,4 +1,15 @@
-//! Puts the writes of a plan in their order.
+//! Puts the writes of a plan in their order:
+//!
+//! 1. The plan's number is taken, so that a plan that is cut off is known for one.
+//! 2. Interfaces of devices that are gone: their index may serve another.
+//! 3. Policy entries that are added or raised, and tables that are built beside those in use.
+//! 4. The identities of addresses; in the bank that is not read if endpoints change their table as well.
+//! 5. Policy entries that are taken away or lowered.
+//! 6. Endpoint words and the ipcache word, with the plan's number: recorded verdicts are stale.
+//! 7. New interfaces, born with the plan's number.
+//! 8. The number is published: what is evaluated from now on is good.
+//! 9. Programs: a new endpoint is complete before the first packet meets one.
+//! 10. The bank that is not read any more, flows of endpoints that are gone, tables that nobody uses.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +18,11 @@ use oxilium_abi::{EndpointWord, Epoch, IpcacheWord};
 use super::addresses::AddressDiff;
 use super::assign::{Assigner, Assignment, Change, Room};
 use super::interfaces::InterfaceDiff;
-use super::{Plan, PlanError, Reason, Step, Table, Write};
+use super::room::check_room;
+use super::{Plan, PlanError, Reason, Step, Write};
 use crate::node_state::NodeState;
 use crate::observed::Observed;
-use crate::world::{Capacities, Complete, NodeConfig};
+use crate::world::{Complete, NodeConfig};
 
 /// The plan that leads from what the kernel holds to what it should hold. Empty when there is nothing to do.
 ///
@@ -36,47 +48,6 @@ pub fn plan(
         }
         Err(other) => Err(other),
     }
-}
-
-/// At no point of the plan does a table hold more than it can.
-fn check_room(observed: &Observed, plan: &Plan, capacities: &Capacities) -> Result<(), PlanError> {
-    let mut policy = observed.policy.len();
-    let mut prefixes: BTreeSet<_> = observed.ipcache.keys().copied().collect();
-    let mut interfaces = observed.interfaces.len();
-    let (mut most_policy, mut most_prefixes, mut most_interfaces) = (0, 0, 0);
-    for write in plan.writes() {
-        match write {
-            Write::PolicyInsert { .. } => policy += 1,
-            Write::PolicyDelete { .. } => policy = policy.saturating_sub(1),
-            Write::IpcacheUpsert { key, .. } => {
-                prefixes.insert(*key);
-            }
-            Write::IpcacheDelete { key } => {
-                prefixes.remove(key);
-            }
-            Write::InterfaceInsert { .. } => interfaces += 1,
-            Write::InterfaceDelete { .. } => interfaces = interfaces.saturating_sub(1),
-            _ => continue,
-        }
-        most_policy = most_policy.max(policy);
-        most_prefixes = most_prefixes.max(prefixes.len());
-        most_interfaces = most_interfaces.max(interfaces);
-    }
-    let rows = [
-        (Table::Policy, most_policy, capacities.policy_entries),
-        (Table::Ipcache, most_prefixes, capacities.ipcache),
-        (Table::Interfaces, most_interfaces, capacities.interfaces),
-    ];
-    for (table, needed, available) in rows {
-        if needed > available {
-            return Err(PlanError::NoRoom {
-                table,
-                needed,
-                available,
-            });
-        }
-    }
-    Ok(())
 }
 
 struct Builder<'a> {

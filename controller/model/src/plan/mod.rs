@@ -7,6 +7,7 @@ mod build;
 mod content;
 mod interfaces;
 mod rank;
+mod room;
 mod show;
 mod write;
 

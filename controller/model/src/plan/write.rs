@@ -106,7 +106,8 @@ pub enum Write {
         /// The program.
         program: ProgramTag,
     },
-    /// Our program goes from a hook. Not there any more counts as done.
+    /// Our program goes from a hook. Not there any more counts as done. No plan of the reconciler has it, for it
+    /// would leave a device that lives unenforced: programs go with their device, or by an uninstallation.
     Detach {
         /// The hook.
         point: AttachPoint,
