@@ -109,127 +109,142 @@ struct Case {
     expected: [char; 2],
 }
 
+const CASES: [Case; 10] = [
+    Case {
+        name: "admin before normal",
+        rules: &[
+            (Tier::Admin, 0, Action::Deny, true),
+            (Tier::Normal, 0, Action::Allow, false),
+        ],
+        expected: ['D', 'A'],
+    },
+    Case {
+        name: "normal before baseline",
+        rules: &[
+            (Tier::Normal, 0, Action::Allow, true),
+            (Tier::Baseline, 0, Action::Deny, false),
+        ],
+        expected: ['A', 'D'],
+    },
+    Case {
+        name: "a lower priority first",
+        rules: &[
+            (Tier::Admin, 1, Action::Deny, false),
+            (Tier::Admin, 0, Action::Allow, true),
+        ],
+        expected: ['A', 'D'],
+    },
+    Case {
+        name: "on one level deny beats allow",
+        rules: &[
+            (Tier::Admin, 0, Action::Allow, false),
+            (Tier::Admin, 0, Action::Deny, true),
+        ],
+        expected: ['D', 'A'],
+    },
+    Case {
+        name: "a pass leaves the rest of its tier out",
+        rules: &[
+            (Tier::Admin, 0, Action::Pass, true),
+            (Tier::Admin, 1, Action::Deny, false),
+            (Tier::Normal, 0, Action::Allow, false),
+        ],
+        expected: ['A', 'D'],
+    },
+    Case {
+        name: "on one level allow beats pass",
+        rules: &[
+            (Tier::Admin, 0, Action::Pass, false),
+            (Tier::Admin, 0, Action::Allow, true),
+            (Tier::Normal, 0, Action::Deny, false),
+        ],
+        expected: ['A', 'D'],
+    },
+    Case {
+        name: "what nobody takes up is denied by default",
+        rules: &[
+            (Tier::Admin, 0, Action::Pass, true),
+            (Tier::Admin, 1, Action::Allow, false),
+            (Tier::Normal, 0, Action::Allow, true),
+        ],
+        expected: ['A', 'A'],
+    },
+    Case {
+        name: "a pass ends in default deny",
+        rules: &[
+            (Tier::Admin, 0, Action::Pass, false),
+            (Tier::Admin, 1, Action::Allow, false),
+            (Tier::Normal, 0, Action::Allow, true),
+        ],
+        expected: ['A', 'D'],
+    },
+    Case {
+        name: "passes of two tiers lead to the third",
+        rules: &[
+            (Tier::Admin, 0, Action::Pass, false),
+            (Tier::Baseline, 0, Action::Pass, true),
+            (Tier::Baseline, 1, Action::Deny, false),
+        ],
+        expected: ['A', 'D'],
+    },
+    Case {
+        name: "a wide pass over a narrow one",
+        rules: &[
+            (Tier::Admin, 0, Action::Pass, true),
+            (Tier::Admin, 1, Action::Pass, false),
+            (Tier::Admin, 2, Action::Deny, false),
+            (Tier::Normal, 0, Action::Allow, true),
+        ],
+        expected: ['A', 'D'],
+    },
+];
+
 #[test]
 fn tiers_are_asked_in_order_and_a_pass_goes_on_in_the_next() {
-    use Action::{Allow, Deny, Pass};
-    use Tier::{Admin, Baseline, Normal};
-    let cases = [
-        Case {
-            name: "admin before normal",
-            rules: &[(Admin, 0, Deny, true), (Normal, 0, Allow, false)],
-            expected: ['D', 'A'],
-        },
-        Case {
-            name: "normal before baseline",
-            rules: &[(Normal, 0, Allow, true), (Baseline, 0, Deny, false)],
-            expected: ['A', 'D'],
-        },
-        Case {
-            name: "a lower priority first",
-            rules: &[(Admin, 1, Deny, false), (Admin, 0, Allow, true)],
-            expected: ['A', 'D'],
-        },
-        Case {
-            name: "on one level deny beats allow",
-            rules: &[(Admin, 0, Allow, false), (Admin, 0, Deny, true)],
-            expected: ['D', 'A'],
-        },
-        Case {
-            name: "a pass leaves the rest of its tier out",
-            rules: &[
-                (Admin, 0, Pass, true),
-                (Admin, 1, Deny, false),
-                (Normal, 0, Allow, false),
-            ],
-            expected: ['A', 'D'],
-        },
-        Case {
-            name: "on one level allow beats pass",
-            rules: &[
-                (Admin, 0, Pass, false),
-                (Admin, 0, Allow, true),
-                (Normal, 0, Deny, false),
-            ],
-            expected: ['A', 'D'],
-        },
-        Case {
-            name: "what nobody takes up is denied by default",
-            rules: &[
-                (Admin, 0, Pass, true),
-                (Admin, 1, Allow, false),
-                (Normal, 0, Allow, true),
-            ],
-            expected: ['A', 'A'],
-        },
-        Case {
-            name: "a pass ends in default deny",
-            rules: &[
-                (Admin, 0, Pass, false),
-                (Admin, 1, Allow, false),
-                (Normal, 0, Allow, true),
-            ],
-            expected: ['A', 'D'],
-        },
-        Case {
-            name: "passes of two tiers lead to the third",
-            rules: &[
-                (Admin, 0, Pass, false),
-                (Baseline, 0, Pass, true),
-                (Baseline, 1, Deny, false),
-            ],
-            expected: ['A', 'D'],
-        },
-        Case {
-            name: "a wide pass over a narrow one",
-            rules: &[
-                (Admin, 0, Pass, true),
-                (Admin, 1, Pass, false),
-                (Admin, 2, Deny, false),
-                (Normal, 0, Allow, true),
-            ],
-            expected: ['A', 'D'],
-        },
-    ];
-    for case in cases {
-        let identities = identities();
-        let made = policy("p", |p| {
-            case.rules
-                .iter()
-                .map(|(tier, priority, action, narrow)| {
-                    let (peers, ports) = if *narrow {
-                        let pods = Peer::Endpoints(peers().endpoints(&app("b")));
-                        (Peers::AnyOf(vec![pods]), port(Protocol::TCP, 80, 80))
-                    } else {
-                        (Peers::Anyone, PortRules::All)
-                    };
-                    Rule {
-                        tier: *tier,
-                        priority: RulePriority {
-                            policy: *priority,
-                            rule: 0,
-                        },
-                        action: *action,
-                        default_deny: *tier == Tier::Normal,
-                        ..rule(p, Direction::Ingress, peers, ports)
-                    }
-                })
-                .collect()
-        });
-        let policies: [Policy; 1] = [made];
-        let subject = view(&identities, SUBJECT);
-        let table = resolve(&policies, &identities, &subject, &PolicyConfig::default()).table;
-        let verdicts = [80, 81].map(|port| {
-            let packet = Packet {
-                identity: NumericIdentity(10002),
-                protocol: Protocol::TCP,
-                port,
-            };
-            match Outcome::of(table.ingress.lookup(packet, 0).map(|(_, entry)| entry)) {
-                Outcome::NoMatch => '-',
-                Outcome::Denied => 'D',
-                Outcome::Allowed { .. } => 'A',
-            }
-        });
-        assert_eq!(verdicts, case.expected, "{}", case.name);
+    for case in CASES {
+        assert_eq!(verdicts(&case), case.expected, "{}", case.name);
     }
+}
+
+/// The verdicts for `app=b` on ports 80 and 81.
+fn verdicts(case: &Case) -> [char; 2] {
+    let identities = identities();
+    let made = policy("p", |p| {
+        case.rules
+            .iter()
+            .map(|(tier, priority, action, narrow)| {
+                let (peers, ports) = if *narrow {
+                    let pods = Peer::Endpoints(peers().endpoints(&app("b")));
+                    (Peers::AnyOf(vec![pods]), port(Protocol::TCP, 80, 80))
+                } else {
+                    (Peers::Anyone, PortRules::All)
+                };
+                Rule {
+                    tier: *tier,
+                    priority: RulePriority {
+                        policy: *priority,
+                        rule: 0,
+                    },
+                    action: *action,
+                    default_deny: *tier == Tier::Normal,
+                    ..rule(p, Direction::Ingress, peers, ports)
+                }
+            })
+            .collect()
+    });
+    let policies: [Policy; 1] = [made];
+    let subject = view(&identities, SUBJECT);
+    let table = resolve(&policies, &identities, &subject, &PolicyConfig::default()).table;
+    [80, 81].map(|port| {
+        let packet = Packet {
+            identity: NumericIdentity(10002),
+            protocol: Protocol::TCP,
+            port,
+        };
+        match Outcome::of(table.ingress.lookup(packet, 0).map(|(_, entry)| entry)) {
+            Outcome::NoMatch => '-',
+            Outcome::Denied => 'D',
+            Outcome::Allowed { .. } => 'A',
+        }
+    })
 }

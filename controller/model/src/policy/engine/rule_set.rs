@@ -1,6 +1,8 @@
 //! The rules that select a subject in one direction, and the table that they make: shared by all subjects
 //! with the same rules.
 
+mod build;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -12,14 +14,16 @@ use super::selectors::{PeerId, Selectors};
 use crate::identity::{Identities, NamedPorts, NumericIdentity, Protocol};
 use crate::policy::auth;
 use crate::policy::compose::{TierTable, compose};
-use crate::policy::enforce::{BuiltInRule, Enforcement};
-use crate::policy::filter::{self, Claim, Placed, Ports, Statement, Statements};
+use crate::policy::enforce::BuiltInRule;
+use crate::policy::filter::{Claim, Statement};
 use crate::policy::level::Levels;
 use crate::policy::port::PortPrefix;
 use crate::policy::prune::{Pruner, ShapesPresent, prune};
-use crate::policy::resolve::{L7Filter, ResolveError, origins};
-use crate::policy::rule::{Action, PortSpec, Tier};
+use crate::policy::resolve::{L7Filter, ResolveError};
+use crate::policy::rule::Tier;
 use crate::policy::table::{Entry, EntryKey, EntryMap, Origins};
+
+pub(super) use build::Blueprint;
 
 /// A rule set, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,138 +97,7 @@ pub(super) struct RuleSet {
     columns: HashMap<Vec<PeerId>, Vec<(Nature, Column)>>,
 }
 
-/// How to build a rule set.
-pub(super) struct Blueprint<'a> {
-    pub(super) key: &'a RuleSetKey,
-    pub(super) enforcement: Enforcement<'a>,
-    /// The peers of each rule of `enforcement`, in order.
-    pub(super) peers: Vec<&'a [Option<PeerId>]>,
-    /// The peer that everyone is, for ports that receivers name.
-    pub(super) everyone: PeerId,
-    pub(super) local_cluster: u8,
-}
-
 impl RuleSet {
-    /// Everything but the table.
-    pub(super) fn new(blueprint: &Blueprint<'_>, selectors: &Selectors) -> Self {
-        let enforced = blueprint.enforcement.enforced;
-        let mut set = Self {
-            table: Arc::new(ColumnTable::new(enforced)),
-            subjects: BTreeSet::new(),
-            error: None,
-            levels: None,
-            clauses: Vec::new(),
-            of_peer: HashMap::new(),
-            of_anyone: Vec::new(),
-            built_in: Vec::new(),
-            has_auth: blueprint.enforcement.has_auth(),
-            has_pass: false,
-            names_receivers_ports: false,
-            local_cluster: blueprint.local_cluster,
-            of_aggregates: HashMap::new(),
-            wide: EntryMap::default(),
-            wide_shapes: ShapesPresent::default(),
-            columns: HashMap::new(),
-            key: blueprint.key.clone(),
-        };
-        if let Err(error) = set.take(blueprint, selectors) {
-            set.error = Some(error);
-            set.table = Arc::new(ColumnTable::new(true));
-            set.clauses.clear();
-            set.of_peer.clear();
-            set.of_anyone.clear();
-            set.built_in.clear();
-        }
-        set
-    }
-
-    fn take(
-        &mut self,
-        blueprint: &Blueprint<'_>,
-        selectors: &Selectors,
-    ) -> Result<(), ResolveError> {
-        let enforcement = &blueprint.enforcement;
-        let levels = Levels::new(
-            enforcement.rules.iter().copied(),
-            enforcement.built_in.len(),
-        )?;
-        let mut statements = Statements::new();
-        let nobody = |id: &PeerId| selectors.peer(*id).is_some_and(filter::selects_nobody);
-        for (rule, peers) in enforcement.rules.iter().zip(&blueprint.peers) {
-            let placed = Placed {
-                rule,
-                level: levels.of(rule),
-                peers,
-            };
-            filter::add_rule(&mut statements, &placed, enforcement.default_deny, nobody)?;
-        }
-        self.built_in.clone_from(&enforcement.built_in);
-        for (claim, statement) in statements {
-            self.add_clause(claim, statement, &levels, blueprint.everyone);
-        }
-        self.levels = Some(levels);
-        Ok(())
-    }
-
-    fn add_clause(
-        &mut self,
-        claim: Claim<PeerId>,
-        statement: Statement,
-        levels: &Levels,
-        everyone: PeerId,
-    ) {
-        let place = levels
-            .tiers
-            .iter()
-            .position(|(tier, _)| *tier == claim.tier);
-        let Some(tier) = place else { return };
-        let offsets = &levels.tiers[tier].1.offsets;
-        let Some(offset) = offsets.get(statement.level as usize) else {
-            return;
-        };
-        let ports = self.ports(&claim.ports);
-        let by_receiver = matches!(ports, ClausePorts::OfReceiver(..));
-        let index = self.clauses.len();
-        match claim.peer {
-            None if !by_receiver => self.of_anyone.push(index),
-            peer => self
-                .of_peer
-                .entry(peer.unwrap_or(everyone))
-                .or_default()
-                .push(index),
-        }
-        self.has_pass |= statement.action == Action::Pass;
-        self.names_receivers_ports |= by_receiver;
-        self.clauses.push(Clause {
-            tier,
-            offset: *offset,
-            ports,
-            origins: origins(&statement),
-            statement,
-            claim,
-        });
-    }
-
-    fn ports(&self, ports: &Ports) -> ClausePorts {
-        let protocol = ports.protocol;
-        ClausePorts::Fixed(match &ports.port {
-            PortSpec::Any => vec![(protocol, PortPrefix::ANY)],
-            PortSpec::Range { first, last } => PortPrefix::of_range(*first, *last)
-                .into_iter()
-                .map(|prefix| (protocol, prefix))
-                .collect(),
-            PortSpec::Named(name) if self.key.egress => {
-                return ClausePorts::OfReceiver(protocol, name.clone());
-            }
-            PortSpec::Named(name) => self
-                .key
-                .named_ports
-                .resolve(name, protocol)
-                .map(|(protocol, port)| (protocol, PortPrefix::exact(port)))
-                .collect(),
-        })
-    }
-
     /// The peers that it uses.
     pub(super) fn peers(&self) -> impl Iterator<Item = PeerId> + '_ {
         self.of_peer.keys().copied()
