@@ -65,7 +65,14 @@ impl Agent {
     /// # Errors
     /// If it cannot be started.
     pub fn launch(lab: &Lab) -> Result<Self> {
-        let mut command = agent_command(lab)?;
+        Self::launch_as(lab, agent_command(lab)?)
+    }
+
+    /// Starts it by a command line of the caller's ([`agent_command`] with more options) and does not wait.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn launch_as(lab: &Lab, mut command: Command) -> Result<Self> {
         let log = lab.directory().join("agent.log");
         let process = lab
             .worker
