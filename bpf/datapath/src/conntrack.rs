@@ -91,6 +91,15 @@ impl Glance {
         }
     }
 
+    /// Sets what is known before the packet is read; the rest is set before it is asked for.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self, direction: Direction, local: bool, length: u32, dry_run: bool) {
+        self.direction = direction;
+        self.local = local;
+        self.length = length;
+        self.dry_run = dry_run;
+    }
+
     /// A SYN without ACK.
     #[inline(always)]
     pub(crate) fn opens(&self) -> bool {

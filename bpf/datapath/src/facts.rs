@@ -2,7 +2,7 @@
 
 use oxilium_abi::{Be16, Direction, FlowKind};
 
-use crate::address::Address;
+use crate::{address::Address, volatile::Zeroed};
 
 pub(crate) const FIN: u8 = 1;
 pub(crate) const SYN: u8 = 2;
@@ -46,6 +46,7 @@ pub(crate) enum Fragment {
 
 /// What was read from a packet. Addresses and ports stand as in the packet.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(8))]
 pub(crate) struct Facts<A> {
     pub(crate) source: A,
     pub(crate) destination: A,
@@ -79,6 +80,10 @@ pub(crate) struct Tuple<A> {
     pub(crate) protocol: u8,
     pub(crate) kind: FlowKind,
 }
+
+#[expect(unsafe_code, reason = "zeros are a value")]
+// SAFETY: integers, arrays of them, and enums that have a variant of zero; aligned by eight.
+unsafe impl<A: Address> Zeroed for Facts<A> {}
 
 impl<A: Address> Facts<A> {
     #[inline(always)]

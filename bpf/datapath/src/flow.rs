@@ -8,7 +8,7 @@ use oxilium_abi::{
 use crate::{
     address::{Address, mix, pack_rest},
     conntrack::{self, Sight, Step},
-    facts::{ACK, Class, Facts, Fragment, RST, SYN, Tuple},
+    facts::{ACK, Class, Fragment, RST, SYN, Tuple},
     hook::Hook,
     judge::{Judge, next},
     maps::{CtTable, FlowMaps, Namespace, Socket},
@@ -155,10 +155,10 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
 
     #[inline(always)]
     fn look_in(&self, table: CtTable, key: &A::CtKey) -> Sight {
-        let glance = &self.scratch.glance;
-        self.maps
-            .ct(table, key, |entry| conntrack::examine(entry, table, glance))
-            .unwrap_or(Sight::none())
+        match self.maps.ct(table, key) {
+            Some(mut entry) => conntrack::examine(&mut entry, table, &self.scratch.glance),
+            None => Sight::none(),
+        }
     }
 
     /// [`crate::Phase::Open`].
@@ -409,28 +409,30 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         let word = self.verdict_word(allowed);
         let identity = self.scratch.report.remote_identity;
         let glance = &self.scratch.glance;
-        let answered = self.maps.ct(table, &key.0, |entry| {
-            // It may have become another flow's meanwhile.
-            conntrack::word_of(entry, glance)?;
-            volatile::write(&mut entry.word, word.0);
-            entry.remote_identity = identity;
-            if !allowed {
-                conntrack::renew(entry, glance);
-            } else if counted {
-                conntrack::touch(entry, reply, glance);
-            }
-            Some(entry.flags & CtFlags::ANSWERED != 0)
-        });
-        if let Some(Some(answered)) = answered {
-            let home = match (allowed, answered) {
-                (false, _) => CtTable::Denied,
-                (true, true) => CtTable::Answered,
-                (true, false) => CtTable::Unanswered,
-            };
-            if home as u8 != table as u8 {
-                // Where there is no room the entry stays, with the right verdict.
-                self.maps.ct_move(table, home, &key.0);
-            }
+        let Some(mut entry) = self.maps.ct(table, &key.0) else {
+            return;
+        };
+        // It may have become another flow's meanwhile.
+        if conntrack::word_of(&entry, glance).is_none() {
+            return;
+        }
+        volatile::write(&mut entry.word, word.0);
+        entry.remote_identity = identity;
+        if !allowed {
+            conntrack::renew(&mut entry, glance);
+        } else if counted {
+            conntrack::touch(&mut entry, reply, glance);
+        }
+        let answered = entry.flags & CtFlags::ANSWERED != 0;
+        drop(entry);
+        let home = match (allowed, answered) {
+            (false, _) => CtTable::Denied,
+            (true, true) => CtTable::Answered,
+            (true, false) => CtTable::Unanswered,
+        };
+        if home as u8 != table as u8 {
+            // Where there is no room the entry stays, with the right verdict.
+            self.maps.ct_move(table, home, &key.0);
         }
     }
 
@@ -439,7 +441,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
     pub(crate) fn quote<H: Hook>(&mut self) -> Result<u32, DropReason> {
         let offset = self.scratch.facts.l4 + ICMP_ERROR_HEADER;
         let end = self.scratch.facts.end;
-        self.scratch.quoted = Facts::default();
+        volatile::zero(&mut self.scratch.quoted);
         let known = A::parse_quoted(self.packet, &mut self.scratch.quoted, offset, end)?;
         // What an error to the pod quotes, the pod sent; what the pod's own quotes was sent to it.
         self.scratch.question.tuple = self.scratch.quoted.tuple(H::DIRECTION.reverse());
@@ -483,12 +485,10 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
 
     #[inline(always)]
     fn look_related_in(&self, table: CtTable, key: &A::CtKey) -> Sight {
-        let glance = &self.scratch.glance;
-        self.maps
-            .ct(table, key, |entry| {
-                conntrack::examine_related(entry, table, glance)
-            })
-            .unwrap_or(Sight::none())
+        match self.maps.ct(table, key) {
+            Some(mut entry) => conntrack::examine_related(&mut entry, table, &self.scratch.glance),
+            None => Sight::none(),
+        }
     }
 
     /// Tag of a flow's key.

@@ -1,5 +1,7 @@
 //! What the datapath asks of the maps, the clock and the sockets.
 
+use core::ops::DerefMut;
+
 use oxilium_abi::{
     CtEntry, Event, FragmentEntry, InterfaceConfig, IpcacheKey, NodeWord, PolicyKey, PolicyValue,
 };
@@ -24,6 +26,18 @@ pub enum CtTable {
     Denied = 1,
     /// Flows without an answer yet.
     Unanswered = 2,
+}
+
+impl CtTable {
+    /// The table of this number.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Answered,
+            1 => Self::Denied,
+            _ => Self::Unanswered,
+        }
+    }
 }
 
 /// What a socket lookup found.
@@ -111,13 +125,11 @@ pub trait FlowMaps<A: Address>: Maps {
     /// its own.
     fn phase<H: Hook>(self, phase: Phase, argument: u32) -> u32;
 
-    /// Gives an entry to `read`, in place: it may be given to another flow at any time.
-    fn ct<R>(
-        self,
-        table: CtTable,
-        key: &A::CtKey,
-        read: impl FnOnce(&mut CtEntry) -> R,
-    ) -> Option<R>;
+    /// An entry, in place.
+    type Entry: DerefMut<Target = CtEntry>;
+
+    /// Finds an entry, in place: it may be given to another flow at any time.
+    fn ct(self, table: CtTable, key: &A::CtKey) -> Option<Self::Entry>;
 
     /// Makes or replaces an entry; false if there is no room.
     fn ct_insert(self, table: CtTable, key: &A::CtKey, entry: &CtEntry) -> bool;

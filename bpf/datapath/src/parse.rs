@@ -2,14 +2,13 @@
 
 use oxilium_abi::{
     CtWord, Direction, DropReason, EndpointWord, Epoch, FRAGMENT_LIFETIME, FragmentEntry,
-    InterfaceFlags, IpcacheWord, NodeWord, endpoint_word_index,
+    InterfaceFlags, IpcacheWord, NodeWord, TraceState, endpoint_word_index,
 };
 
 use crate::{
     address::Address,
-    conntrack::Glance,
     ethernet,
-    facts::{Class, Facts, Fragment, UDP},
+    facts::{Class, Fragment, UDP},
     flow::{Aligned, tag_of},
     hook::Hook,
     judge::{Judge, configuration, next},
@@ -17,7 +16,7 @@ use crate::{
     maps::FlowMaps,
     neighbour::Link,
     packet::Packet,
-    report::Report,
+    volatile,
 };
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -33,14 +32,17 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         // Before every other map: what is evaluated now is stamped with it.
         let published = self.maps.node_word(NodeWord::Published);
         self.scratch.published = Epoch::new(published);
-        self.scratch.facts = Facts::default();
-        self.scratch.report = Report::default();
+        volatile::zero(&mut self.scratch.facts);
+        volatile::zero(&mut self.scratch.report);
+        self.scratch.report.state = TraceState::None as u8;
         self.scratch.time = 0;
         self.scratch.config.endpoint = 0;
         let local =
             H::DIRECTION as u8 == Direction::Egress as u8 || self.packet.ingress_ifindex() == 0;
         let length = self.packet.len();
-        self.scratch.glance = Glance::new(H::DIRECTION, local, length, self.maps.dry_run());
+        let dry_run = self.maps.dry_run();
+        let glance = &mut self.scratch.glance;
+        glance.begin(H::DIRECTION, local, length, dry_run);
 
         configuration(self.packet, self.maps, &mut self.scratch.config)?;
         let header = self

@@ -130,7 +130,12 @@ impl Search {
             ShapeWord(maps.shapes(shape_word_index(query.table, query.direction)))
         };
         let aggregate = aggregate(query.identity, maps.cluster_id());
-        *self = Self::none();
+        self.specific = 0;
+        self.aggregates = 0;
+        self.raced = false;
+        self.best.rank = 0;
+        self.best.word = 0;
+        self.best.auth = 0;
         // No entry is met twice, as the identity's own and as its aggregate's or any identity's.
         if query.identity != 0 && query.identity != aggregate {
             self.specific = shapes.specific().0;

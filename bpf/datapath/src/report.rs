@@ -14,10 +14,12 @@ use crate::{
     maps::{FlowMaps, Maps},
     packet::Packet,
     policy::Answer,
+    volatile::Zeroed,
 };
 
 /// What is told of a packet besides what it says itself.
 #[derive(Clone, Copy)]
+#[repr(C, align(8))]
 pub(crate) struct Report {
     pub(crate) remote_identity: u32,
     pub(crate) precedence: u32,
@@ -40,6 +42,10 @@ impl Default for Report {
         }
     }
 }
+
+#[expect(unsafe_code, reason = "zeros are a value")]
+// SAFETY: integers and a bool; aligned by eight.
+unsafe impl Zeroed for Report {}
 
 impl Report {
     #[inline(always)]

@@ -278,21 +278,18 @@ macro_rules! flow_maps {
                 $phases::run::<H>(self.0.as_ptr(), phase, argument)
             }
 
+            type Entry = &'static mut CtEntry;
+
             #[inline(always)]
-            fn ct<R>(
-                self,
-                table: CtTable,
-                key: &$key,
-                read: impl FnOnce(&mut CtEntry) -> R,
-            ) -> Option<R> {
+            fn ct(self, table: CtTable, key: &$key) -> Option<&'static mut CtEntry> {
                 let entry = match table {
                     CtTable::Answered => $answered.get_ptr_mut(key),
                     CtTable::Denied => $denied.get_ptr_mut(key),
                     CtTable::Unanswered => $unanswered.get_ptr_mut(key),
                 }?;
-                // SAFETY: the map gave it. Other CPUs write it too; what counts is one word, which is
-                // read and written whole.
-                Some(read(unsafe { &mut *entry }))
+                // SAFETY: the map gave it, and it is memory as long as the program runs. Other CPUs write
+                // it too; what counts is one word, which is read and written whole.
+                Some(unsafe { &mut *entry })
             }
 
             #[inline(always)]
@@ -307,15 +304,14 @@ macro_rules! flow_maps {
 
             #[inline(always)]
             fn ct_move(self, from: CtTable, to: CtTable, key: &$key) -> bool {
-                let moved = <Self as FlowMaps<$family>>::ct(self, from, key, |entry| {
-                    <Self as FlowMaps<$family>>::ct_insert(self, to, key, entry)
-                });
-                if moved == Some(true) {
+                let Some(entry) = <Self as FlowMaps<$family>>::ct(self, from, key) else {
+                    return false;
+                };
+                let moved = <Self as FlowMaps<$family>>::ct_insert(self, to, key, entry);
+                if moved {
                     <Self as FlowMaps<$family>>::ct_delete(self, from, key);
-                    true
-                } else {
-                    false
                 }
+                moved
             }
 
             #[inline(always)]

@@ -54,7 +54,7 @@ impl PacketSocket {
         Ok(Self { fd, address })
     }
 
-    /// Sends a frame of which only the first `linear` bytes need lie in the linear part.
+    /// Sends a frame, which a program on the hook may drop, of which only the first `linear` bytes need lie in the linear part.
     pub fn send(&self, frame: &[u8], linear: u16) -> io::Result<()> {
         let mut bytes = vec![0; VNET_HEADER];
         bytes[HEADER_LENGTH_AT..HEADER_LENGTH_AT + 2].copy_from_slice(&linear.to_ne_bytes());
@@ -75,9 +75,14 @@ impl PacketSocket {
             )
         };
         if usize::try_from(sent) == Ok(bytes.len()) {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        // How the kernel says that a program on the egress hook dropped it.
+        if error.raw_os_error() == Some(libc::ENOBUFS) {
             Ok(())
         } else {
-            Err(io::Error::last_os_error())
+            Err(error)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Maps in memory.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     collections::BTreeMap,
 };
 
@@ -186,7 +186,7 @@ impl<'a> MemoryMaps<'a> {
         let entries = self.ct4.borrow();
         entries
             .iter()
-            .map(|((table, key), entry)| (table_of(*table), *key, *entry))
+            .map(|((table, key), entry)| (CtTable::from_number(*table), *key, *entry))
             .collect()
     }
 
@@ -195,7 +195,7 @@ impl<'a> MemoryMaps<'a> {
         let entries = self.ct6.borrow();
         entries
             .iter()
-            .map(|((table, key), entry)| (table_of(*table), *key, *entry))
+            .map(|((table, key), entry)| (CtTable::from_number(*table), *key, *entry))
             .collect()
     }
 
@@ -226,14 +226,6 @@ impl<'a> MemoryMaps<'a> {
             hook(self, access);
             self.before.replace(Some(hook));
         }
-    }
-}
-
-const fn table_of(number: u8) -> CtTable {
-    match number {
-        0 => CtTable::Answered,
-        1 => CtTable::Denied,
-        _ => CtTable::Unanswered,
     }
 }
 
@@ -361,7 +353,7 @@ impl Maps for Run<'_, '_> {
 
 macro_rules! flow_maps {
     ($family:ty, $ct:ident, $ct_key:ty, $fragments:ident, $fragment_key:ty, $scratch:ident) => {
-        impl FlowMaps<$family> for Run<'_, '_> {
+        impl<'m> FlowMaps<$family> for Run<'m, '_> {
             fn with_scratch<R>(self, run: impl FnOnce(&mut Scratch<$family>) -> R) -> Option<R> {
                 Some(run(&mut self.scratch.$scratch.borrow_mut()))
             }
@@ -370,15 +362,12 @@ macro_rules! flow_maps {
                 run_phase::<$family, H, _, _>(self.frame, self, phase, argument)
             }
 
-            fn ct<R>(
-                self,
-                table: CtTable,
-                key: &$ct_key,
-                read: impl FnOnce(&mut CtEntry) -> R,
-            ) -> Option<R> {
+            type Entry = RefMut<'m, CtEntry>;
+
+            fn ct(self, table: CtTable, key: &$ct_key) -> Option<RefMut<'m, CtEntry>> {
                 self.maps.at(Access::Ct(table));
-                let mut entries = self.maps.$ct.borrow_mut();
-                entries.get_mut(&(table as u8, *key)).map(read)
+                let entries = self.maps.$ct.borrow_mut();
+                RefMut::filter_map(entries, |entries| entries.get_mut(&(table as u8, *key))).ok()
             }
 
             fn ct_insert(self, table: CtTable, key: &$ct_key, entry: &CtEntry) -> bool {
@@ -392,7 +381,7 @@ macro_rules! flow_maps {
             }
 
             fn ct_move(self, from: CtTable, to: CtTable, key: &$ct_key) -> bool {
-                let entry = FlowMaps::<$family>::ct(self, from, key, |entry| *entry);
+                let entry = FlowMaps::<$family>::ct(self, from, key).map(|entry| *entry);
                 let moved = entry
                     .is_some_and(|entry| FlowMaps::<$family>::ct_insert(self, to, key, &entry));
                 if moved {

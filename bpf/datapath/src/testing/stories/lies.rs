@@ -41,7 +41,9 @@ pub(super) fn stories() -> Vec<Story> {
     let unspecified = Ipv6::new([0; 16], World::PEER6, 6).with(&segment);
     let mut foreign_mac = good.clone();
     foreign_mac.bytes[6..12].copy_from_slice(&OTHER_MAC);
-    let tagged = ethernet(World::MAC, World::GATEWAY_MAC, 0x8100, &[0, 1, 8, 0]);
+    // With something behind the tag: the kernel throws away a frame that has nothing.
+    let behind = [&[0, 1, 8, 0][..], &[0; 46]].concat();
+    let tagged = ethernet(World::MAC, World::GATEWAY_MAC, 0x8100, &behind);
     let mut stories = vec![
         sends("its own", good.clone(), PASS),
         sends(
