@@ -59,7 +59,8 @@ fi
 if tracked ':!:*.md' | xargs -0 grep -nIE '\b(TODO|FIXME|XXX|HACK)\b|^(<<<<<<<|>>>>>>>) ' --; then
     fail "unfinished work is in the tree (above): finish it, or make the program say what it does not do"
 fi
-if tracked '*.rs' | xargs -0 grep -nIE '^[^/]*#!?\[allow\(' -- | grep -vE '^bpf/programs/'; then
+# What several test programs share is dead in some of them and not in others: there `expect` cannot be met.
+if tracked '*.rs' ':!:bpf/programs' ':!:*/tests/*' | xargs -0 grep -nIE '^[^/]*#!?\[allow\(' --; then
     fail "#[allow] is in the tree (above): use #[expect(lint, reason = \"…\")]"
 fi
 # unsafe lives where the kernel is spoken to.
