@@ -127,7 +127,7 @@ pub enum NodeWord {
     CtSeed = 3,
     /// How many readers the event ring has; with none, programs make no event.
     EventReaders = 4,
-    /// Refused events (no token, or ring full) are counted here by programs.
+    /// Kept for later: programs count refused events in [`crate::COUNTER_EVENT_LOST`], each CPU its own.
     EventsLost = 5,
     /// Established conntrack entries that the LRU evicted while alive, as the agent's sweep found.
     Evicted = 6,

@@ -156,6 +156,10 @@ pub(crate) fn judge_family<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
 
 /// Runs one phase over the scratch memory of `maps`: a verdict or what is next, as a number.
 #[inline(always)]
+#[expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method is of one lifetime, the closure of all"
+)]
 pub fn run_phase<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
     packet: P,
     maps: M,

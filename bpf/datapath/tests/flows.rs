@@ -82,7 +82,7 @@ fn panic_with(flows: &dyn std::fmt::Debug) -> ! {
 fn a_connection_lives_as_long_as_its_state_says() {
     for family in FAMILIES {
         let maps = node(&[ALLOW]);
-        let mut step = |reply, flags, table, life| {
+        let step = |reply, flags, table, life| {
             assert_eq!(send(&maps, family, reply, flags), Ok(()));
             let (seen, left, _) = only_flow(&maps);
             assert_eq!((seen, left), (table, life), "{family:?} {reply} {flags}");

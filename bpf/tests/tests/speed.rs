@@ -46,7 +46,6 @@ fn best(object: &mut Object, frame: &Frame) -> Result<Duration> {
 
 #[test]
 #[ignore = "figures; run it alone on a quiet machine, with --nocapture"]
-#[expect(clippy::print_stdout, reason = "figures are what this is for")]
 fn nanoseconds_for_a_packet() -> Result<()> {
     if !require(&[Need::Root]) {
         return Ok(());

@@ -17,7 +17,7 @@ fn fragment(f: Family, id: u8, offset: u16, more: bool, protocol: u8, payload: &
         Family::V4 => {
             let mut header = Ipv4::new(World::PEER4, World::POD4, protocol);
             header.id = u16::from(id);
-            header.fragment = offset / 8 | if more { 0x2000 } else { 0 };
+            header.fragment = (offset / 8) | if more { 0x2000 } else { 0 };
             World::to_pod(0x0800, &header.with(payload))
         }
         Family::V6 => {

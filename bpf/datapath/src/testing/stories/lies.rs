@@ -14,6 +14,7 @@ use crate::Direction::{Egress, Ingress};
 const SYN: u8 = 2;
 const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 8];
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 pub(super) fn stories() -> Vec<Story> {
     let everything = [
         PolicyEntry::allow_all(Egress, 0),

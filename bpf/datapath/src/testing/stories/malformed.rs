@@ -31,6 +31,7 @@ fn story(what: &str, frame: Frame, expect: Result<(), DropReason>) -> Story {
     )
 }
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn ipv4() -> Vec<Story> {
     let header = || Ipv4::new(World::POD4, World::PEER4, 17);
     let datagram = udp(1, 2, b"data");
@@ -149,6 +150,7 @@ fn ipv4() -> Vec<Story> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn ipv6() -> Vec<Story> {
     let header = |next| Ipv6::new(World::POD6, World::PEER6, next);
     let datagram = udp(1, 2, b"data");

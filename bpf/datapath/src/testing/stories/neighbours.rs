@@ -46,6 +46,7 @@ fn receives(
     )
 }
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 pub(super) fn stories() -> Vec<Story> {
     let own = World::LINK_LOCAL;
     let with = |target: [u8; 16], options: &[u8]| [&target[..], options].concat();

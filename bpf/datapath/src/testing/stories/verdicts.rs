@@ -12,6 +12,7 @@ use crate::Direction::{Egress, Ingress};
 const SYN: u8 = 2;
 const PEER: u32 = super::World::PEER;
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 pub(super) fn stories(f: Family) -> Vec<Story> {
     let entry = PolicyEntry::allow(Ingress, PEER, 6, 80);
     let syn = || f.to(Peer, 6, &tcp(4000, 80, SYN, &[]));
