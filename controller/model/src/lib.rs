@@ -10,4 +10,6 @@ pub mod plan;
 pub mod policy;
 pub mod world;
 
-pub use desired::{Incremental, Plain, Resolver, desired, desired_with};
+pub use desired::{
+    Change, Incremental, Plain, Resolver, Shadow, StagedFlow, desired, desired_with,
+};

@@ -15,10 +15,10 @@ use crate::policy::rule::Policy;
 use crate::world::{CidrGroup, World};
 
 /// Prefixes outside the cluster that need an identity of their own, with its labels: those that policies
-/// name, those of the CIDR groups that policies name, and API servers that are on no node.
+/// in force name, those of the CIDR groups that they name, and API servers that are on no node.
 pub(super) fn prefixes(world: &World) -> BTreeMap<IpNet, IdentityLabels> {
     let mut named: BTreeSet<IpNet> = BTreeSet::new();
-    for policy in world.policies.values() {
+    for policy in world.policies.values().filter(|policy| !policy.audit) {
         name_prefixes(policy, world, &mut named);
     }
     let api_servers = addresses::foreign_api_servers(world);

@@ -6,6 +6,8 @@
 //! 4. The ipcache.
 //! 5. The policy of each endpoint, within the room that there is.
 //!
+//! Staged policies have no part in any of it; a [`Shadow`] is what one of them would make of it.
+//!
 //! Only the resolving of policy is worth remembering: who remembers does it behind [`Resolver`].
 
 mod addresses;
@@ -13,6 +15,7 @@ mod endpoints;
 mod identities;
 mod incremental;
 mod numbers;
+mod staged;
 mod tables;
 
 use std::sync::Arc;
@@ -24,6 +27,7 @@ use crate::policy::{SubjectView, resolve_within};
 use crate::world::World;
 
 pub use incremental::Incremental;
+pub use staged::{Change, Shadow, StagedFlow};
 
 use endpoints::Draft;
 

@@ -152,7 +152,8 @@ pub(super) fn conditions(
 
 /// Parts of policies that have no enforcing component.
 pub(super) fn not_enforced(world: &World) -> impl Iterator<Item = Condition> {
-    world.policies.values().flat_map(|policy| {
+    let in_force = world.policies.values().filter(|policy| !policy.audit);
+    in_force.flat_map(|policy| {
         policy.not_enforced().into_iter().map(|part| Condition {
             object: Object::Policy(policy.reference.clone()),
             reason: Reason::NotEnforced {
