@@ -132,8 +132,17 @@ pub(crate) fn examine(entry: &mut CtEntry, table: CtTable, glance: &Glance) -> S
         reply,
         due: false,
     };
-    if glance.opens() && (reply || is_closed(entry.flags)) {
+    let denied = !word.allowed() && word.stamp() >= glance.epoch;
+    if glance.opens() && !reply && is_closed(entry.flags) {
         sight.step = Step::Fresh;
+    } else if glance.opens() && reply && !denied {
+        // A connection of its own, but only over a flow that is allowed now: else whoever is denied would
+        // make a flow of the other direction of it.
+        sight.step = if word.stamp() < glance.epoch {
+            Step::Stale
+        } else {
+            Step::Fresh
+        };
     } else if word.host() && !reply && !glance.local {
         sight.step = Step::NotHost;
     } else if word.stamp() < glance.epoch {

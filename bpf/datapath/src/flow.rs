@@ -327,6 +327,11 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
                 if !allowed {
                     return Err(DropReason::FlowDenied);
                 }
+                if self.opens_anew() {
+                    // The flow lives on; this SYN is no reply of it.
+                    self.scratch.question.sight.step = Step::Fresh;
+                    return Ok(next::OPEN);
+                }
             }
         }
         if !allowed {
@@ -347,6 +352,15 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         } else {
             next::PASS
         })
+    }
+
+    /// The packet that a flow was judged again for is a SYN against the flow's direction.
+    #[inline(always)]
+    fn opens_anew(&self) -> bool {
+        let question = &self.scratch.question;
+        question.purpose as u8 == Purpose::Again as u8
+            && question.sight.reply
+            && self.scratch.glance.opens()
     }
 
     /// Makes the entry of a flow that policy allows.
@@ -404,7 +418,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         }
         let question = &self.scratch.question;
         let (table, reply) = (question.sight.table, question.sight.reply);
-        let counted = question.purpose == Purpose::Again;
+        let counted = question.purpose == Purpose::Again && !self.opens_anew();
         let key = Aligned(A::ct_key(&question.tuple, self.scratch.config.endpoint));
         let word = self.verdict_word(allowed);
         let identity = self.scratch.report.remote_identity;
@@ -430,9 +444,9 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             (true, true) => CtTable::Answered,
             (true, false) => CtTable::Unanswered,
         };
-        if home as u8 != table as u8 {
-            // Where there is no room the entry stays, with the right verdict.
-            self.maps.ct_move(table, home, &key.0);
+        // Where there is no room the entry stays, with the right verdict.
+        if home as u8 != table as u8 && self.maps.ct_move(table, home, &key.0) {
+            self.scratch.question.sight.table = home;
         }
     }
 
@@ -446,13 +460,17 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         // What an error to the pod quotes, the pod sent; what the pod's own quotes was sent to it.
         self.scratch.question.tuple = self.scratch.quoted.tuple(H::DIRECTION.reverse());
         let tuple = &self.scratch.question.tuple;
+        // An error goes to whoever sent what it quotes, and to nobody else.
+        let addressed = self.scratch.quoted.source == self.scratch.facts.destination;
         if H::DIRECTION == Direction::Egress
-            && !tuple.local.is_own(&self.scratch.config)
-            && self.scratch.config.flags & InterfaceFlags::ALLOW_SPOOFING == 0
+            && (!addressed
+                || !tuple.local.is_own(&self.scratch.config)
+                    && self.scratch.config.flags & InterfaceFlags::ALLOW_SPOOFING == 0)
         {
             return Err(DropReason::IcmpErrorUnrelated);
         }
-        if !known || matches!(self.scratch.quoted.class, Class::Query | Class::Error) {
+        if !known || !addressed || matches!(self.scratch.quoted.class, Class::Query | Class::Error)
+        {
             return Ok(self.ask_alone::<H>());
         }
         let key = Aligned(A::ct_key(tuple, self.scratch.config.endpoint));

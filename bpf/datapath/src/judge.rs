@@ -150,6 +150,13 @@ pub(crate) fn judge_family<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
         asked = true;
         let reason = maps.phase::<H>(Phase::Ask, 0);
         answer = maps.phase::<H>(Phase::Settle, reason);
+        if answer == next::OPEN {
+            answer = maps.phase::<H>(Phase::Open, 0);
+            if answer == next::ASK {
+                let reason = maps.phase::<H>(Phase::Ask, 0);
+                answer = maps.phase::<H>(Phase::Settle, reason);
+            }
+        }
     }
     crate::report::finish::<A, H, P, M>(packet, maps, answer, asked)
 }

@@ -23,6 +23,8 @@ const REDIRECT: u8 = 137;
 
 const OPTION_SOURCE_LINK_LAYER: u8 = 1;
 const OPTION_TARGET_LINK_LAYER: u8 = 2;
+/// RFC 3971, used by duplicate address detection (RFC 7527): eight bytes.
+const OPTION_NONCE: u8 = 14;
 const OPTIONS_MAX: u32 = 8;
 
 /// What the rules of the link say of a packet.
@@ -136,6 +138,14 @@ pub(crate) fn check_claims<P: Packet>(
             .load_in_loop::<NdOption>(at)
             .ok_or(DropReason::NdMalformed)?;
         if option.length == 0 {
+            return Err(DropReason::NdMalformed);
+        }
+        let known = matches!(
+            option.kind,
+            OPTION_SOURCE_LINK_LAYER | OPTION_TARGET_LINK_LAYER
+        ) || (option.kind == OPTION_NONCE && option.length == 1);
+        if !known {
+            // Outside policy nothing is carried that a pod has no need to say.
             return Err(DropReason::NdMalformed);
         }
         if matches!(

@@ -20,9 +20,7 @@ use crate::{
 };
 
 const NANOSECONDS: u64 = 1_000_000_000;
-const DHCP_SERVER: u16 = 67;
 const DHCP_CLIENT: u16 = 68;
-const DHCP6_SERVER: u16 = 547;
 const DHCP6_CLIENT: u16 = 546;
 
 impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
@@ -83,12 +81,10 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             A::check_source(&self.scratch.facts, &self.scratch.config)?;
         }
         if self.scratch.facts.protocol == UDP
+            // Clients look at their own port alone.
             && matches!(
-                (
-                    self.scratch.facts.source_port.get(),
-                    self.scratch.facts.destination_port.get()
-                ),
-                (DHCP_SERVER, DHCP_CLIENT) | (DHCP6_SERVER, DHCP6_CLIENT)
+                self.scratch.facts.destination_port.get(),
+                DHCP_CLIENT | DHCP6_CLIENT
             )
         {
             return Err(DropReason::DhcpServer);
