@@ -24,7 +24,7 @@ use crate::tree::{Node, Position};
 
 use admit::{Memo, admit_with};
 pub(crate) use store::list;
-pub use store::{DirectoryError, ManifestDirectory, is_manifest};
+pub use store::{DirectoryError, GONE_AFTER, ManifestDirectory, is_manifest};
 
 /// How documents are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,9 +3,10 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use oxilium_manifest::directory::{
-    DirectoryError, DocumentState, ManifestDirectory, Settings, Snapshot,
+    DirectoryError, DocumentState, GONE_AFTER, ManifestDirectory, Settings, Snapshot,
 };
 use oxilium_manifest::object::Input;
 
@@ -40,6 +41,23 @@ impl Setup {
         };
         ManifestDirectory::open(&self.root.path().join("manifests"), &self.state(), settings)
             .unwrap()
+    }
+}
+
+/// Reads until no file is in doubt any more.
+trait Settled {
+    fn settled(&mut self) -> Result<Snapshot, DirectoryError>;
+}
+
+impl Settled for ManifestDirectory {
+    fn settled(&mut self) -> Result<Snapshot, DirectoryError> {
+        let now = Instant::now();
+        let snapshot = self.scan(now)?;
+        if self.misses_files() {
+            self.scan(now + GONE_AFTER)
+        } else {
+            Ok(snapshot)
+        }
     }
 }
 
@@ -108,18 +126,18 @@ fn a_bad_or_half_written_file_leaves_what_was_admitted_in_force_also_across_rest
         let setup = Setup::new();
         setup.write("a.yaml", &good);
         let mut agent = setup.agent();
-        assert_eq!(in_force(&agent.scan().unwrap()), ["a:80"], "{case}");
+        assert_eq!(in_force(&agent.settled().unwrap()), ["a:80"], "{case}");
         setup.write("a.yaml", &bad);
-        let snapshot = agent.scan().unwrap();
+        let snapshot = agent.settled().unwrap();
         assert_eq!(in_force(&snapshot), ["a:80"], "{case}");
         let document = &snapshot.documents[0];
         assert_ne!(document.state, DocumentState::InForce, "{case}");
         drop(agent);
-        let snapshot = setup.agent().scan().unwrap();
+        let snapshot = setup.agent().settled().unwrap();
         assert_eq!(in_force(&snapshot), ["a:80"], "{case}, after a restart");
         setup.write("a.yaml", &policy("a", "\"81\""));
         assert_eq!(
-            in_force(&setup.agent().scan().unwrap()),
+            in_force(&setup.agent().settled().unwrap()),
             ["a:81"],
             "{case}, repaired"
         );
@@ -134,15 +152,15 @@ fn only_a_file_that_is_gone_takes_its_objects_with_it() {
         &format!("{}{}", policy("a", "\"80\""), policy("b", "\"80\"")),
     );
     let mut agent = setup.agent();
-    assert_eq!(in_force(&agent.scan().unwrap()), ["a:80", "b:80"]);
+    assert_eq!(in_force(&agent.settled().unwrap()), ["a:80", "b:80"]);
     setup.write("a.yaml", &policy("b", "\"90\""));
-    let snapshot = agent.scan().unwrap();
+    let snapshot = agent.settled().unwrap();
     assert_eq!(in_force(&snapshot), ["a:80", "b:90"]);
     assert_eq!(states(&snapshot), ["a.yaml a Retained", "a.yaml b InForce"]);
     setup.remove("a.yaml");
-    assert!(agent.scan().unwrap().objects.is_empty());
+    assert!(agent.settled().unwrap().objects.is_empty());
     assert!(
-        setup.agent().scan().unwrap().objects.is_empty(),
+        setup.agent().settled().unwrap().objects.is_empty(),
         "nor after a restart"
     );
 }
@@ -152,9 +170,9 @@ fn a_file_that_goes_while_the_agent_is_down_takes_its_objects_with_it() {
     let setup = Setup::new();
     setup.write("a.yaml", &policy("a", "\"80\""));
     setup.write("b.yaml", &policy("b", "\"80\""));
-    setup.agent().scan().unwrap();
+    setup.agent().settled().unwrap();
     setup.remove("a.yaml");
-    assert_eq!(in_force(&setup.agent().scan().unwrap()), ["b:80"]);
+    assert_eq!(in_force(&setup.agent().settled().unwrap()), ["b:80"]);
 }
 
 #[test]
@@ -169,7 +187,7 @@ fn one_bad_document_does_not_hold_up_the_others_of_its_file() {
             policy("c", "\"80\"")
         ),
     );
-    let snapshot = setup.agent().scan().unwrap();
+    let snapshot = setup.agent().settled().unwrap();
     assert_eq!(in_force(&snapshot), ["a:80", "c:80"]);
     assert_eq!(
         states(&snapshot),
@@ -188,19 +206,19 @@ fn of_two_files_with_one_object_the_first_by_name_has_it() {
     let setup = Setup::new();
     setup.write("b.yaml", &policy("x", "\"90\""));
     let mut agent = setup.agent();
-    assert_eq!(in_force(&agent.scan().unwrap()), ["x:90"]);
+    assert_eq!(in_force(&agent.settled().unwrap()), ["x:90"]);
     setup.write("a.yaml", &policy("x", "\"80\""));
-    let snapshot = agent.scan().unwrap();
+    let snapshot = agent.settled().unwrap();
     assert_eq!(in_force(&snapshot), ["x:80"]);
     assert_eq!(
         states(&snapshot),
         ["a.yaml x InForce", "b.yaml x Shadowed { by: \"a.yaml\" }"]
     );
     setup.write("b.yaml", "half: [");
-    agent.scan().unwrap();
+    agent.settled().unwrap();
     setup.remove("a.yaml");
     assert_eq!(
-        in_force(&setup.agent().scan().unwrap()),
+        in_force(&setup.agent().settled().unwrap()),
         ["x:90"],
         "what b.yaml held when it was whole"
     );
@@ -213,7 +231,7 @@ fn one_object_twice_in_a_file_is_refused_the_second_time() {
         "a.yaml",
         &format!("{}{}", policy("x", "\"80\""), policy("x", "\"90\"")),
     );
-    let snapshot = setup.agent().scan().unwrap();
+    let snapshot = setup.agent().settled().unwrap();
     assert_eq!(in_force(&snapshot), ["x:80"]);
     assert_eq!(snapshot.documents[1].state, DocumentState::Refused);
 }
@@ -231,7 +249,7 @@ fn kinds_that_are_not_read_are_listed_and_misspelt_ones_refused() {
     );
     setup.write(".c.yaml", "half: [");
     setup.write("notes.txt", "half: [");
-    let snapshot = setup.agent().scan().unwrap();
+    let snapshot = setup.agent().settled().unwrap();
     assert_eq!(states(&snapshot), ["a.yaml d Unread", "b.yaml p Refused"]);
     insta::assert_snapshot!(snapshot.documents[1].errors[0], @r#"CiliumNetworkPolcy p: kind: "CiliumNetworkPolcy" of "cilium.io/v2" is no kind that is known, did you mean CiliumNetworkPolicy?; policies are CiliumNetworkPolicy (cilium.io/v2), CiliumClusterwideNetworkPolicy (cilium.io/v2), NetworkPolicy (networking.k8s.io/v1), ClusterNetworkPolicy (policy.networking.k8s.io/v1alpha2)"#);
 }
@@ -243,7 +261,7 @@ fn a_policy_of_a_kind_that_is_not_read_says_that_it_is_not_enforced() {
         "a.yaml",
         "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\nmetadata: {name: p}\n",
     );
-    let snapshot = setup.agent().scan().unwrap();
+    let snapshot = setup.agent().settled().unwrap();
     assert_eq!(states(&snapshot), ["a.yaml p Unread"]);
     assert!(
         snapshot.documents[0].warnings[0]
@@ -261,7 +279,7 @@ fn a_name_that_cannot_be_kept_holds_up_no_other_file() {
     let odd = std::ffi::OsString::from_vec(b"\xff.yaml".to_vec());
     fs::write(setup.root.path().join("manifests").join(odd), "").unwrap();
     setup.write("a.yaml", &policy("a", "\"80\""));
-    let snapshot = setup.agent().scan().unwrap();
+    let snapshot = setup.agent().settled().unwrap();
     assert_eq!(in_force(&snapshot), ["a:80"]);
     assert_eq!(
         snapshot
@@ -280,7 +298,7 @@ fn lists_as_kubectl_prints_them_are_documents() {
         "a.yaml",
         "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Namespace, metadata: {name: dev}}\n---\napiVersion: v1\nkind: PodList\nitems:\n- {metadata: {name: p}}\n",
     );
-    let snapshot = setup.agent().scan().unwrap();
+    let snapshot = setup.agent().settled().unwrap();
     assert_eq!(
         states(&snapshot),
         ["a.yaml dev InForce", "a.yaml p InForce"]
@@ -305,18 +323,18 @@ fn to_services_follows_the_services_of_the_directory() {
             });
         policies.collect::<String>()
     };
-    assert_eq!(peers(&agent.scan().unwrap()), "Nobody");
+    assert_eq!(peers(&agent.settled().unwrap()), "Nobody");
     setup.write(
         "service.yaml",
         "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: data}\nspec: {}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: db-1, namespace: data, labels: {kubernetes.io/service-name: db}}\nendpoints: [{addresses: [192.0.2.7]}]\n",
     );
-    let found = peers(&agent.scan().unwrap());
+    let found = peers(&agent.settled().unwrap());
     assert!(found.contains("192.0.2.7/32"), "{found}");
     setup.write(
         "service.yaml",
         "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: data}\nspec: {selector: {app: db}}\n",
     );
-    let found = peers(&agent.scan().unwrap());
+    let found = peers(&agent.settled().unwrap());
     assert!(found.contains("Endpoints"), "{found}");
 }
 
@@ -325,15 +343,15 @@ fn a_directory_that_cannot_be_read_never_reads_as_empty() {
     let setup = Setup::new();
     setup.write("a.yaml", &policy("a", "\"80\""));
     let mut agent = setup.agent();
-    agent.scan().unwrap();
+    agent.settled().unwrap();
     let path = setup.root.path();
     fs::rename(path.join("manifests"), path.join("elsewhere")).unwrap();
     assert!(matches!(
-        agent.scan(),
+        agent.settled(),
         Err(DirectoryError::Unreadable { .. })
     ));
     fs::rename(path.join("elsewhere"), path.join("manifests")).unwrap();
-    assert_eq!(in_force(&agent.scan().unwrap()), ["a:80"]);
+    assert_eq!(in_force(&agent.settled().unwrap()), ["a:80"]);
 }
 
 #[test]
@@ -344,19 +362,19 @@ fn nothing_is_admitted_that_could_not_be_kept() {
     // A file where the state directory was.
     fs::remove_dir(setup.state()).unwrap();
     fs::write(setup.state(), "").unwrap();
-    assert!(matches!(agent.scan(), Err(DirectoryError::Keep { .. })));
+    assert!(matches!(agent.settled(), Err(DirectoryError::Keep { .. })));
     assert!(
-        matches!(agent.scan(), Err(DirectoryError::Keep { .. })),
+        matches!(agent.settled(), Err(DirectoryError::Keep { .. })),
         "and again"
     );
     fs::remove_file(setup.state()).unwrap();
     fs::create_dir(setup.state()).unwrap();
     assert_eq!(
-        in_force(&agent.scan().unwrap()),
+        in_force(&agent.settled().unwrap()),
         ["a:80"],
         "once it can be kept"
     );
-    assert_eq!(in_force(&setup.agent().scan().unwrap()), ["a:80"]);
+    assert_eq!(in_force(&setup.agent().settled().unwrap()), ["a:80"]);
 }
 
 #[test]
@@ -367,4 +385,30 @@ fn a_damaged_state_is_an_error_and_no_empty_state() {
     let manifests = setup.root.path().join("manifests");
     let opened = ManifestDirectory::open(&manifests, &setup.state(), Settings::default());
     assert!(matches!(opened, Err(DirectoryError::Restore { .. })));
+}
+
+#[test]
+fn a_file_that_is_taken_away_and_put_back_never_loses_its_objects() {
+    let setup = Setup::new();
+    setup.write("a.yaml", &policy("a", "\"80\""));
+    let mut agent = setup.agent();
+    let start = Instant::now();
+    assert_eq!(in_force(&agent.scan(start).unwrap()), ["a:80"]);
+
+    setup.remove("a.yaml");
+    let almost = start + GONE_AFTER - Duration::from_millis(1);
+    for now in [start, almost] {
+        assert_eq!(in_force(&agent.scan(now).unwrap()), ["a:80"]);
+        assert!(agent.misses_files());
+    }
+    setup.write("a.yaml", &policy("a", "\"90\""));
+    assert_eq!(in_force(&agent.scan(start + GONE_AFTER).unwrap()), ["a:90"]);
+    assert!(!agent.misses_files());
+
+    // It is missing anew, and the time begins anew.
+    setup.remove("a.yaml");
+    let later = start + 3 * GONE_AFTER;
+    assert_eq!(in_force(&agent.scan(later).unwrap()), ["a:90"]);
+    assert!(in_force(&agent.scan(later + GONE_AFTER).unwrap()).is_empty());
+    assert!(!agent.misses_files());
 }

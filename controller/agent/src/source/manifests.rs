@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use oxilium_api::FailingObject;
 use oxilium_manifest::directory::{
-    DirectoryError, DocumentState, DocumentStatus, ManifestDirectory, Snapshot,
+    DirectoryError, DocumentState, DocumentStatus, GONE_AFTER, ManifestDirectory, Snapshot,
 };
 use oxilium_manifest::object::Input;
 use oxilium_model::world::{Node, NodeOrigin};
@@ -64,12 +64,17 @@ impl ManifestSource {
             let before = (Arc::clone(&self.last), self.report.clone());
             let delivery = self.scan(watching.err());
             let changed = before != (Arc::clone(&self.last), self.report.clone());
-            let full = matches!(delivery, Delivery::Objects(..));
-            if (changed || (first && full)) && !deliver(delivery) {
+            // The first list is a promise that nothing older is in force: it waits until a file that is
+            // missing is known to be gone.
+            let unsettled = first && self.directory.misses_files();
+            let full = matches!(delivery, Delivery::Objects(..)) && !unsettled;
+            if !unsettled && (changed || (first && full)) && !deliver(delivery) {
                 return;
             }
             first &= !full;
-            let wait = if self.report.problem.is_some() {
+            let wait = if self.directory.misses_files() {
+                GONE_AFTER
+            } else if self.report.problem.is_some() {
                 RETRY
             } else {
                 RESCAN
@@ -81,7 +86,7 @@ impl ManifestSource {
     }
 
     fn scan(&mut self, watching: Option<notify::Error>) -> Delivery {
-        match self.directory.scan() {
+        match self.directory.scan(Instant::now()) {
             Ok(snapshot) => {
                 self.last = Arc::new(objects(&snapshot, &self.node, &self.last));
                 self.report = report(&snapshot);

@@ -1,9 +1,11 @@
 //! The files: the directory that people write and the state that outlives the agent.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -57,6 +59,10 @@ const SUFFIX: &str = ".admitted";
 /// A longer name would leave no room for the end of its state file's name.
 const LONGEST_NAME: usize = 240;
 
+/// How long a file must be missing to be gone: editors and git take it away and put it back, and a listing
+/// may miss a file that is renamed under it.
+pub const GONE_AFTER: Duration = Duration::from_secs(1);
+
 /// What was admitted of one file.
 #[derive(Serialize, Deserialize)]
 struct StateFile {
@@ -73,6 +79,8 @@ pub struct ManifestDirectory {
     admitted: Admitted,
     memo: Memo,
     last: Option<(Listing, Snapshot)>,
+    /// Files of which something is in force and that are not there, since when.
+    missing: BTreeMap<Arc<str>, Instant>,
 }
 
 impl ManifestDirectory {
@@ -92,6 +100,7 @@ impl ManifestDirectory {
             admitted: restore(state)?,
             memo: Memo::default(),
             last: None,
+            missing: BTreeMap::new(),
         })
     }
 
@@ -100,15 +109,17 @@ impl ManifestDirectory {
         &self.path
     }
 
-    /// Reads all files, admits what can be admitted, and keeps that on disk before saying so.
+    /// Reads all files at `now`, admits what can be admitted, and keeps that on disk before saying so.
+    /// A file that is missing is gone once it was missing for [`GONE_AFTER`].
     ///
     /// # Errors
     /// [`DirectoryError::Unreadable`] and [`DirectoryError::Keep`]; what was in force stays in force.
-    pub fn scan(&mut self) -> Result<Snapshot, DirectoryError> {
-        let listing = list(&self.path).map_err(|source| DirectoryError::Unreadable {
+    pub fn scan(&mut self, now: Instant) -> Result<Snapshot, DirectoryError> {
+        let mut listing = list(&self.path).map_err(|source| DirectoryError::Unreadable {
             path: self.path.clone(),
             source,
         })?;
+        self.keep_missing(&mut listing, now);
         if let Some((last, snapshot)) = &self.last
             && *last == listing
         {
@@ -122,6 +133,25 @@ impl ManifestDirectory {
         })?;
         self.last = Some((listing, snapshot.clone()));
         Ok(snapshot)
+    }
+
+    /// Files are missing that are not gone yet: look again after [`GONE_AFTER`].
+    pub fn misses_files(&self) -> bool {
+        !self.missing.is_empty()
+    }
+
+    fn keep_missing(&mut self, listing: &mut Listing, now: Instant) {
+        let before = std::mem::take(&mut self.missing);
+        for file in self.admitted.files.keys() {
+            if listing.contains_key(file) {
+                continue;
+            }
+            let since = before.get(file).copied().unwrap_or(now);
+            if now.saturating_duration_since(since) < GONE_AFTER {
+                self.missing.insert(file.clone(), since);
+                listing.insert(file.clone(), Err("it vanished a moment ago".into()));
+            }
+        }
     }
 
     /// Brings the state of the files that changed to disk. What could not be kept is tried again at the next scan.
