@@ -23,12 +23,16 @@ use serde_json::Value;
 
 /// A lab whose agent compares the kernel with what it should hold each second.
 fn start() -> Option<(Lab, Agent)> {
+    start_sweeping_each("1")
+}
+
+fn start_sweeping_each(seconds: &str) -> Option<(Lab, Agent)> {
     if !require(&NEEDS) {
         return None;
     }
     let lab = Lab::new().unwrap();
     let mut command = agent_command(&lab).unwrap();
-    command.args(["--sweep-interval", "1"]);
+    command.args(["--sweep-interval", seconds]);
     let mut agent = Agent::launch_as(&lab, command).unwrap();
     agent.until_ready().unwrap();
     Some((lab, agent))
@@ -132,9 +136,36 @@ fn strip(lab: &Lab, pod: &Pod) {
 
 #[test]
 fn programs_that_somebody_takes_off_are_put_on_again() {
-    let Some((lab, agent)) = start() else {
+    taken_off_and_put_on_again("1");
+}
+
+#[test]
+fn hooks_are_asked_each_second_however_seldom_the_tables_are_compared() {
+    let Some((agent, _lab)) = taken_off_and_put_on_again("3600") else {
         return;
     };
+    let status = agent.cli().status().unwrap();
+    let drifted = status["reconcile"]["hooks-drifted"].as_u64().unwrap();
+    // Two pods with two hooks each; filters are announced.
+    let expected = if status["attach-mode"] == "TCX" { 4 } else { 0 };
+    assert_eq!(drifted, expected, "{status}");
+    let writes = |status: &Value| status["kernel-writes"]["total"].as_u64().unwrap();
+    agent.until_applied().unwrap();
+    let before = agent.cli().status().unwrap();
+    let micros = |status: &Value| status["reconcile"]["last-hooks-micros"].as_u64().unwrap();
+    if expected > 0 {
+        wait::until("the hooks were asked again", wait::LONG, || {
+            let now = agent.cli().status()?;
+            Ok((micros(&now) != micros(&before)).then_some(()))
+        })
+        .unwrap();
+    }
+    let after = agent.cli().status().unwrap();
+    assert_eq!(writes(&before), writes(&after), "an idle second writes");
+}
+
+fn taken_off_and_put_on_again(sweep_interval: &str) -> Option<(Agent, Lab)> {
+    let (lab, agent) = start_sweeping_each(sweep_interval)?;
     let pod = |name: &str| lab.pod(name).start().unwrap();
     let (liar, victim) = (pod("liar"), pod("victim"));
     let (send, see) = (
@@ -163,4 +194,5 @@ fn programs_that_somebody_takes_off_are_put_on_again() {
         Ok((!lie_arrives() && repaired(&agent) > before).then_some(()))
     })
     .unwrap();
+    Some((agent, lab))
 }

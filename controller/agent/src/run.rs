@@ -25,6 +25,9 @@ use crate::offline::lower_options;
 use crate::reconcile::{Input, Reconciler, Start, View};
 use crate::source::{Delivery, ManifestSource};
 
+/// tcx hooks announce no change: how often they are asked.
+const HOOKS_EVERY: Duration = Duration::from_secs(1);
+
 /// Log lines go to stderr.
 fn log_to_stderr(options: &AgentOptions) {
     let level = if options.debug { "debug" } else { "info" };
@@ -193,6 +196,7 @@ fn serve(
         status_dir: options.status_dir(),
         tombstones: options.tombstones.clone(),
         sweep: options.sweep(),
+        hooks: HOOKS_EVERY,
     };
     let (inputs, received) = channel();
     tracing::info!(node = node_name, attach_mode, "agent starts");

@@ -107,6 +107,13 @@ pub struct ReconcileStatus {
     pub last_sweep_millis: u64,
     /// Differences that comparison found that no input explains, since the start.
     pub drift_repaired: u64,
+    /// Hooks found other than they were left when hooks alone were asked (each second where they announce nothing),
+    /// since the start.
+    #[serde(default)]
+    pub hooks_drifted: u64,
+    /// Microseconds that asking all hooks took last.
+    #[serde(default)]
+    pub last_hooks_micros: u64,
     /// What fails and is tried again.
     pub failing: Vec<FailingObject>,
 }

@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use oxilium_abi::{Counter, CtEntry, Direction, FlowKind};
-use oxilium_model::node_state::{Hook, ProgramTag};
-use oxilium_model::observed::Observed;
+use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
+use oxilium_model::observed::{AttachedProgram, Observed};
 use oxilium_model::plan::Write;
 
 use crate::count::WriteCounts;
@@ -49,6 +49,20 @@ pub trait Node: Send {
     /// # Errors
     /// When a hook cannot be read. An interface that is gone has no hooks.
     fn hooks(&mut self, interfaces: &BTreeSet<u32>) -> Result<Vec<HookProgram>, ObserveError>;
+
+    /// Our programs on the hooks of these interfaces, each with the endpoint behind it: what
+    /// [`Node::observe`] says of them, without all the rest.
+    ///
+    /// # Errors
+    /// When a hook cannot be read. An interface that is gone has no hooks.
+    fn attachments(
+        &mut self,
+        interfaces: &BTreeMap<u32, u16>,
+    ) -> Result<BTreeMap<AttachPoint, AttachedProgram>, ObserveError>;
+
+    /// Changes of hooks come as news of netlink's (clsact filters), so that nobody need ask for them. tcx announces
+    /// nothing.
+    fn announces_hooks(&self) -> bool;
 
     /// This network namespace's links.
     ///

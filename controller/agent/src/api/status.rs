@@ -48,6 +48,8 @@ pub(super) async fn report<N: Node + 'static>(
             last_sweep_seconds: view.sweep.last.map_or(0, |at| at.elapsed().as_secs()),
             last_sweep_millis: u64::try_from(view.sweep.took.as_millis()).unwrap_or(u64::MAX),
             drift_repaired: view.sweep.repaired,
+            hooks_drifted: view.sweep.hooks_drifted,
+            last_hooks_micros: u64::try_from(view.sweep.hooks_took.as_micros()).unwrap_or(u64::MAX),
             failing: view.failing.clone(),
         },
         endpoints,

@@ -9,6 +9,7 @@ mod attach;
 mod devices;
 mod failures;
 mod fold;
+mod hooks;
 mod index;
 mod life;
 mod view;
@@ -88,6 +89,8 @@ pub struct Start<N> {
     pub tombstones: PathBuf,
     /// Time between two sweeps.
     pub sweep: Duration,
+    /// Time between two looks at hooks that announce nothing.
+    pub hooks: Duration,
 }
 
 /// An ADD that is not answered yet.
@@ -124,6 +127,12 @@ pub struct Reconciler<N> {
     sweep_every: Duration,
     next_sweep: Instant,
     sweep: SweepReport,
+    hooks_every: Duration,
+    next_hooks: Instant,
+    /// Inputs came in since the last turn.
+    taken: bool,
+    /// Nothing is due before this time.
+    rest_until: Instant,
     view: watch::Sender<Arc<View>>,
 }
 
@@ -140,6 +149,7 @@ impl<N: Node> Reconciler<N> {
             status_dir,
             tombstones,
             sweep,
+            hooks,
         } = start;
         let attachments = Attachments::open(&state_dir, &config.boot_id)?;
         let (claims, valid) = ClaimsFile::open(&state_dir)?;
@@ -174,6 +184,10 @@ impl<N: Node> Reconciler<N> {
             sweep_every: sweep,
             next_sweep: now + sweep,
             sweep: SweepReport::default(),
+            hooks_every: hooks,
+            next_hooks: now + hooks,
+            taken: true,
+            rest_until: now,
             view: sender,
         };
         Ok((reconciler, receiver))
@@ -199,6 +213,7 @@ impl<N: Node> Reconciler<N> {
     /// Takes inputs in. What they bring about happens in the next [`Reconciler::turn`].
     pub fn take(&mut self, inputs: Vec<Input<N>>) {
         let now = Instant::now();
+        self.taken |= !inputs.is_empty();
         let mut adds = Vec::new();
         for input in inputs {
             match input {
@@ -238,6 +253,15 @@ impl<N: Node> Reconciler<N> {
     /// Does what there is to do now; tells when the next turn is due at the latest.
     pub fn turn(&mut self) -> Instant {
         let now = Instant::now();
+        if !self.is_at_rest(now) {
+            self.work(now);
+            self.taken = false;
+            self.rest_until = self.next_turn();
+        }
+        self.rest_until.min(self.next_hooks)
+    }
+
+    fn work(&mut self, now: Instant) {
         if now >= self.next_sweep {
             self.begin_sweep(now);
         }
@@ -261,7 +285,6 @@ impl<N: Node> Reconciler<N> {
         self.show();
         self.answer_waiters(Instant::now());
         self.publish(now);
-        self.next_turn()
     }
 
     fn next_turn(&self) -> Instant {

@@ -40,6 +40,10 @@ pub struct SweepReport {
     pub took: Duration,
     /// Writes that were needed although no input had changed, since the start.
     pub repaired: u64,
+    /// How long the last look at the hooks alone took.
+    pub hooks_took: Duration,
+    /// Hooks that such looks found other than they were left, since the start.
+    pub hooks_drifted: u64,
 }
 
 /// What happened to an endpoint, and whether all of it is enforced.

@@ -99,6 +99,16 @@ impl Lab {
         }
     }
 
+    /// Turns until that is so.
+    pub(crate) fn until(&mut self, so: impl Fn(&mut Self) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !so(self) {
+            assert!(Instant::now() < end, "not so: {:?}", self.view().failing);
+            let next = self.turn();
+            wait_until(next);
+        }
+    }
+
     /// One turn and no more.
     pub(crate) fn turn(&mut self) -> Instant {
         self.agent().turn()
@@ -245,6 +255,7 @@ fn start(
         status_dir: directory.join("status"),
         tombstones: directory.join("deleted"),
         sweep: Duration::from_hours(1),
+        hooks: Duration::from_millis(20),
     })
     .unwrap()
 }

@@ -99,3 +99,55 @@ fn what_somebody_else_changed_is_repaired_by_a_sweep_and_counted() {
     assert_eq!(after.policy.len(), before.policy.len());
     assert!(lab.view().sweep.repaired > 0);
 }
+
+#[test]
+fn a_program_taken_off_its_hook_is_back_although_nothing_announced_it() {
+    let mut lab = Lab::with(&two_pods());
+    lab.pod("web", 7);
+    lab.pod("db", 8);
+    lab.settle();
+    let before = lab.kernel.tables();
+    for (what, taken) in [("one hook", 1), ("all hooks", 4)] {
+        lab.kernel.clear_history();
+        let drifted = lab.view().sweep.hooks_drifted;
+        lab.kernel.tamper(|tables| {
+            for _ in 0..taken {
+                tables.attachments.pop_first();
+            }
+        });
+        lab.until(|lab| lab.kernel.tables().attachments == before.attachments);
+        let writes = lab.writes();
+        let attached = writes.iter().filter(|write| write.target().is_some());
+        assert_eq!(attached.count(), taken, "{what}: {writes:?}");
+        let view = lab.view();
+        assert_eq!(view.sweep.hooks_drifted, drifted + taken as u64, "{what}");
+    }
+    assert_eq!(lab.view().sweep.repaired, 5);
+}
+
+#[test]
+fn looks_at_hooks_that_are_as_they_were_left_write_nothing_and_tell_nothing_new() {
+    let mut lab = Lab::with(&two_pods());
+    lab.pod("web", 7);
+    lab.settle();
+    lab.kernel.clear_history();
+    let view = lab.view();
+    let first = lab.turn();
+    lab.until(|lab| lab.turn() > first);
+    assert_eq!(lab.writes(), []);
+    assert!(std::sync::Arc::ptr_eq(&view, &lab.view()));
+}
+
+#[test]
+fn hooks_that_cannot_be_asked_are_read_again() {
+    let mut lab = Lab::with(&two_pods());
+    lab.pod("web", 7);
+    lab.settle();
+    let before = lab.kernel.tables();
+    lab.kernel.tamper(|tables| tables.attachments.clear());
+    lab.kernel.set_faults(Faults {
+        reads_per_mille: 500,
+        ..Faults::default()
+    });
+    lab.until(|lab| lab.kernel.tables().attachments == before.attachments);
+}

@@ -231,6 +231,8 @@ pub(crate) fn status(state: ComponentState) -> StatusReport {
             last_sweep_seconds: 4,
             last_sweep_millis: 2,
             drift_repaired: 0,
+            hooks_drifted: 0,
+            last_hooks_micros: 240,
             failing: only_if_bad(vec![failing("tables", "the policy table is full")]),
         },
         endpoints: BTreeMap::from([(text("ready"), 2), (text("disconnecting"), 1)]),

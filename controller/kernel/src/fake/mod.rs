@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oxilium_abi::{Counter, Direction, Event};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
-use oxilium_model::observed::Observed;
+use oxilium_model::observed::{AttachedProgram, Observed};
 use oxilium_model::plan::Write;
 use oxilium_model::world::Capacities;
 
@@ -160,6 +160,21 @@ impl Node for FakeNode {
         let mut state = self.kernel.state();
         state.faults.read()?;
         Ok(state.hooks(interfaces))
+    }
+
+    fn attachments(
+        &mut self,
+        interfaces: &BTreeMap<u32, u16>,
+    ) -> Result<BTreeMap<AttachPoint, AttachedProgram>, ObserveError> {
+        let mut state = self.kernel.state();
+        state.faults.read()?;
+        let mut attachments = state.tables.attachments.clone();
+        attachments.retain(|point, _| interfaces.contains_key(&point.ifindex));
+        Ok(attachments)
+    }
+
+    fn announces_hooks(&self) -> bool {
+        false
     }
 
     fn links(&mut self) -> Result<Vec<LinkInfo>, NetlinkError> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use aya::maps::MapData;
 use oxilium_abi::{Counter, Direction, EndpointWord, InterfaceConfig, NODE_WORDS, ShapeWord, map};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
-use oxilium_model::observed::Observed;
+use oxilium_model::observed::{AttachedProgram, Observed};
 use oxilium_model::plan::Write;
 
 use super::KernelNode;
@@ -90,6 +90,20 @@ impl Node for KernelNode {
             }
         }
         Ok(programs)
+    }
+
+    fn attachments(
+        &mut self,
+        interfaces: &BTreeMap<u32, u16>,
+    ) -> Result<BTreeMap<AttachPoint, AttachedProgram>, ObserveError> {
+        self.attacher
+            .observe(&mut self.netlink, interfaces.keys().copied(), |ifindex| {
+                interfaces.get(&ifindex).copied()
+            })
+    }
+
+    fn announces_hooks(&self) -> bool {
+        !self.uses_tcx()
     }
 
     fn links(&mut self) -> Result<Vec<LinkInfo>, NetlinkError> {

@@ -1,0 +1,86 @@
+//! Hooks that announce nothing are asked, each second: what somebody took off is back before long.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use oxilium_kernel::Node;
+use oxilium_model::node_state::AttachPoint;
+use oxilium_model::observed::{AttachedProgram, Observed};
+
+use super::failures::Object;
+use super::{Reconciler, jitter};
+
+impl<N: Node> Reconciler<N> {
+    /// Nothing came in and nothing is due: what a look at the hooks leaves to be done is nothing.
+    pub(super) fn is_at_rest(&mut self, now: Instant) -> bool {
+        let drifted = self.look_at_hooks(now);
+        !drifted && !self.taken && now < self.rest_until
+    }
+
+    /// Compares the hooks of our interfaces with what is remembered of them, if it is time; true when they
+    /// differ. Whoever changed a hook may have changed more: then everything is compared.
+    fn look_at_hooks(&mut self, now: Instant) -> bool {
+        if now < self.next_hooks {
+            return false;
+        }
+        self.next_hooks = now + jitter(self.hooks_every);
+        if self.node.announces_hooks() || self.failures.waits(&Object::Observe, now) {
+            return false;
+        }
+        // What is to be read anew, or written still, is looked at by whoever does that.
+        let Some(known) = self.observed.as_ref().filter(|_| !self.unfinished) else {
+            return false;
+        };
+        let interfaces: BTreeMap<u32, u16> = known
+            .interfaces
+            .iter()
+            .map(|(ifindex, config)| (*ifindex, config.endpoint))
+            .collect();
+        let started = Instant::now();
+        let found = self.node.attachments(&interfaces);
+        self.sweep.hooks_took = started.elapsed();
+        match found {
+            Ok(found) => {
+                let differing = differing(known, &interfaces, &found);
+                if differing.is_empty() {
+                    return false;
+                }
+                for point in &differing {
+                    let found = found.get(point).map_or("no program of ours", |program| {
+                        if program.in_order {
+                            "another program"
+                        } else {
+                            "a program out of order"
+                        }
+                    });
+                    tracing::info!(interface = point.ifindex, hook = %point.hook, found, "a hook is not as it was left");
+                }
+                self.sweep.hooks_drifted += differing.len() as u64;
+                // A device that went takes its programs with it.
+                self.links_changed = true;
+                self.sweep.due = true;
+            }
+            Err(error) => {
+                self.observed = None;
+                self.failures
+                    .failed(Object::Observe, error.to_string(), true, now);
+            }
+        }
+        true
+    }
+}
+
+/// Hooks of these interfaces that hold something else than is known.
+fn differing(
+    known: &Observed,
+    interfaces: &BTreeMap<u32, u16>,
+    found: &BTreeMap<AttachPoint, AttachedProgram>,
+) -> Vec<AttachPoint> {
+    let mut known = known.attachments.clone();
+    known.retain(|point, _| interfaces.contains_key(&point.ifindex));
+    let mut points: Vec<AttachPoint> = known.keys().chain(found.keys()).copied().collect();
+    points.sort_unstable();
+    points.dedup();
+    points.retain(|point| known.get(point) != found.get(point));
+    points
+}
