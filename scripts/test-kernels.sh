@@ -37,7 +37,7 @@ for kernel in "${kernels[@]}"; do
     # The guest sees this machine's files; what it writes vanishes with it.
     # shellcheck disable=SC2086 # one program a word
     OXILIUM_BIN_DIR="$PWD/target/debug" \
-        scripts/run-in-kernel.sh "$kernel" --timeout "${TIMEOUT:-1200}" --mem 3G -- \
+        scripts/run-in-kernel.sh "$kernel" --timeout "${TIMEOUT:-2400}" --mem 3G -- \
         bash scripts/guest/tests "${FILTER:-}" $once -- $both | tee "$log" || failed+=("$kernel")
     ran=$(sed -n 's/^test result: .* \([0-9]*\) passed.*/\1/p' "$log" | awk '{ sum += $1 } END { print sum + 0 }')
     printf 'test-kernels: %s tests passed on %s\n' "$ran" "$kernel" >&2
