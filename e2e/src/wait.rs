@@ -10,8 +10,8 @@ use anyhow::{Result, anyhow};
 /// How often a condition is asked for. Only the resolution of the waiting, never a time that something is given.
 const PERIOD: Duration = Duration::from_millis(10);
 
-/// Enough for anything that a lab does on a loaded machine; what takes longer has failed.
-pub const LONG: Duration = Duration::from_secs(20);
+/// Enough for anything that a lab does on a loaded machine, also in an interpreted guest; what takes longer has failed.
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// Asks `probe` until it gives a value.
 ///
