@@ -229,7 +229,17 @@ impl Attacher {
     ) -> Result<(), ApplyError> {
         let copy = (program.copy)()?;
         let meanwhile = self.create_link(point, copy.as_fd())?;
+        // Else the link would be gone with its pin, some time later.
+        let held = match there.kind {
+            HookKind::Tcx { link } if link != 0 => {
+                Some(sys::fd_by_id(Kind::Link, link).map_err(|error| failed(point, error))?)
+            }
+            _ => None,
+        };
+        // In the place of ours before ours goes: an agent that dies here leaves one of them on the hook.
+        self.pins.set(endpoint, point.hook, &meanwhile)?;
         self.take(netlink, point, there)?;
+        drop(held);
         let link = self.create_link(point, program.fd.as_fd())?;
         self.pins.set(endpoint, point.hook, &link)?;
         let detached = sys::link_detach(meanwhile.as_fd());
