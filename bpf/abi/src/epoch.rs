@@ -121,7 +121,7 @@ pub enum NodeWord {
     Published = 0,
     /// An [`IpcacheWord`].
     Ipcache = 1,
-    /// The highest epoch that was ever taken; written before the epoch is used. Not read by programs.
+    /// The highest epoch that was ever taken; a plan's first write. Where it is G, no plan is under way.
     HighWater = 2,
     /// Seed of the tag in conntrack words; random, made once for a set of pinned maps.
     CtSeed = 3,

@@ -2,7 +2,7 @@
 
 use oxilium_abi::{
     Be16, COUNTER_LOCAL_SOURCE_NOT_HOST, CtFlags, CtWord, Direction, DropReason, FlowKind,
-    InterfaceFlags, NETNS_UNKNOWN, TraceState, counter_index,
+    InterfaceFlags, NETNS_UNKNOWN, NodeWord, TraceState, counter_index,
 };
 
 use crate::{
@@ -267,6 +267,13 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         let answer = self.scratch.search.end();
         self.scratch.report.evaluated(answer);
         answer.denied.map_or(0, |reason| reason as u32)
+    }
+
+    /// 1 if no plan was begun since G was read, else 0.
+    #[inline(always)]
+    pub(crate) fn no_plan_began(&self) -> u32 {
+        let begun = self.maps.node_word(NodeWord::HighWater);
+        (begun == self.scratch.published.get()) as u32
     }
 
     /// Identity of the peer, as the ipcache has it in the bank in use.

@@ -196,23 +196,39 @@ pub fn run_phase<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
     }
 }
 
+/// Evaluations until two in a row agree, while a plan is being written.
+const ASK_TRIES: u32 = 4;
+
 /// [`Phase::Ask`]: 0 if policy allows, else the reason's number.
+///
+/// One evaluation is several lookups, and a plan's writes may fall in between: then what was found is
+/// neither the old table nor the new one. `HighWater` is a plan's first write, so where it still is
+/// the G that was read first there was none; else two evaluations must agree.
 #[inline(always)]
 #[expect(
     clippy::redundant_closure_for_method_calls,
     reason = "the method is of one lifetime, the closure of all"
 )]
 fn ask<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(packet: P, maps: M) -> u32 {
-    let mut left = with(packet, maps, |judge| judge.begin_asking());
-    for _ in 0..ShapeMask::SHAPES {
-        if left == 0 {
-            break;
+    let mut previous = u32::MAX;
+    for _ in 0..ASK_TRIES {
+        let mut left = with(packet, maps, |judge| judge.begin_asking());
+        for _ in 0..ShapeMask::SHAPES {
+            if left == 0 {
+                break;
+            }
+            let (shape, rest) = take_shape(left);
+            maps.phase::<H>(Phase::Shape, shape);
+            left = rest;
         }
-        let (shape, rest) = take_shape(left);
-        maps.phase::<H>(Phase::Shape, shape);
-        left = rest;
+        let reason = with(packet, maps, |judge| judge.end_asking());
+        let still = with(packet, maps, |judge| judge.no_plan_began());
+        if still != 0 || reason == previous {
+            return reason;
+        }
+        previous = reason;
     }
-    with(packet, maps, |judge| judge.end_asking())
+    DropReason::MapRace as u32
 }
 
 #[inline(always)]

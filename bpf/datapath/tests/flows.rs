@@ -358,3 +358,35 @@ fn events_tell_first_packets_drops_and_one_packet_of_a_flow_and_interval() {
     assert_eq!(kinds(&maps), [(1, 133, 0), (2, 133, 0)]);
     assert_eq!(only_flow(&maps).1, CT_NON_TCP_LIFETIME);
 }
+
+#[test]
+fn a_denial_that_moves_between_lookups_of_one_packet_still_denies() {
+    let deny = |prefix, port| PolicyEntry {
+        prefix: Some(prefix),
+        port,
+        precedence: u32::MAX,
+        ..PolicyEntry::allow(Direction::Ingress, World::PEER, 17, 53)
+    };
+    let everyone = PolicyEntry::allow_all(Direction::Ingress, 0);
+    let (narrow, broad) = (deny(16, 53), deny(0, 0));
+    for at in 0..24 {
+        let maps = MemoryMaps::default();
+        maps.write_all(&World::writes(&[everyone, narrow, broad]));
+        // In force is the narrow one; the shapes of both are looked for.
+        maps.write(&remove(&broad));
+        let seen = std::cell::Cell::new(0);
+        maps.before_each_access(move |maps, _| {
+            if seen.replace(seen.get() + 1) == at {
+                maps.write(&Write::NodeWord(NodeWord::HighWater, 2));
+                maps.write(&broad.write(World::TABLE));
+                maps.write(&remove(&narrow));
+            }
+        });
+        let seen = maps.to_container(&World::to4(World::PEER4, 17, &udp(999, 53, b"?")));
+        assert_eq!(seen, Err(DropReason::PolicyDeny), "before access {at}");
+    }
+}
+
+fn remove(entry: &PolicyEntry) -> Write {
+    Write::Policy(entry.key(World::TABLE), None)
+}

@@ -15,6 +15,7 @@ use oxilium_abi::{
 use oxilium_datapath::testing::{Frame, Write};
 
 mod empty;
+pub mod node;
 mod socket;
 pub use empty::EmptyProgram;
 pub use socket::PacketSocket;
@@ -201,7 +202,7 @@ impl Object {
         frame: &Frame,
         repeat: u32,
     ) -> Result<(u32, Duration)> {
-        let context = context(frame);
+        let context = test_context(frame);
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame.bytes);
         options.ctx_in = Some(&context);
@@ -273,7 +274,8 @@ impl Object {
 }
 
 /// `struct __sk_buff` with the fields that a test run takes from it.
-fn context(frame: &Frame) -> [u8; 192] {
+#[must_use]
+pub fn test_context(frame: &Frame) -> [u8; 192] {
     const INGRESS_IFINDEX: usize = 36;
     const IFINDEX: usize = 40;
     const GSO_SIZE: usize = 176;

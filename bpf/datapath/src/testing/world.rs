@@ -200,6 +200,7 @@ impl World {
         let word = EndpointWord::new(table, Epoch::new(epoch)).0;
         let ipcache = IpcacheWord::new(0, Epoch::new(epoch)).0;
         vec![
+            Write::NodeWord(NodeWord::HighWater, epoch),
             Write::EndpointWord(endpoint_word_index(Self::ENDPOINT, 0), word),
             Write::EndpointWord(endpoint_word_index(Self::ENDPOINT, 1), word),
             Write::NodeWord(NodeWord::Ipcache, ipcache),
