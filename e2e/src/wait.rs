@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow};
 const PERIOD: Duration = Duration::from_millis(10);
 
 /// Enough for anything that a lab does on a loaded machine, also in an interpreted guest; what takes longer has failed.
-pub const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_mins(1);
 
 /// Asks `probe` until it gives a value.
 ///
