@@ -23,7 +23,7 @@ use crate::config::{self, AgentOptions, LogFormat};
 use crate::disk::{InstanceLock, make_directory, write_whole};
 use crate::offline::lower_options;
 use crate::reconcile::{Input, Reconciler, Start, View};
-use crate::source::{Delivery, ManifestSource};
+use crate::source::{Delivery, ManifestSource, TombstoneWatch};
 
 /// tcx hooks announce no change: how often they are asked.
 const HOOKS_EVERY: Duration = Duration::from_secs(1);
@@ -207,6 +207,7 @@ fn serve(
     tokio::spawn(watch_kernel(monitor, inputs.clone()));
     start_manifests(ManifestSource::new(directory, &node_name), inputs.clone())?;
     start_conntrack(&options, inputs.clone())?;
+    let _watch = watch_tombstones(&options.tombstones, inputs.clone());
     let service = Arc::new(Service {
         monitors: Monitors::start(inputs.clone(), view.clone()),
         inputs,
@@ -225,6 +226,26 @@ fn serve(
         tracing::info!("agent ends; what it enforced stays enforced");
         Ok(())
     })
+}
+
+/// Word that the CNI plugin leaves is heeded at once. Without a watch the sweep finds it.
+fn watch_tombstones<N: Send + 'static>(
+    directory: &Path,
+    inputs: Sender<Input<N>>,
+) -> Option<TombstoneWatch> {
+    let told = inputs.clone();
+    let watch = TombstoneWatch::begin(directory, move || {
+        if told.send(Input::Tombstones).is_err() {
+            tracing::trace!("nobody heeds tombstones any more");
+        }
+    });
+    // Watched before they are read, so that none falls in between.
+    drop(inputs.send(Input::Tombstones));
+    watch
+        .inspect_err(|error| {
+            tracing::warn!(directory = %directory.display(), %error, "tombstones cannot be watched; sweeps read them");
+        })
+        .ok()
 }
 
 /// Starts the thread that owns everything; what readers look at comes back.

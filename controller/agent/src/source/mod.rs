@@ -4,4 +4,4 @@ mod manifests;
 mod tombstones;
 
 pub use manifests::{Delivery, ManifestReport, ManifestSource, objects};
-pub use tombstones::Tombstones;
+pub use tombstones::{TombstoneWatch, Tombstones};
