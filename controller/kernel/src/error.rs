@@ -172,6 +172,16 @@ pub enum ObserveError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A packet could not be tried.
+    #[error("{hook} cannot be tried on a packet at interface {ifindex}: {source}")]
+    TryPacket {
+        /// The program.
+        hook: oxilium_model::node_state::Hook,
+        /// Where it should have run.
+        ifindex: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// rtnetlink.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),

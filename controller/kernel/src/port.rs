@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
-use oxilium_abi::{Counter, CtEntry, Direction, FlowKind};
+use oxilium_abi::{Counter, CtEntry, Direction, DropReason, FlowKind};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
 use oxilium_model::observed::{AttachedProgram, Observed};
 use oxilium_model::plan::Write;
@@ -114,8 +114,29 @@ pub trait Node: Send {
     /// When there is a reader already, or the ring cannot be mapped.
     fn events(&mut self) -> Result<EventReader, ObserveError>;
 
+    /// Has the programs judge a packet without a trace: a second instance of them, loaded at the first
+    /// call, works on the live tables and writes none of them. The reason to drop the packet, none to pass it.
+    ///
+    /// # Errors
+    /// When the instance cannot be loaded, or the kernel does not run it (the interface is gone, or
+    /// the frame is none).
+    fn try_packet(&mut self, packet: &TryPacket) -> Result<Option<DropReason>, ObserveError>;
+
     /// System calls that changed something, since this process began.
     fn writes(&self) -> WriteCounts;
+}
+
+/// A packet that is not sent, for [`Node::try_packet`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TryPacket {
+    /// The hook that judges it.
+    pub hook: Hook,
+    /// The interface that the hook is on.
+    pub ifindex: u32,
+    /// The interface that it came into the node through; 0 if the node itself sends it.
+    pub ingress_ifindex: u32,
+    /// The frame, from the Ethernet header on.
+    pub frame: Vec<u8>,
 }
 
 /// How programs get onto hooks.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use oxilium_abi::{Counter, Direction, Event};
+use oxilium_abi::{Counter, Direction, DropReason, Event};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
 use oxilium_model::observed::{AttachedProgram, Observed};
 use oxilium_model::plan::Write;
@@ -24,6 +24,7 @@ use crate::error::{ApplyError, NetlinkError, ObserveError};
 use crate::events::EventReader;
 use crate::port::{
     AddressInfo, Flow, GarbageReport, HookProgram, LinkInfo, MapUsage, Node, PodInterface,
+    TryPacket,
 };
 
 /// A kernel in memory. Clones are the same kernel.
@@ -108,6 +109,16 @@ impl FakeKernel {
     /// Makes an event, as programs would; false when nobody reads.
     pub fn emit(&self, event: Event) -> bool {
         self.state().emit(event)
+    }
+
+    /// What the programs say of every packet that is tried at a hook.
+    pub fn set_verdict(&self, hook: Hook, verdict: Option<DropReason>) {
+        self.state().verdicts.insert(hook, verdict);
+    }
+
+    /// Packets that were tried, in their order.
+    pub fn tried(&self) -> Vec<TryPacket> {
+        self.state().tried.clone()
     }
 
     /// What goes wrong from now on.
@@ -226,6 +237,18 @@ impl Node for FakeNode {
 
     fn events(&mut self) -> Result<EventReader, ObserveError> {
         self.kernel.state().events()
+    }
+
+    fn try_packet(&mut self, packet: &TryPacket) -> Result<Option<DropReason>, ObserveError> {
+        let mut state = self.kernel.state();
+        state.faults.read()?;
+        state.tried.push(packet.clone());
+        let verdict = state.verdicts.get(&packet.hook).copied();
+        verdict.ok_or_else(|| ObserveError::TryPacket {
+            hook: packet.hook,
+            ifindex: packet.ifindex,
+            source: std::io::Error::from_raw_os_error(libc::ENODEV),
+        })
     }
 
     fn writes(&self) -> WriteCounts {

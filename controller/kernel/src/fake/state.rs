@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use oxilium_abi::{Counter, Direction, Event, NodeWord, map};
+use oxilium_abi::{Counter, Direction, DropReason, Event, NodeWord, map};
 use oxilium_model::node_state::{AttachPoint, Hook};
 use oxilium_model::observed::{AttachedProgram, Observed};
 use oxilium_model::plan::{Operation, Table, Write};
@@ -18,6 +18,7 @@ use crate::error::{ApplyError, ObserveError};
 use crate::events::EventReader;
 use crate::port::{
     AddressInfo, Flow, GarbageReport, HookKind, HookProgram, LinkInfo, MapUsage, PodInterface,
+    TryPacket,
 };
 
 #[derive(Debug)]
@@ -32,6 +33,9 @@ pub(super) struct State {
     pub(super) pods: BTreeMap<(PathBuf, String), PodInterface>,
     pub(super) flows: Vec<Flow>,
     pub(super) counters: BTreeMap<(Direction, u8), Counter>,
+    /// What the programs say of packets that are tried.
+    pub(super) verdicts: BTreeMap<Hook, Option<DropReason>>,
+    pub(super) tried: Vec<TryPacket>,
     reader: Option<mpsc::UnboundedSender<Event>>,
     pub(super) faults: Faults,
     pub(super) history: Vec<Write>,
@@ -50,6 +54,8 @@ impl State {
             pods: BTreeMap::new(),
             flows: Vec::new(),
             counters: BTreeMap::new(),
+            verdicts: BTreeMap::new(),
+            tried: Vec::new(),
             reader: None,
             faults: Faults::default(),
             history: Vec::new(),

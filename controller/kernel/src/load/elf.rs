@@ -44,8 +44,9 @@ impl Prepared {
         let mut constants = Vec::new();
         let mut descriptors = Vec::new();
         for (name, map) in &object.maps {
-            let fd = if name.starts_with('.') {
-                let fd = data_section(name, map, source.counter)?;
+            let own = source.own_maps.contains(&name.as_str());
+            let fd = if own || name.starts_with('.') {
+                let fd = own_map(name, map, source.counter)?;
                 let raw = fd.as_raw_fd();
                 constants.push(fd);
                 raw
@@ -189,8 +190,9 @@ fn load_btf(object: &mut Object, counter: &WriteCounter) -> Result<Option<OwnedF
     }
 }
 
-/// A data section as a map of its own, read-only for programs and then for everybody.
-fn data_section(
+/// A map of this load's own. A data section is filled, constants are read-only for programs and then
+/// for everybody.
+fn own_map(
     name: &str,
     map: &aya_obj::maps::Map,
     counter: &WriteCounter,

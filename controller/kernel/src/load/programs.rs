@@ -30,6 +30,8 @@ pub(crate) struct Source<'a> {
     pub object: &'a [u8],
     pub constants: &'a Constants,
     pub maps: &'a Maps,
+    /// Names of maps that this load gets for itself, empty, instead of the shared ones.
+    pub own_maps: &'a [&'static str],
     /// Where the programs' directories are.
     pub directory: &'a Path,
     pub counter: &'a WriteCounter,

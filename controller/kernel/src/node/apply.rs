@@ -91,6 +91,7 @@ impl KernelNode {
             object: self.object,
             constants: &self.constants,
             maps: &self.maps,
+            own_maps: &[],
             directory: &self.directory,
             counter: &self.counter,
         };

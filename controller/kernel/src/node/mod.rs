@@ -2,6 +2,7 @@
 
 mod apply;
 mod conntrack;
+mod dry_run;
 mod port;
 mod tables;
 #[cfg(test)]
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -45,6 +46,8 @@ pub struct KernelNode {
     /// What the programs were loaded from.
     object: &'static [u8],
     constants: Constants,
+    /// The instance that judges and writes nothing, once somebody has asked.
+    dry_run: BTreeMap<Hook, OwnedFd>,
     counter: Arc<WriteCounter>,
     /// The event ring has its reader.
     events_taken: Arc<AtomicBool>,
@@ -85,6 +88,7 @@ impl KernelNode {
             object: bytes,
             constants: &constants,
             maps: &maps,
+            own_maps: &[],
             directory: &directory.join("programs"),
             counter: &counter,
         })?;
@@ -98,6 +102,7 @@ impl KernelNode {
             directory,
             object: bytes,
             constants,
+            dry_run: BTreeMap::new(),
             counter,
             events_taken: Arc::default(),
         })

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aya::maps::MapData;
-use oxilium_abi::{Counter, Direction, EndpointWord, InterfaceConfig, NODE_WORDS, ShapeWord, map};
+use oxilium_abi::{
+    Counter, Direction, DropReason, EndpointWord, InterfaceConfig, NODE_WORDS, ShapeWord, map,
+};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
 use oxilium_model::observed::{AttachedProgram, Observed};
 use oxilium_model::plan::Write;
@@ -16,6 +18,7 @@ use crate::error::{ApplyError, NetlinkError, ObserveError};
 use crate::events::EventReader;
 use crate::port::{
     AddressInfo, Flow, GarbageReport, HookProgram, LinkInfo, MapUsage, Node, PodInterface,
+    TryPacket,
 };
 use crate::table::{Plain, Table};
 
@@ -149,6 +152,10 @@ impl Node for KernelNode {
             Arc::clone(&self.tables.node_words),
             Arc::clone(&self.events_taken),
         )
+    }
+
+    fn try_packet(&mut self, packet: &TryPacket) -> Result<Option<DropReason>, ObserveError> {
+        self.run_dry(packet)
     }
 
     fn writes(&self) -> WriteCounts {

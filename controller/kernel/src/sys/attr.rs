@@ -69,6 +69,39 @@ pub(super) struct ProgLoad {
     pub attach_btf_id: u32,
 }
 
+/// `BPF_PROG_TEST_RUN`.
+#[derive(Default)]
+#[repr(C)]
+pub(super) struct ProgTestRun {
+    pub prog_fd: u32,
+    pub retval: u32,
+    pub data_size_in: u32,
+    pub data_size_out: u32,
+    pub data_in: u64,
+    pub data_out: u64,
+    pub repeat: u32,
+    pub duration: u32,
+    pub ctx_size_in: u32,
+    pub ctx_size_out: u32,
+    pub ctx_in: u64,
+    pub ctx_out: u64,
+    pub flags: u32,
+    pub cpu: u32,
+    pub batch_size: u32,
+    /// The kernel wants all bytes behind its fields zero.
+    pub pad: u32,
+}
+
+/// `struct __sk_buff` up to the last field that a test run takes from it.
+#[derive(Default)]
+#[repr(C)]
+pub(super) struct SkBuff {
+    /// From `len` to `priority`: left zero.
+    pub before: [u32; 9],
+    pub ingress_ifindex: u32,
+    pub ifindex: u32,
+}
+
 /// `BPF_OBJ_PIN`, `BPF_OBJ_GET`.
 #[derive(Default)]
 #[repr(C)]

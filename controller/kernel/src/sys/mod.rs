@@ -24,7 +24,7 @@ pub(crate) use map::{
     map_info, map_lookup, map_lookup_batch, map_next_key, map_update, map_update_batch,
 };
 pub(crate) use object::{Kind, fd_by_id, obj_get, obj_pin};
-pub(crate) use prog::{ProgLoad, ProgTypes, btf_load, prog_info, prog_load};
+pub(crate) use prog::{ProgLoad, ProgTypes, btf_load, prog_info, prog_load, prog_test_run};
 pub(crate) use watch::{watch_ring, watch_socket};
 
 /// Commands of bpf(2), as linux/bpf.h numbers them.
@@ -40,6 +40,7 @@ pub(crate) enum Command {
     ObjPin = 6,
     ObjGet = 7,
     ProgDetach = 9,
+    ProgTestRun = 10,
     ProgFdById = 13,
     MapFdById = 14,
     ObjInfo = 15,

@@ -128,3 +128,31 @@ pub(crate) fn prog_info(fd: BorrowedFd<'_>) -> io::Result<ProgDescription> {
         });
     }
 }
+
+/// Runs a classifier once on a frame that is on the interface `ifindex` of this thread's network
+/// namespace, having come in through `ingress_ifindex` (0 for none); gives what the program answers.
+pub(crate) fn prog_test_run(
+    fd: BorrowedFd<'_>,
+    frame: &[u8],
+    ifindex: u32,
+    ingress_ifindex: u32,
+) -> io::Result<u32> {
+    let mut context = attr::SkBuff {
+        ingress_ifindex,
+        ifindex,
+        ..Default::default()
+    };
+    let mut attribute = attr::ProgTestRun {
+        prog_fd: raw(fd),
+        data_size_in: u32::try_from(frame.len()).map_err(io::Error::other)?,
+        data_in: address(frame),
+        repeat: 1,
+        ctx_size_in: u32::try_from(size_of_val(&context)).map_err(io::Error::other)?,
+        ctx_in: address_mut(&mut context),
+        ..Default::default()
+    };
+    // SAFETY: frame and context outlive the call and are as long as said; there is no place for output,
+    // so nothing is written but the attribute itself.
+    unsafe { bpf(Command::ProgTestRun, &mut attribute)? };
+    Ok(attribute.retval)
+}
