@@ -1,11 +1,15 @@
 //! Why a packet passes or not: the verdict of the tables, and what each rule said.
 
+mod frame;
+mod packet;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use oxilium_abi::Direction;
 use oxilium_api::{Alternative, ExplainQuery, ExplainReport, ExplainSide, Explained};
+use oxilium_kernel::ObserveError;
 use oxilium_model::identity::{NumericIdentity, Protocol};
 use oxilium_model::node_state::{Endpoint, EntryKey, NodeState};
 use oxilium_model::policy::rule::{Action, Policy};
@@ -13,8 +17,10 @@ use oxilium_model::policy::table::{Entry, EntryKey as TableKey, Origin, Packet};
 use oxilium_model::policy::{Answer, Judgement, Step, SubjectView, judge};
 use oxilium_model::world::{PodRef, World};
 
+pub use packet::explain_packet;
+
 /// A question that cannot be answered.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
     /// One side is not known.
     #[error(
@@ -34,6 +40,12 @@ pub enum ExplainError {
         /// Receiver.
         to: String,
     },
+    /// There is no packet to try.
+    #[error("no packet can be tried: {0}")]
+    NoPacket(String),
+    /// The kernel did not try it.
+    #[error(transparent)]
+    Kernel(#[from] ObserveError),
 }
 
 /// Sender or receiver.
@@ -41,6 +53,8 @@ struct Party {
     name: String,
     identity: NumericIdentity,
     endpoint: Option<Arc<Endpoint>>,
+    /// Its addresses, where it was not named by its identity.
+    addresses: Vec<IpAddr>,
 }
 
 /// What becomes of a packet, and why.
@@ -104,11 +118,13 @@ fn party(world: &World, state: &NodeState, text: &str) -> Result<Party, ExplainE
         name: endpoint.pod.to_string(),
         identity: endpoint.identity,
         endpoint: Some(Arc::clone(endpoint)),
+        addresses: endpoint.addresses.iter().copied().collect(),
     };
-    let named = |identity: NumericIdentity| Party {
+    let named = |identity: NumericIdentity, addresses: &[IpAddr]| Party {
         name: text.to_owned(),
         identity,
         endpoint: None,
+        addresses: addresses.to_vec(),
     };
     if let Ok(address) = text.parse::<IpAddr>() {
         let local = state
@@ -117,7 +133,7 @@ fn party(world: &World, state: &NodeState, text: &str) -> Result<Party, ExplainE
             .find(|endpoint| endpoint.addresses.contains(&address));
         return Ok(match local {
             Some(endpoint) => of_endpoint(endpoint),
-            None => named(resolve_address(world, state, address)),
+            None => named(resolve_address(world, state, address), &[address]),
         });
     }
     let by_id = text.parse::<u16>().ok();
@@ -126,11 +142,11 @@ fn party(world: &World, state: &NodeState, text: &str) -> Result<Party, ExplainE
     }
     let number = text.strip_prefix("identity:").unwrap_or_default();
     if let Ok(number) = number.parse() {
-        return Ok(named(NumericIdentity(number)));
+        return Ok(named(NumericIdentity(number), &[]));
     }
     let reserved = text.strip_prefix("reserved:").unwrap_or(text);
     if let Some(identity) = NumericIdentity::from_name(reserved) {
-        return Ok(named(identity));
+        return Ok(named(identity, &[]));
     }
     let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
     let pod = PodRef::new(namespace, name);
@@ -142,9 +158,12 @@ fn party(world: &World, state: &NodeState, text: &str) -> Result<Party, ExplainE
         return Ok(of_endpoint(endpoint));
     }
     let remote = world.remote_endpoints.get(&pod);
-    let address = remote.and_then(|remote| remote.addresses.first());
-    match address {
-        Some(address) => Ok(named(resolve_address(world, state, *address))),
+    let addresses: Vec<IpAddr> = remote
+        .into_iter()
+        .flat_map(|remote| remote.addresses.iter().copied())
+        .collect();
+    match addresses.first() {
+        Some(address) => Ok(named(resolve_address(world, state, *address), &addresses)),
         None => Err(ExplainError::Party(text.to_owned())),
     }
 }
@@ -203,6 +222,7 @@ fn explain_side(
             .map(|(_, entry)| entry.origins.iter().map(ToString::to_string).collect())
             .unwrap_or_default(),
         otherwise: otherwise(&judgement),
+        programs: Vec::new(),
     }
 }
 

@@ -43,6 +43,41 @@ pub struct ExplainSide {
     pub rules: Vec<String>,
     /// What would have won otherwise, best first.
     pub otherwise: Vec<Alternative>,
+    /// What the programs did with a packet of each family, where they were asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<ProgramVerdict>,
+}
+
+/// What a program did with a packet made for the question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ProgramVerdict {
+    /// The program, e.g. `from_container`.
+    pub program: String,
+    /// The packet.
+    pub packet: String,
+    /// Identity that its remote address has.
+    pub remote_identity: u32,
+    /// It passes.
+    pub passes: bool,
+    /// Why it was dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the table says of this packet.
+    pub table: Explained,
+    /// Both say the same: if not, the kernel does not do what the agent believes.
+    pub agrees: bool,
+}
+
+impl ExplainReport {
+    /// Program and table say different things of some packet.
+    pub fn contradicts_itself(&self) -> bool {
+        [&self.egress, &self.ingress]
+            .into_iter()
+            .flatten()
+            .flat_map(|side| &side.programs)
+            .any(|asked| !asked.agrees)
+    }
 }
 
 /// What one hook does with the packet.

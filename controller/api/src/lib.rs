@@ -31,7 +31,7 @@ pub use endpoint::{
     EndpointStatus, ExternalIdentifiers, Networking, PolicyEnabled, RealizedPolicy, StatusLogEntry,
 };
 pub use error::{ApiError, ErrorCode};
-pub use explain::{Alternative, ExplainReport, ExplainSide, Explained};
+pub use explain::{Alternative, ExplainReport, ExplainSide, Explained, ProgramVerdict};
 pub use monitor::{MonitorEvent, MonitorFilter, MonitorKind, MonitorVerdict};
 pub use plan::{ManifestFile, PlanReport, PlannedWrite};
 pub use policy::{Condition, PolicyObject};

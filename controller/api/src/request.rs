@@ -47,6 +47,8 @@ pub enum Request {
     Plan(Vec<ManifestFile>),
     /// What becomes of a packet, and which rules decide it.
     Explain(ExplainQuery),
+    /// As [`Self::Explain`], and what the programs do with such a packet.
+    ExplainPacket(ExplainQuery),
     /// Drops and verdicts as they happen.
     Monitor(MonitorFilter),
 }
@@ -212,6 +214,8 @@ pub mod call {
     pub struct BpfEndpoints;
     /// [`Request::Plan`].
     pub struct Plan(pub Vec<ManifestFile>);
+    /// [`Request::ExplainPacket`].
+    pub struct ExplainPacket(pub super::ExplainQuery);
 
     calls! {
         Status => StatusReport, _call => Request::Status;
@@ -225,6 +229,7 @@ pub mod call {
         BpfConntrack => Vec<ConntrackFlow>, call => Request::BpfConntrack(call.0);
         BpfEndpoints => Vec<BpfEndpoint>, _call => Request::BpfEndpoints;
         Plan => PlanReport, call => Request::Plan(call.0);
+        ExplainPacket => ExplainReport, call => Request::ExplainPacket(call.0);
         ExplainQuery => ExplainReport, call => Request::Explain(call);
     }
 }

@@ -14,7 +14,7 @@ use crate::output::Format;
 #[command(
     version,
     arg_required_else_help = true,
-    after_help = "Exit status: 0 yes or done; 1 the answer is no (status is not Ok, a packet is denied, a manifest is refused); 2 no answer."
+    after_help = "Exit status: 0 yes or done; 1 the answer is no (status is not Ok, a packet is denied, a manifest is refused); 2 no answer; 3 explain --packet: programs and tables contradict each other."
 )]
 pub(crate) struct Cli {
     /// The agent's socket.
@@ -233,6 +233,9 @@ pub(crate) struct ExplainArgs {
     pub(crate) to: String,
     /// PORT/PROTO, e.g. 80/TCP; TYPE/ICMP, e.g. 8/ICMP.
     pub(crate) port: String,
+    /// Ask the loaded programs too, with a packet that is not sent. Exit status 3 if they contradict the tables.
+    #[arg(long, conflicts_with = "manifests")]
+    pub(crate) packet: bool,
     /// Offline: what these manifests say, without an agent.
     #[arg(long, value_name = "DIR")]
     pub(crate) manifests: Option<PathBuf>,

@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 
 use oxilium_agent::offline::OfflineNode;
-use oxilium_api::{Client, ExplainQuery, ExplainReport, ExplainSide, Explained};
+use oxilium_api::{
+    Client, ExplainQuery, ExplainReport, ExplainSide, Explained, ProgramVerdict, call,
+};
 use oxilium_model::world::NodeConfig;
 
 use crate::args::ExplainArgs;
@@ -21,6 +23,7 @@ pub(crate) fn run<W: Write>(
         port: args.port.clone(),
     };
     let report = match &args.manifests {
+        None if args.packet => client.call(call::ExplainPacket(query))?,
         None => client.call(query)?,
         Some(directory) => {
             let files = files::read(directory)?;
@@ -35,12 +38,22 @@ pub(crate) fn run<W: Write>(
         }
     };
     out.print(&report, |text| show(text, &report))?;
-    Ok(Verdict::of(report.allowed))
+    Ok(if report.contradicts_itself() {
+        Verdict::Contradiction
+    } else {
+        Verdict::of(report.allowed)
+    })
 }
 
 fn show(text: &mut dyn Write, report: &ExplainReport) -> io::Result<()> {
     let verdict = if report.allowed { "allowed" } else { "denied" };
     writeln!(text, "{}: {verdict}", report.packet)?;
+    if report.contradicts_itself() {
+        writeln!(
+            text,
+            "CONTRADICTION: the programs do not do what the tables say (see below); the kernel does what the programs say"
+        )?;
+    }
     if let Some(side) = &report.egress {
         show_side(text, "egress", side)?;
     }
@@ -51,13 +64,7 @@ fn show(text: &mut dyn Write, report: &ExplainReport) -> io::Result<()> {
 }
 
 fn show_side(text: &mut dyn Write, direction: &str, side: &ExplainSide) -> io::Result<()> {
-    let verdict = match side.verdict {
-        Explained::Allow => "allow",
-        Explained::Deny => "deny",
-        Explained::NotAllowed => "not allowed",
-        Explained::Redirect => "dropped: redirect",
-        Explained::Auth => "dropped: authentication required",
-    };
+    let verdict = words(side.verdict);
     writeln!(text)?;
     writeln!(text, "{direction} of {}: {verdict}", side.subject)?;
     writeln!(text, "  {}", side.reason)?;
@@ -71,6 +78,39 @@ fn show_side(text: &mut dyn Write, direction: &str, side: &ExplainSide) -> io::R
         for rule in &other.rules {
             writeln!(text, "  not: {} by {rule}: {}", other.entry, other.why_not)?;
         }
+    }
+    for asked in &side.programs {
+        show_program(text, asked)?;
+    }
+    Ok(())
+}
+
+const fn words(verdict: Explained) -> &'static str {
+    match verdict {
+        Explained::Allow => "allow",
+        Explained::Deny => "deny",
+        Explained::NotAllowed => "not allowed",
+        Explained::Redirect => "dropped: redirect",
+        Explained::Auth => "dropped: authentication required",
+    }
+}
+
+fn show_program(text: &mut dyn Write, asked: &ProgramVerdict) -> io::Result<()> {
+    let verdict = match &asked.reason {
+        None => "pass".to_owned(),
+        Some(reason) => format!("drop: {reason}"),
+    };
+    let ProgramVerdict {
+        program, packet, ..
+    } = asked;
+    writeln!(text, "  {program} on {packet}: {verdict}")?;
+    if !asked.agrees {
+        writeln!(
+            text,
+            "  CONTRADICTION: of this packet (identity {}) the table says: {}",
+            asked.remote_identity,
+            words(asked.table)
+        )?;
     }
     Ok(())
 }

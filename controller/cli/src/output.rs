@@ -23,6 +23,8 @@ pub(crate) enum Verdict {
     Yes,
     /// 1.
     No,
+    /// 3: two sources of the answer contradict each other.
+    Contradiction,
 }
 
 impl Verdict {

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use oxilium_abi::{CtWord, Direction, ShapeMask};
 use oxilium_api::{
-    ApiError, BpfEndpoint, BpfPolicyTable, ConntrackFlow, ErrorCode, IpcacheEntry, ManifestFile,
-    PlanReport, PolicyEntry, PolicyEntryType,
+    ApiError, BpfEndpoint, BpfPolicyTable, ConntrackFlow, ErrorCode, ExplainQuery, ExplainReport,
+    IpcacheEntry, ManifestFile, PlanReport, PolicyEntry, PolicyEntryType,
 };
 use oxilium_kernel::port::Flow;
 use oxilium_kernel::{Node, ObserveError};
@@ -15,11 +15,24 @@ use oxilium_model::observed::Observed;
 use oxilium_model::plan::ipcache_prefix;
 
 use crate::config::AgentOptions;
+use crate::explain::{self, ExplainError};
 use crate::offline;
 use crate::reconcile::{View, mac_text};
 
 fn kernel(error: &ObserveError) -> ApiError {
     ApiError::new(ErrorCode::Kernel, error.to_string())
+}
+
+/// What becomes of a packet, by the tables and by the programs.
+pub(super) fn explain_packet<N: Node>(
+    node: &mut N,
+    view: &View,
+    query: &ExplainQuery,
+) -> Result<ExplainReport, ApiError> {
+    explain::explain_packet(node, &view.world, &view.state, query).map_err(|error| match error {
+        ExplainError::Kernel(error) => kernel(&error),
+        error => ApiError::new(ErrorCode::InvalidRequest, error.to_string()),
+    })
 }
 
 /// Policy tables of one endpoint or of all.

@@ -231,6 +231,14 @@ async fn answer<N: Node + 'static>(
             )
         }
         Request::Explain(query) => reply!(answers::explain(&view(), &query)),
+        Request::ExplainPacket(query) => {
+            reply!(
+                errand(service, move |node, view| dumps::explain_packet(
+                    node, view, &query
+                ))
+                .await
+            )
+        }
         Request::Monitor(_) => unreachable_request(writer).await,
     }
 }

@@ -341,6 +341,7 @@ pub(crate) fn explanation(allowed: bool) -> ExplainReport {
                 )],
                 why_not: text("the port or protocol is not among its ports"),
             }],
+            programs: Vec::new(),
         }),
     }
 }
