@@ -5,6 +5,7 @@
 //! - [`reconcile`]: the index, the loop, the writes
 //! - [`publish`]: the status directory, events
 //! - [`api`]: the socket
+//! - [`staged`]: what staged policies would change
 //! - [`disk`]: what outlives the agent
 //! - [`offline`], [`explain`]: the pure core for people who ask what would be
 
@@ -17,6 +18,7 @@ pub mod publish;
 pub mod reconcile;
 mod run;
 pub mod source;
+pub mod staged;
 
 pub use config::AgentOptions;
 pub use run::run;

@@ -209,7 +209,7 @@ fn serve(
     start_conntrack(&options, inputs.clone())?;
     let _watch = watch_tombstones(&options.tombstones, inputs.clone());
     let service = Arc::new(Service {
-        monitors: Monitors::start(inputs.clone(), view.clone()),
+        monitors: Monitors::start(inputs.clone(), view.clone())?,
         inputs,
         view,
         options: Arc::new(options),

@@ -3,7 +3,8 @@
 use oxilium_api::{
     Addressing, ApiError, ApiIdentity, Condition, DirectionStatus, Done, Endpoint as ApiEndpoint,
     EndpointPolicy, EndpointState as ApiState, EndpointStatus, ErrorCode, ExplainQuery,
-    ExplainReport, ExternalIdentifiers, Networking, PolicyEnabled, PolicyObject, RealizedPolicy,
+    ExplainReport, ExternalIdentifiers, Networking, PolicyEnabled, PolicyMode, PolicyObject,
+    RealizedPolicy,
 };
 use oxilium_crds::Condition as CrdCondition;
 use oxilium_model::identity::NumericIdentity;
@@ -150,12 +151,18 @@ pub(super) fn policies(view: &View) -> Vec<PolicyObject> {
                 .iter()
                 .find_map(|rule| rule.origin.location.as_ref())
                 .map(|location| format!("{}:{}", location.file, location.line)),
+            mode: if policy.audit {
+                PolicyMode::Audit
+            } else {
+                PolicyMode::Enforce
+            },
             rules: policy.rules.len(),
             endpoints: selected(view, policy),
             conditions: policy_conditions(&policy.reference, view)
                 .into_iter()
                 .map(condition_of)
                 .collect(),
+            staged: view.staged.get(&policy.reference).cloned(),
         })
         .collect()
 }

@@ -1,7 +1,9 @@
 //! The event ring, open while somebody monitors, and the monitors' connections.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use oxilium_api::{Answer, ApiError, ErrorCode, MonitorFilter};
 use oxilium_kernel::Node;
@@ -13,9 +15,10 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::server::{Service, send};
 use crate::publish::{Hub, Received, Subscription, describe};
 use crate::reconcile::{Input, View};
-use std::sync::Arc;
+use crate::staged::{self, Tap, any_staged};
 
-/// Monitors share one reader of the ring; without a monitor there is none, and programs make no events.
+/// Monitors and staged policies share one reader of the ring; without either there is none, and programs make no
+/// events.
 #[derive(Clone, Debug)]
 pub struct Monitors {
     hub: Hub,
@@ -23,21 +26,25 @@ pub struct Monitors {
 }
 
 impl Monitors {
-    /// Starts the task that reads the ring.
+    /// Starts the task that reads the ring, and the thread that compares flows with staged policies.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
     pub fn start<N: Node + 'static>(
         inputs: Sender<Input<N>>,
         view: watch::Receiver<Arc<View>>,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let (wanted, requests) = mpsc::channel(16);
         let hub = Hub::default();
         let pump = Pump {
             hub: hub.clone(),
+            tap: staged::watch(inputs.clone(), view.clone())?,
             inputs,
             view,
             requests,
         };
         tokio::spawn(pump.run());
-        Self { hub, wanted }
+        Ok(Self { hub, wanted })
     }
 
     /// How many there are.
@@ -54,8 +61,18 @@ impl Monitors {
     }
 }
 
+/// Why the ring is to be opened.
+enum Wish {
+    /// For a monitor.
+    Monitor(oneshot::Sender<Result<Subscription, ApiError>>),
+    /// A policy is staged.
+    Staged,
+}
+
 struct Pump<N> {
     hub: Hub,
+    /// Reads along while some policy is staged.
+    tap: Tap,
     inputs: Sender<Input<N>>,
     view: watch::Receiver<Arc<View>>,
     requests: mpsc::Receiver<oneshot::Sender<Result<Subscription, ApiError>>>,
@@ -63,21 +80,26 @@ struct Pump<N> {
 
 impl<N: Node + 'static> Pump<N> {
     async fn run(mut self) {
-        while let Some(first) = self.requests.recv().await {
+        while let Some(wish) = self.wish().await {
             let mut ring = match self.open().await {
                 Ok(ring) => ring,
                 Err(error) => {
-                    drop(first.send(Err(error)));
+                    self.refuse(wish, error).await;
                     continue;
                 }
             };
             let left = Arc::new(Notify::new());
-            self.hub.admit(first, &left);
-            while self.hub.readers() > 0 {
+            if let Wish::Monitor(first) = wish {
+                self.hub.admit(first, &left);
+            }
+            while self.hub.readers() > 0 || any_staged(&self.view.borrow()) {
                 tokio::select! {
                     event = ring.next() => match event {
                         Some(Ok(event)) => {
                             let view = Arc::clone(&self.view.borrow());
+                            if any_staged(&view) {
+                                self.tap.hand(&event);
+                            }
                             if let Some(event) = describe(&event, &*view) {
                                 self.hub.publish(event);
                             }
@@ -90,7 +112,31 @@ impl<N: Node + 'static> Pump<N> {
                         None => return,
                     },
                     () = left.notified() => {}
+                    looked = self.view.changed() => if looked.is_err() {
+                        return;
+                    },
                 }
+            }
+        }
+    }
+
+    /// Waits until somebody wants events; none when the agent ends.
+    async fn wish(&mut self) -> Option<Wish> {
+        let mut view = self.view.clone();
+        tokio::select! {
+            request = self.requests.recv() => request.map(Wish::Monitor),
+            staged = view.wait_for(|view| any_staged(view)) => staged.is_ok().then_some(Wish::Staged),
+        }
+    }
+
+    /// The ring cannot be opened: a monitor asks again itself.
+    async fn refuse(&self, wish: Wish, error: ApiError) {
+        const PAUSE: Duration = Duration::from_secs(5);
+        match wish {
+            Wish::Monitor(request) => drop(request.send(Err(error))),
+            Wish::Staged => {
+                tracing::warn!(%error, "staged policies cannot see dropped flows; tried again");
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }

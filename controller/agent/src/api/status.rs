@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use oxilium_abi::NodeWord;
+use oxilium_abi::COUNTER_EVENT_LOST;
 use oxilium_api::{
     ApiError, ComponentState, ComponentStatus, ErrorCode, FailingObject, KernelWrites, MapStatus,
     ReconcileStatus, SourceStatus, StatusReport,
@@ -80,7 +80,7 @@ fn figures<N: Node>(node: &mut N) -> Result<KernelFigures, ApiError> {
             memory_bytes: Some(usage.memory),
         })
         .collect();
-    let observed = node.observe().map_err(failed)?;
+    let counters = node.counters().map_err(failed)?;
     let mut writes = KernelWrites::default();
     for ((target, action), count) in node.writes() {
         writes.total += count.calls;
@@ -91,7 +91,11 @@ fn figures<N: Node>(node: &mut N) -> Result<KernelFigures, ApiError> {
     Ok(KernelFigures {
         maps,
         writes,
-        events_lost: observed.node_words[NodeWord::EventsLost as usize],
+        events_lost: counters
+            .iter()
+            .filter(|((_, reason), _)| *reason == COUNTER_EVENT_LOST)
+            .map(|(_, counter)| counter.packets)
+            .sum(),
     })
 }
 

@@ -1,8 +1,8 @@
 //! The objects that would be published.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use oxilium_api::StagedReport;
 use oxilium_crds::endpoint::{
     AddressPair, EndpointHealth, EndpointIdentity, EndpointNetworking, EndpointPolicy,
     EndpointPolicyDirection, EndpointStatus, ExternalIdentifiers, NamedPort,
@@ -79,7 +79,15 @@ pub(super) fn all(view: &View) -> Vec<File> {
 struct PolicyFile {
     kind: &'static str,
     metadata: ObjectMeta,
-    status: BTreeMap<&'static str, Vec<Condition>>,
+    status: PolicyStatus,
+}
+
+#[derive(Serialize)]
+struct PolicyStatus {
+    conditions: Vec<Condition>,
+    /// Of a staged policy: what it would change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    staged: Option<StagedReport>,
 }
 
 impl PolicyFile {
@@ -95,7 +103,10 @@ impl PolicyFile {
                     .unwrap_or_default(),
                 ..ObjectMeta::default()
             },
-            status: BTreeMap::from([("conditions", policy_conditions(policy, view))]),
+            status: PolicyStatus {
+                conditions: policy_conditions(policy, view),
+                staged: view.staged.get(policy).cloned(),
+            },
         }
     }
 }
@@ -115,7 +126,32 @@ pub fn policy_conditions(policy: &PolicyRef, view: &View) -> Vec<Condition> {
         };
         (**about == *policy).then(|| self::condition(&condition.reason))
     });
-    std::iter::once(valid).chain(others).collect()
+    std::iter::once(valid)
+        .chain(staged(policy, view))
+        .chain(others)
+        .collect()
+}
+
+/// Of a staged policy: that it is not in force, and how much it would change.
+fn staged(policy: &PolicyRef, view: &View) -> Option<Condition> {
+    view.world
+        .policies
+        .get(policy)
+        .filter(|object| object.audit)?;
+    let message = match view.staged.get(policy) {
+        None => "computed beside the policies in force; flows are not compared yet".to_owned(),
+        Some(report) => format!(
+            "computed beside the policies in force; it would newly deny {} and newly allow {} flows",
+            report.newly_denied, report.newly_allowed
+        ),
+    };
+    Some(Condition {
+        condition: "Staged".to_owned(),
+        status: "True".to_owned(),
+        last_transition_time: None,
+        reason: Some("Audit".to_owned()),
+        message: Some(message),
+    })
 }
 
 fn condition(reason: &Reason) -> Condition {

@@ -31,6 +31,7 @@ use tokio::sync::{oneshot, watch};
 use crate::disk::{Attachments, ClaimsFile, DiskError};
 use crate::publish::StatusDirectory;
 use crate::source::{ManifestReport, Tombstones};
+use crate::staged::StagedReports;
 
 pub(crate) use devices::mac_text;
 use failures::{Failures, Object};
@@ -71,6 +72,8 @@ pub enum Input<N> {
     Tombstones,
     /// Flows that ended are to be removed.
     ConntrackGarbage,
+    /// What staged policies would change: told, and no more.
+    Staged(Arc<StagedReports>),
     /// See [`Errand`].
     Errand(Errand<N>),
 }
@@ -124,6 +127,7 @@ pub struct Reconciler<N> {
     waiters: Vec<Waiter>,
     lives: Lives,
     manifests: Arc<ManifestReport>,
+    staged: Arc<StagedReports>,
     sweep_every: Duration,
     next_sweep: Instant,
     sweep: SweepReport,
@@ -181,6 +185,7 @@ impl<N: Node> Reconciler<N> {
             waiters: Vec::new(),
             lives,
             manifests: Arc::default(),
+            staged: Arc::default(),
             sweep_every: sweep,
             next_sweep: now + sweep,
             sweep: SweepReport::default(),
@@ -241,6 +246,7 @@ impl<N: Node> Reconciler<N> {
                 }
                 Input::Tombstones => self.read_tombstones(now),
                 Input::ConntrackGarbage => self.collect_flows(now),
+                Input::Staged(reports) => self.staged = reports,
                 Input::Errand(errand) => {
                     let view = Arc::clone(&self.view.borrow());
                     errand(&mut self.node, &view);

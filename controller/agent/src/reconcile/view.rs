@@ -14,6 +14,7 @@ use oxilium_model::world::World;
 use super::Reconciler;
 use crate::publish::Names;
 use crate::source::ManifestReport;
+use crate::staged::StagedReports;
 
 /// How far the inputs have come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +77,8 @@ pub struct View {
     pub waiting: Option<String>,
     /// What became of each document.
     pub manifests: Arc<ManifestReport>,
+    /// What staged policies would change.
+    pub staged: Arc<StagedReports>,
     /// Endpoints by id.
     pub endpoints: BTreeMap<u16, EndpointView>,
 }
@@ -187,6 +190,7 @@ impl<N: Node> Reconciler<N> {
                 .err()
                 .map(|waiting| waiting.to_string()),
             manifests: Arc::clone(&self.manifests),
+            staged: Arc::clone(&self.staged),
             endpoints,
         });
         self.view.send_replace(Arc::clone(&view));

@@ -17,7 +17,7 @@ use oxilium_abi::{Be16, Direction, DropReason, Event, EventKind};
 use oxilium_agent::api::{Server, SocketError};
 use oxilium_api::{
     ClientError, ComponentState, Detach, ErrorCode, ExplainQuery, ManifestFile, MonitorFilter,
-    MonitorKind, PolicyEnabled, Ready, call, read_line,
+    MonitorKind, PolicyEnabled, PolicyMode, Ready, call, read_line,
 };
 
 #[test]
@@ -297,4 +297,65 @@ fn a_client_that_stops_in_the_middle_disturbs_nobody() {
     half.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "");
     node.client().call(attach()).unwrap();
+}
+
+#[test]
+fn a_staged_policy_reads_events_without_a_monitor_and_its_counts_are_told() {
+    let node = Node::ready();
+    let attached = node.client().call(attach()).unwrap();
+    let staged = "---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata:
+  name: open
+  namespace: default
+  annotations: {policy.oxilium.io/enforcement: audit}
+spec:
+  endpointSelector: {}
+  ingress:
+  - fromCIDR: [10.1.0.9/32]
+";
+    node.manifests(&format!("{}{staged}", node::PODS));
+    let event = Event {
+        kind: EventKind::Drop as u8,
+        reason: DropReason::PolicyDenied as u8,
+        direction: Direction::Ingress as u8,
+        endpoint: attached.endpoint,
+        ether_type: Be16::new(0x0800),
+        protocol: 6,
+        tcp_flags: 0x02,
+        source: address([10, 1, 0, 9]),
+        destination: address([10, 1, 0, 7]),
+        source_port: Be16::new(40000),
+        destination_port: Be16::new(80),
+        remote_identity: 9,
+        ..Event::default()
+    };
+    until(|| node.kernel.emit(event));
+    let policies = || node.client().call(call::PolicyGet).unwrap();
+    let counted = || {
+        node.kernel.emit(event);
+        let open = policies().into_iter().find(|policy| policy.name == "open");
+        open.and_then(|policy| policy.staged)
+            .is_some_and(|report| report.newly_allowed == 1)
+    };
+    until(counted);
+    assert_eq!(
+        policies()
+            .iter()
+            .map(|policy| (policy.name.as_str(), policy.mode))
+            .collect::<Vec<_>>(),
+        [
+            ("deny-all", PolicyMode::Enforce),
+            ("open", PolicyMode::Audit)
+        ]
+    );
+    assert_eq!(
+        node.client().call(call::Status).unwrap().monitor_readers,
+        0,
+        "it is no monitor"
+    );
+
+    node.manifests(node::PODS);
+    until(|| !node.kernel.emit(event));
 }

@@ -62,6 +62,7 @@ impl Node {
             status_dir: directory.path().join("status"),
             tombstones: directory.path().join("deleted"),
             sweep: Duration::from_hours(1),
+            hooks: Duration::from_hours(1),
         };
         let runtime = Runtime::new().unwrap();
         let handle = runtime.handle().clone();
@@ -76,7 +77,7 @@ impl Node {
         let view = view.recv().unwrap();
         let guard = runtime.enter();
         let service = Service {
-            monitors: Monitors::start(inputs.clone(), view.clone()),
+            monitors: Monitors::start(inputs.clone(), view.clone()).unwrap(),
             inputs: inputs.clone(),
             view,
             options: Arc::new(options()),
@@ -107,11 +108,16 @@ impl Node {
             up: true,
             mtu: 1500,
         });
-        let objects = Arc::new(objects_of(PODS));
-        node.inputs
+        node.manifests(PODS);
+        node
+    }
+
+    /// The whole cluster is what these documents say.
+    pub(crate) fn manifests(&self, yaml: &str) {
+        let objects = Arc::new(objects_of(yaml));
+        self.inputs
             .send(Input::Objects(objects, Arc::default()))
             .unwrap();
-        node
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

@@ -7,6 +7,7 @@
 
 mod crash;
 mod lab;
+mod staged;
 mod status;
 
 use std::fs;

@@ -7,6 +7,7 @@
 
 mod agent;
 mod offline;
+mod packet;
 mod sample;
 
 use std::os::unix::fs::symlink;
@@ -56,11 +57,22 @@ fn identity_list_has_a_row_a_label() {
 fn policy_get_tells_what_became_of_each() {
     let agent = FakeAgent::saying(&sample::policies());
     insta::assert_snapshot!(agent.run(&["policy", "get"]).out, @r"
-    KIND                             NAMESPACE   NAME      RULES   ENDPOINTS   STATUS        FROM
-    CiliumNetworkPolicy              default     l4-rule   1       2           Valid         l4-rule.yaml:7
-    CiliumClusterwideNetworkPolicy   -           l7-rule   1       0           NotEnforced   -
+    KIND                             NAMESPACE   NAME        MODE      RULES   ENDPOINTS   STATUS        FROM
+    CiliumNetworkPolicy              default     l4-rule     Enforce   1       2           Valid         l4-rule.yaml:7
+    CiliumClusterwideNetworkPolicy   -           l7-rule     Enforce   1       0           NotEnforced   -
+    CiliumNetworkPolicy              default     lock-down   Audit     1       2           Valid         lock-down.yaml:1
+
+    Staged: CiliumNetworkPolicy default/lock-down
+      would newly deny 12 and newly allow 1 flows, since 2026-03-01T11:00:00.000000Z
+      3 events were lost: newly allowed flows may be missing
+      CHANGE          DIRECTION   SOURCE                                     DESTINATION                                 PORT     TIME
+      newly denied    ingress     192.0.2.7:51324 (world-ipv4, identity 9)   10.1.2.3:80 (default/web, identity 11747)   80/TCP   2026-03-01T12:00:01.000000Z
+      newly allowed   ingress     10.1.2.9 (identity 11750)                  10.1.2.3 (default/web, identity 11747)      8/ICMP   2026-03-01T12:00:00.000000Z
     ");
     assert_eq!(agent.json(&["policy", "get"])[0]["name"], "l4-rule");
+    let staged = &agent.json(&["policy", "get"])[2];
+    assert_eq!(staged["mode"], "audit");
+    assert_eq!(staged["staged"]["newlyDenied"], 12);
 }
 
 #[test]

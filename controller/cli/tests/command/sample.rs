@@ -7,8 +7,9 @@ use oxilium_api::{
     ComponentStatus, Condition, ConntrackFlow, DirectionStatus, Endpoint, EndpointPolicy,
     EndpointState, EndpointStatus, ExplainReport, ExplainSide, Explained, ExternalIdentifiers,
     FailingObject, IpcacheEntry, KernelWrites, MapStatus, MonitorEvent, MonitorKind,
-    MonitorVerdict, Networking, PolicyEnabled, PolicyEntry, PolicyEntryType, PolicyObject,
-    RealizedPolicy, ReconcileStatus, SourceStatus, StatusReport,
+    MonitorVerdict, Networking, PolicyEnabled, PolicyEntry, PolicyEntryType, PolicyMode,
+    PolicyObject, RealizedPolicy, ReconcileStatus, SourceStatus, StagedChange, StagedExample,
+    StagedReport, StatusReport,
 };
 
 fn text(text: &str) -> String {
@@ -100,20 +101,72 @@ pub(crate) fn policies() -> Vec<PolicyObject> {
             namespace: Some(text("default")),
             name: text("l4-rule"),
             origin: Some(text("l4-rule.yaml:7")),
+            mode: PolicyMode::Enforce,
             rules: 1,
             endpoints: 2,
             conditions: vec![condition("Valid")],
+            staged: None,
         },
         PolicyObject {
             kind: text("CiliumClusterwideNetworkPolicy"),
             namespace: None,
             name: text("l7-rule"),
             origin: None,
+            mode: PolicyMode::Enforce,
             rules: 1,
             endpoints: 0,
             conditions: vec![condition("Valid"), condition("NotEnforced")],
+            staged: None,
+        },
+        PolicyObject {
+            kind: text("CiliumNetworkPolicy"),
+            namespace: Some(text("default")),
+            name: text("lock-down"),
+            origin: Some(text("lock-down.yaml:1")),
+            mode: PolicyMode::Audit,
+            rules: 1,
+            endpoints: 2,
+            conditions: vec![condition("Valid"), condition("Staged")],
+            staged: Some(staged()),
         },
     ]
+}
+
+fn staged() -> StagedReport {
+    let denied = StagedExample {
+        time: text("2026-03-01T12:00:01.000000Z"),
+        change: StagedChange::NewlyDenied,
+        direction: text("ingress"),
+        endpoint: 34,
+        source: text("192.0.2.7:51324"),
+        source_identity: 9,
+        source_name: Some(text("world-ipv4")),
+        destination: text("10.1.2.3:80"),
+        destination_identity: 11747,
+        destination_name: Some(text("default/web")),
+        destination_port: 80,
+        protocol: 6,
+    };
+    let allowed = StagedExample {
+        time: text("2026-03-01T12:00:00.000000Z"),
+        change: StagedChange::NewlyAllowed,
+        source: text("10.1.2.9"),
+        source_identity: 11750,
+        source_name: None,
+        destination: text("10.1.2.3"),
+        destination_port: 8,
+        protocol: 1,
+        ..denied.clone()
+    };
+    StagedReport {
+        since: text("2026-03-01T11:00:00.000000Z"),
+        newly_denied: 12,
+        newly_allowed: 1,
+        not_counted: 0,
+        events_lost: 3,
+        examples: vec![denied, allowed],
+        conditions: Vec::new(),
+    }
 }
 
 pub(crate) fn table() -> BpfPolicyTable {
