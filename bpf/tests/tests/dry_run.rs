@@ -43,11 +43,15 @@ fn policy() -> Vec<PolicyEntry> {
     entries
 }
 
-fn cases() -> Vec<(&'static str, Direction, Frame, Verdict)> {
+type Case = (&'static str, Direction, Frame, Verdict);
+
+fn syn(port: u16) -> Vec<u8> {
+    tcp(4000, port, 2, &[])
+}
+
+fn cases() -> Vec<Case> {
     use Direction::{Egress, Ingress};
-    let syn = |port| tcp(4000, port, 2, &[]);
-    let echo = |kind| icmp(kind, 0, &[0, 1, 0, 1]);
-    let mut cases = Vec::new();
+    let mut cases = other_cases();
     for (port, verdict) in [
         (80, Ok(())),
         (81, Err(DropReason::ProxyUnavailable)),
@@ -82,6 +86,13 @@ fn cases() -> Vec<(&'static str, Direction, Frame, Verdict)> {
             ),
         ]);
     }
+    cases
+}
+
+/// Other protocols, and what does not get as far as policy.
+fn other_cases() -> Vec<Case> {
+    use Direction::{Egress, Ingress};
+    let echo = |kind| icmp(kind, 0, &[0, 1, 0, 1]);
     let spoofed4 = Ipv4::new(World::PEER4, World::WORLD4, 6).with(&syn(80));
     let spoofed6 = Ipv6::new(World::PEER6, World::WORLD6, 6).with(&syn(80));
     let mut foreign_mac = World::from4(World::PEER4, 6, &syn(80));
@@ -96,7 +107,7 @@ fn cases() -> Vec<(&'static str, Direction, Frame, Verdict)> {
     let mut first = Ipv4::new(World::PEER4, World::POD4, 17);
     first.fragment = 0x2000;
     let first = World::to_pod(0x0800, &first.with(&udp(999, 53, &[0; 24])));
-    cases.extend([
+    vec![
         (
             "datagram",
             Ingress,
@@ -164,8 +175,7 @@ fn cases() -> Vec<(&'static str, Direction, Frame, Verdict)> {
             elsewhere,
             Err(DropReason::NoConfiguration),
         ),
-    ]);
-    cases
+    ]
 }
 
 /// What the pinned program, which is the one that hooks get, does.
