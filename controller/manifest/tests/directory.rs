@@ -378,6 +378,58 @@ fn nothing_is_admitted_that_could_not_be_kept() {
 }
 
 #[test]
+fn a_crash_before_what_was_admitted_is_kept_is_one_before_the_admission() {
+    let setup = Setup::new();
+    setup.write("a.yaml", &policy("a", "\"80\""));
+    let mut agent = setup.agent();
+    agent.settled().unwrap();
+    setup.write("a.yaml", &policy("a", "\"90\""));
+    assert_eq!(in_force(&agent.admit(Instant::now()).unwrap()), ["a:90"]);
+    drop(agent);
+
+    // Its file is read again.
+    let mut agent = setup.agent();
+    assert_eq!(in_force(&agent.admit(Instant::now()).unwrap()), ["a:90"]);
+    drop(agent);
+
+    // A bad file in the same moment: what was kept last is in force.
+    setup.write("a.yaml", &policy("a", "\"70000\""));
+    assert_eq!(in_force(&setup.agent().settled().unwrap()), ["a:80"]);
+}
+
+#[test]
+fn what_was_kept_is_in_force_after_a_restart_whatever_the_file_says_by_then() {
+    let setup = Setup::new();
+    setup.write("a.yaml", &policy("a", "\"80\""));
+    let mut agent = setup.agent();
+    agent.admit(Instant::now()).unwrap();
+    agent.keep().unwrap();
+    agent.keep().unwrap();
+    drop(agent);
+    setup.write("a.yaml", &policy("a", "\"70000\""));
+    assert_eq!(in_force(&setup.agent().settled().unwrap()), ["a:80"]);
+}
+
+#[test]
+fn what_could_not_be_kept_is_tried_again_although_nothing_changed() {
+    let setup = Setup::new();
+    setup.write("a.yaml", &policy("a", "\"80\""));
+    let mut agent = setup.agent();
+    agent.admit(Instant::now()).unwrap();
+    // A directory where the state file is to be.
+    let blocked = setup.state().join("a.yaml.admitted");
+    fs::create_dir(&blocked).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(agent.keep(), Err(DirectoryError::Keep { .. })));
+    }
+    fs::remove_dir(&blocked).unwrap();
+    agent.keep().unwrap();
+    drop(agent);
+    setup.write("a.yaml", &policy("a", "\"70000\""));
+    assert_eq!(in_force(&setup.agent().settled().unwrap()), ["a:80"]);
+}
+
+#[test]
 fn a_damaged_state_is_an_error_and_no_empty_state() {
     let setup = Setup::new();
     fs::create_dir(setup.state()).unwrap();

@@ -33,6 +33,7 @@ enum Applied {
 impl<N: Node> Reconciler<N> {
     /// Brings the kernel to what the inputs say, as far as it lets itself be brought.
     pub(super) fn reconcile(&mut self, now: Instant) {
+        let started = Instant::now();
         let Ok(complete) = self.index.synced().complete() else {
             return;
         };
@@ -43,15 +44,24 @@ impl<N: Node> Reconciler<N> {
             return;
         }
         self.keep_uids(now);
+        let computed = started.elapsed();
         let revision = self.revisions.plan;
         let mut attached = BTreeSet::new();
         for _ in 0..PLANS {
             if self.failures.waits(&Object::Tables, now) || !self.observe(now) {
                 return;
             }
+            let observed = started.elapsed();
             let Some(plan) = self.plan(complete, now) else {
                 return;
             };
+            tracing::debug!(
+                compute_us = computed.as_micros(),
+                observe_us = (observed - computed).as_micros(),
+                plan_us = (started.elapsed() - observed).as_micros(),
+                steps = plan.steps().len(),
+                "planned"
+            );
             match self.apply(&plan, &mut attached, now) {
                 // What fails by itself is told by itself; all the rest of this revision is in the kernel.
                 Applied::AllButFailing => return self.applied(revision, &attached),
@@ -181,7 +191,8 @@ impl<N: Node> Reconciler<N> {
     ) -> Applied {
         let mut writes = 0;
         let mut planned = BTreeSet::new();
-        let end = Instant::now() + SLICE;
+        let started = Instant::now();
+        let end = started + SLICE;
         let steps = plan.steps();
         let tables = steps
             .iter()
@@ -220,7 +231,8 @@ impl<N: Node> Reconciler<N> {
         self.failures.retain_planned(&planned);
         if writes > 0 {
             self.revisions.last_writes = writes;
-            tracing::debug!(writes, revision = self.revisions.plan, "applied");
+            let apply_us = started.elapsed().as_micros();
+            tracing::debug!(writes, apply_us, revision = self.revisions.plan, "applied");
         }
         Applied::AllButFailing
     }

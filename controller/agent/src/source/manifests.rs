@@ -39,6 +39,8 @@ pub struct ManifestSource {
     node: String,
     last: Arc<Objects>,
     report: ManifestReport,
+    /// Why what is in force is not kept on disk.
+    unkept: Option<String>,
 }
 
 impl ManifestSource {
@@ -49,6 +51,7 @@ impl ManifestSource {
             node: node.to_owned(),
             last: Arc::default(),
             report: ManifestReport::default(),
+            unkept: None,
         }
     }
 
@@ -71,10 +74,12 @@ impl ManifestSource {
             if !unsettled && (changed || (first && full)) && !deliver(delivery) {
                 return;
             }
+            // While this waits for the disk, the kernel is written.
+            self.unkept = self.keep();
             first &= !full;
             let wait = if self.directory.misses_files() {
                 GONE_AFTER
-            } else if self.report.problem.is_some() {
+            } else if self.report.problem.is_some() || self.unkept.is_some() {
                 RETRY
             } else {
                 RESCAN
@@ -85,13 +90,31 @@ impl ManifestSource {
         }
     }
 
+    fn keep(&mut self) -> Option<String> {
+        let started = Instant::now();
+        let kept = self.directory.keep();
+        let us = started.elapsed().as_micros();
+        tracing::debug!(us, "kept what was admitted");
+        kept.err().map(|error| error.to_string())
+    }
+
     fn scan(&mut self, watching: Option<notify::Error>) -> Delivery {
-        match self.directory.scan(Instant::now()) {
+        let started = Instant::now();
+        match self.directory.admit(Instant::now()) {
             Ok(snapshot) => {
+                let admitted = started.elapsed();
                 self.last = Arc::new(objects(&snapshot, &self.node, &self.last));
                 self.report = report(&snapshot);
                 self.report.problem =
                     watching.map(|error| format!("the directory cannot be watched: {error}"));
+                if let Some(unkept) = &self.unkept {
+                    self.report.problem = Some(unkept.clone());
+                }
+                tracing::debug!(
+                    admit_us = admitted.as_micros(),
+                    lower_us = (started.elapsed() - admitted).as_micros(),
+                    "read the manifests"
+                );
                 Delivery::Objects(Arc::clone(&self.last), Arc::new(self.report.clone()))
             }
             Err(error) => {

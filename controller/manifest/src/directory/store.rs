@@ -81,6 +81,17 @@ pub struct ManifestDirectory {
     last: Option<(Listing, Snapshot)>,
     /// Files of which something is in force and that are not there, since when.
     missing: BTreeMap<Arc<str>, Instant>,
+    /// Files whose state on disk is not what was admitted: it lies beside, or is to be removed.
+    unkept: BTreeMap<Arc<str>, Unkept>,
+}
+
+/// What is to become of a state file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unkept {
+    /// The file beside it takes its place.
+    Written,
+    /// It goes.
+    Gone,
 }
 
 impl ManifestDirectory {
@@ -101,6 +112,7 @@ impl ManifestDirectory {
             memo: Memo::default(),
             last: None,
             missing: BTreeMap::new(),
+            unkept: BTreeMap::new(),
         })
     }
 
@@ -115,6 +127,18 @@ impl ManifestDirectory {
     /// # Errors
     /// [`DirectoryError::Unreadable`] and [`DirectoryError::Keep`]; what was in force stays in force.
     pub fn scan(&mut self, now: Instant) -> Result<Snapshot, DirectoryError> {
+        let snapshot = self.admit(now)?;
+        self.keep()?;
+        Ok(snapshot)
+    }
+
+    /// As [`Self::scan`], but what was admitted is written only, and not yet in its place: [`Self::keep`] does that,
+    /// which waits for the disk. A crash in between is one before the admission: the files are there still,
+    /// and are read again.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Unreadable`] and [`DirectoryError::Keep`]; what was in force stays in force.
+    pub fn admit(&mut self, now: Instant) -> Result<Snapshot, DirectoryError> {
         let mut listing = list(&self.path).map_err(|source| DirectoryError::Unreadable {
             path: self.path.clone(),
             source,
@@ -127,10 +151,8 @@ impl ManifestDirectory {
         }
         let (admitted, snapshot) =
             admit_with(&self.admitted, &listing, &self.settings, &mut self.memo);
-        self.keep(admitted).map_err(|source| DirectoryError::Keep {
-            path: self.state.clone(),
-            source,
-        })?;
+        self.write(admitted)
+            .map_err(|source| self.not_kept(source))?;
         self.last = Some((listing, snapshot.clone()));
         Ok(snapshot)
     }
@@ -154,17 +176,24 @@ impl ManifestDirectory {
         }
     }
 
-    /// Brings the state of the files that changed to disk. What could not be kept is tried again at the next scan.
-    fn keep(&mut self, admitted: Admitted) -> io::Result<()> {
-        let mut wrote = false;
+    fn not_kept(&self, source: io::Error) -> DirectoryError {
+        DirectoryError::Keep {
+            path: self.state.clone(),
+            source,
+        }
+    }
+
+    /// Writes the state of the files that changed beside what is there. What cannot be written is not admitted,
+    /// and tried again at the next scan.
+    fn write(&mut self, admitted: Admitted) -> io::Result<()> {
         for (file, now) in admitted.files {
             let before = self.admitted.files.get(&file);
             let nothing = before.is_none() && now == AdmittedFile::default();
             if nothing || before == Some(&now) {
                 continue;
             }
-            keep_file(&state_file(&self.state, &file), &now)?;
-            wrote = true;
+            write_beside(&state_file(&self.state, &file), &now)?;
+            self.unkept.insert(file.clone(), Unkept::Written);
             self.admitted.files.insert(file, now);
         }
         let listed = |file: &Arc<str>| self.memo.has(file);
@@ -176,17 +205,40 @@ impl ManifestDirectory {
             .cloned()
             .collect();
         for file in gone {
-            match fs::remove_file(state_file(&self.state, &file)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            wrote = true;
             self.admitted.files.remove(&file);
-        }
-        if wrote {
-            File::open(&self.state)?.sync_all()?;
+            self.unkept.insert(file, Unkept::Gone);
         }
         Ok(())
+    }
+
+    /// Brings what was admitted to disk, for good. What fails is tried again at the next call.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Keep`].
+    pub fn keep(&mut self) -> Result<(), DirectoryError> {
+        if self.unkept.is_empty() {
+            return Ok(());
+        }
+        self.put_in_place()
+            .map_err(|source| self.not_kept(source))?;
+        self.unkept.clear();
+        Ok(())
+    }
+
+    fn put_in_place(&mut self) -> io::Result<()> {
+        for (file, unkept) in &self.unkept {
+            let path = state_file(&self.state, file);
+            let done = match unkept {
+                Unkept::Written => keep_file(&path),
+                Unkept::Gone => fs::remove_file(&path),
+            };
+            match done {
+                // It was done before something else failed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        File::open(&self.state)?.sync_all()
     }
 }
 
@@ -263,15 +315,23 @@ fn read_state(path: &Path) -> io::Result<AdmittedFile> {
     Ok(file.admitted)
 }
 
-/// Replaces a state file in one step: written beside it, brought to disk and renamed. The caller brings the renames to disk.
-fn keep_file(path: &Path, admitted: &AdmittedFile) -> io::Result<()> {
+fn beside(path: &Path) -> PathBuf {
+    path.with_added_extension("new")
+}
+
+/// Writes what is to replace a state file.
+fn write_beside(path: &Path, admitted: &AdmittedFile) -> io::Result<()> {
     let text = serde_json::to_vec(&StateFile {
         version: VERSION,
         admitted: admitted.clone(),
     })?;
-    let beside = path.with_added_extension("new");
-    let mut file = File::create(&beside)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
+    File::create(beside(path))?.write_all(&text)
+}
+
+/// Replaces a state file in one step by what is beside it: brought to disk, then renamed. The caller brings the
+/// renames to disk.
+fn keep_file(path: &Path) -> io::Result<()> {
+    let beside = beside(path);
+    File::open(&beside)?.sync_all()?;
     fs::rename(&beside, path)
 }
