@@ -48,6 +48,11 @@ bench: ## what it costs, as ratios to doing without, in one run (root; SECTIONS=
 	$(CARGO) build --release --package oxilium --package oxilium-cni --package oxilium-bench --bins
 	@target/release/oxilium-bench $(SECTIONS)
 
+.PHONY: bench-policy
+bench-policy: ## the policy engine on three worlds: parse, resolve, change, memory
+	@scripts/setup.sh build
+	$(CARGO) bench --package oxilium-manifest --bench policy_worlds -- --summary
+
 .PHONY: lint
 lint: ## formatting, clippy, documentation, dependencies, layers, tree
 	@scripts/setup.sh build lint
