@@ -207,7 +207,7 @@ fn serve(
     tokio::spawn(watch_kernel(monitor, inputs.clone()));
     start_manifests(ManifestSource::new(directory, &node_name), inputs.clone())?;
     start_conntrack(&options, inputs.clone())?;
-    let _watch = watch_tombstones(&options.tombstones, inputs.clone());
+    let _watch = watch_tombstones(&options.tombstones, &inputs);
     let service = Arc::new(Service {
         monitors: Monitors::start(inputs.clone(), view.clone())?,
         inputs,
@@ -231,7 +231,7 @@ fn serve(
 /// Word that the CNI plugin leaves is heeded at once. Without a watch the sweep finds it.
 fn watch_tombstones<N: Send + 'static>(
     directory: &Path,
-    inputs: Sender<Input<N>>,
+    inputs: &Sender<Input<N>>,
 ) -> Option<TombstoneWatch> {
     let told = inputs.clone();
     let watch = TombstoneWatch::begin(directory, move || {

@@ -57,8 +57,8 @@ impl<N: Node> Reconciler<N> {
             };
             tracing::debug!(
                 compute_us = computed.as_micros(),
-                observe_us = (observed - computed).as_micros(),
-                plan_us = (started.elapsed() - observed).as_micros(),
+                observe_us = observed.saturating_sub(computed).as_micros(),
+                plan_us = started.elapsed().saturating_sub(observed).as_micros(),
                 steps = plan.steps().len(),
                 "planned"
             );

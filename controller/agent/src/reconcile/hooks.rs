@@ -14,7 +14,7 @@ impl<N: Node> Reconciler<N> {
     /// Nothing came in and nothing is due: what a look at the hooks leaves to be done is nothing.
     pub(super) fn is_at_rest(&mut self, now: Instant) -> bool {
         let drifted = self.look_at_hooks(now);
-        !drifted && !self.taken && now < self.rest_until
+        !drifted && now < self.rest_until
     }
 
     /// Compares the hooks of our interfaces with what is remembered of them, if it is time; true when they

@@ -133,9 +133,7 @@ pub struct Reconciler<N> {
     sweep: SweepReport,
     hooks_every: Duration,
     next_hooks: Instant,
-    /// Inputs came in since the last turn.
-    taken: bool,
-    /// Nothing is due before this time.
+    /// Nothing is due before this time, unless an input comes.
     rest_until: Instant,
     view: watch::Sender<Arc<View>>,
 }
@@ -191,7 +189,6 @@ impl<N: Node> Reconciler<N> {
             sweep: SweepReport::default(),
             hooks_every: hooks,
             next_hooks: now + hooks,
-            taken: true,
             rest_until: now,
             view: sender,
         };
@@ -218,7 +215,9 @@ impl<N: Node> Reconciler<N> {
     /// Takes inputs in. What they bring about happens in the next [`Reconciler::turn`].
     pub fn take(&mut self, inputs: Vec<Input<N>>) {
         let now = Instant::now();
-        self.taken |= !inputs.is_empty();
+        if !inputs.is_empty() {
+            self.rest_until = now;
+        }
         let mut adds = Vec::new();
         for input in inputs {
             match input {
@@ -261,7 +260,6 @@ impl<N: Node> Reconciler<N> {
         let now = Instant::now();
         if !self.is_at_rest(now) {
             self.work(now);
-            self.taken = false;
             self.rest_until = self.next_turn();
         }
         self.rest_until.min(self.next_hooks)

@@ -112,7 +112,7 @@ impl ManifestSource {
                 }
                 tracing::debug!(
                     admit_us = admitted.as_micros(),
-                    lower_us = (started.elapsed() - admitted).as_micros(),
+                    lower_us = started.elapsed().saturating_sub(admitted).as_micros(),
                     "read the manifests"
                 );
                 Delivery::Objects(Arc::clone(&self.last), Arc::new(self.report.clone()))

@@ -115,7 +115,6 @@ impl Tombstones {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that fails should say where")]
 mod tests {
     use std::sync::mpsc::channel;
     use std::time::Duration;
