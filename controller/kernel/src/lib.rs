@@ -17,6 +17,7 @@ pub mod error;
 pub mod events;
 pub mod fake;
 mod load;
+pub mod memory;
 pub mod netlink;
 mod node;
 pub mod object;

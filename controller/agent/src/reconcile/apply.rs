@@ -146,6 +146,8 @@ impl<N: Node> Reconciler<N> {
                 self.observed = Some(observed);
                 self.sweep.last = Some(started);
                 self.sweep.took = started.elapsed();
+                // The former picture of the kernel is gone.
+                oxilium_kernel::memory::give_back();
                 true
             }
             Err(error) => {
