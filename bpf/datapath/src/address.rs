@@ -64,7 +64,7 @@ pub trait Address: Copy + Default + PartialEq {
         config: &InterfaceConfig,
     ) -> Result<Link, DropReason>;
 
-    /// Judges a packet of [`Link::Claims`].
+    /// Judges a packet of `Link::Claims`.
     fn check_claims<P: Packet>(
         packet: P,
         facts: &Facts<Self>,

@@ -1,6 +1,6 @@
 //! Packet decisions: parse, source checks, conntrack, policy; no I/O.
 //!
-//! [`judge`] is generic over [`Packet`] and [`Maps`]: the BPF programs compile it over a socket buffer
+//! [`judge()`] is generic over [`Packet`] and [`Maps`]: the BPF programs compile it over a socket buffer
 //! and kernel maps; tests, fuzzers and offline explain over memory (feature `testing`).
 //!
 //! # Order of one packet
@@ -67,7 +67,7 @@ pub fn judge<H: Hook, P: Packet, M: FlowMaps<V4> + FlowMaps<V6>>(
     }
 }
 
-/// As [`judge`], but the verdict as programs pass it on: 0, or the reason's number.
+/// As [`judge()`], but the verdict as programs pass it on: 0, or the reason's number.
 #[inline(always)]
 pub fn judge_number<H: Hook, P: Packet, M: FlowMaps<V4> + FlowMaps<V6>>(packet: P, maps: M) -> u32 {
     let ether_type = packet

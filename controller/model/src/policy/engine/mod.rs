@@ -1,4 +1,4 @@
-//! The incremental engine: the same tables as [`resolve`](super::resolve), kept up to date edit by edit.
+//! The incremental engine: the same tables as [`resolve`](super::resolve()), kept up to date edit by edit.
 //!
 //! Rules are filed under the labels of their subjects, selectors under those of the identities that they
 //! could select, so that an edit asks only what it may concern. Subjects with the same rules share a rule
