@@ -110,8 +110,7 @@ impl Life {
             return Some("policy");
         }
         // The other way round, nobody joins a flow of the host's.
-        let joined =
-            |(at, before): &(Direction, Seen)| *at == direction && answers(&mirrored(before), seen);
+        let joined = |(at, before): &(Direction, Seen)| *at == direction && same_flow(before, seen);
         let from_host = direction == Direction::Ingress && frame.ingress_ifindex == 0;
         if from_host && self.passed.iter().any(joined) && self.allowed(direction, seen, true) {
             return Some("the host, on a flow of somebody behind it");
@@ -232,18 +231,16 @@ fn answers(before: &Seen, reply: &Seen) -> bool {
     ends && content && before.protocol == reply.protocol
 }
 
-/// The packet that would answer it.
-fn mirrored(seen: &Seen) -> Seen {
-    let content = match &seen.content {
-        Content::Ports(source, destination, _) => Content::Ports(*destination, *source, false),
-        other => other.clone(),
+/// Both are packets of one flow, in the same direction.
+fn same_flow(before: &Seen, now: &Seen) -> bool {
+    let ends = before.source == now.source && before.destination == now.destination;
+    let content = match (&before.content, &now.content) {
+        (Content::Ports(a, b, _), Content::Ports(c, d, _)) => (a, b) == (c, d),
+        (Content::Icmp(a, _, id, _), Content::Icmp(b, _, same, _)) => a == b && id == same,
+        (Content::Other, Content::Other) => true,
+        _ => false,
     };
-    Seen {
-        source: seen.destination,
-        destination: seen.source,
-        content,
-        ..seen.clone()
-    }
+    ends && content && before.protocol == now.protocol
 }
 
 fn peer(seen: &Seen, direction: Direction) -> IpAddr {
