@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes every target of fuzz/, or those named, one after the other.
 #
-#   scripts/fuzz.sh [TARGET…]        SECONDS_EACH (default 15) is the time for each
+#   scripts/fuzz.sh [TARGET…]        SECONDS_EACH (default 15) is the time for each; SEED (default random) where it begins
 #
 # An input that breaks a target is left in fuzz/regressions/TARGET/ : add it, and `cargo test` replays it from then on.
 # libFuzzer needs a C++ compiler and the compiler's coverage pass, which every rustc has; no nightly, no sanitizer (the
@@ -37,7 +37,7 @@ for target in "${targets[@]}"; do
     dictionary=()
     [ ! -f "fuzz/dictionaries/$target" ] || dictionary=(-dict="fuzz/dictionaries/$target")
     log=target/fuzz/$target.log
-    if "target/fuzz/$host/release/fuzz-$target" -max_total_time="${SECONDS_EACH:-15}" -timeout=10 -rss_limit_mb=2048 \
+    if "target/fuzz/$host/release/fuzz-$target" -max_total_time="${SECONDS_EACH:-15}" -seed="${SEED:-0}" -timeout=10 -rss_limit_mb=2048 \
         -print_final_stats=1 -artifact_prefix="fuzz/regressions/$target/" ${dictionary[@]+"${dictionary[@]}"} "$corpus" "${seeds[@]}" >"$log" 2>&1; then
         say "$target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") inputs, $(grep -c . < <(ls "$corpus")) of them reach something of their own"
     else
