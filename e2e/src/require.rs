@@ -26,6 +26,8 @@ pub enum Need {
     CniPlugins,
     /// `ip`, `ping`, `curl`, `nginx`.
     Tools,
+    /// `strace`, which counts an agent's system calls from outside.
+    Strace,
     /// The binaries `oxilium` and `oxilium-cni`, built beside the test.
     Binaries,
     /// The bridge netfilter sysctls. Not in `all`: few kernels that can run the rest lack it, but it is a choice.
@@ -42,6 +44,7 @@ impl Need {
             Self::Bpf => "bpf",
             Self::CniPlugins => "cni-plugins",
             Self::Tools => "tools",
+            Self::Strace => "strace",
             Self::Binaries => "binaries",
             Self::BridgeNetfilter => "bridge-netfilter",
             Self::Tcx => "tcx",
@@ -67,6 +70,9 @@ impl Need {
                 .iter()
                 .find(|name| crate::process::find_program(name).is_none())
                 .map(|name| format!("no {name} (`make setup` installs it)")),
+            Self::Strace => crate::process::find_program("strace")
+                .is_none()
+                .then(|| "no strace (`make setup` installs it)".to_owned()),
             Self::Binaries => ["oxilium", "oxilium-cni"]
                 .iter()
                 .find(|name| !crate::process::built_binary(name).is_ok_and(|path| path.is_file()))

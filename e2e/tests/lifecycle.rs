@@ -14,7 +14,7 @@ use oxilium_e2e::{
     pod::Pod,
     probe::{self, Outcome},
     process::{Process, find_program},
-    require::require,
+    require::{Need, require},
     scenario::{NEEDS, Scenario, policy, sockets},
     server::{self, TcpServer},
     wait,
@@ -268,7 +268,7 @@ fn what_was_enforced_stays_enforced_through_a_crash_and_a_restart() {
 
 #[test]
 fn a_restart_on_unchanged_input_writes_nothing() {
-    if find_program("strace").is_none() || !require(&NEEDS) {
+    if !require(&[Need::Strace]) || !require(&NEEDS) {
         return;
     }
     let Some(scenario) = Scenario::start().unwrap() else {
