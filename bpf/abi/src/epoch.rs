@@ -127,13 +127,7 @@ pub enum NodeWord {
     CtSeed = 3,
     /// How many readers the event ring has; with none, programs make no event.
     EventReaders = 4,
-    /// Kept for later: programs count refused events in [`crate::COUNTER_EVENT_LOST`], each CPU its own.
-    EventsLost = 5,
-    /// Established conntrack entries that the LRU evicted while alive, as the agent's sweep found.
-    Evicted = 6,
-    /// Kept for later.
-    Reserved = 7,
 }
 
-/// Length of the node words' array.
+/// Length of the node words' array; slots without a [`NodeWord`] are zero and kept for later.
 pub const NODE_WORDS: u32 = 8;
