@@ -2,12 +2,13 @@
 # Finds or installs what the project needs on a Debian 12 machine, and says what it does. Idempotent; when nothing is
 # missing it takes a few milliseconds and prints nothing.
 #
-#   scripts/setup.sh [build] [run] [lint] [kernels]      default: build run
+#   scripts/setup.sh [build] [run] [lint] [kernels] [cluster]      default: build run
 #
 #   build    compilers for user space and for BPF, bpf-linker
 #   run      what the demo, the tests and the benchmarks run: CNI plugins, nginx, curl, ping, bpftool, …
 #   lint     rustfmt, clippy, cargo-deny
 #   kernels  QEMU and what boots another kernel under it
+#   cluster  what a Kubernetes cluster of namespaces needs beside what is built from Go modules
 set -euo pipefail
 
 RUST_MIN=1.95
@@ -145,7 +146,9 @@ main() {
             lint) want_rust
                 if ! have rustup; then want rustfmt-web rust-web-clippy gcc libc6-dev; fi ;;
             kernels) want qemu-system-x86 qemu-system-common busybox-static kmod zstd lz4 xz-utils python3-minimal ;;
-            *) die "no group '$group'; there are: build run lint kernels" ;;
+            cluster) want nftables iptables conntrack socat ethtool runc busybox-static debootstrap openssl procps \
+                util-linux python3-minimal ;;
+            *) die "no group '$group'; there are: build run lint kernels cluster" ;;
         esac
     done
     install_packages
