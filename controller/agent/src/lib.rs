@@ -1,6 +1,7 @@
 //! The agent: sources feed an index of inputs, one loop brings the kernel to what they say, and what came
 //! of it is published.
 //!
+//! - [`kubernetes`]: the client of the API server
 //! - [`source`]: the manifest directory, word from the CNI plugin
 //! - [`reconcile`]: the index, the loop, the writes
 //! - [`publish`]: the status directory, events
@@ -13,6 +14,7 @@ pub mod api;
 pub mod config;
 pub mod disk;
 pub mod explain;
+pub mod kubernetes;
 pub mod offline;
 pub mod publish;
 pub mod reconcile;
