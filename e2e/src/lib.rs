@@ -4,10 +4,13 @@
 //! real chain of CNI plugins connected; an [`agent::Agent`] is the real agent on the worker. Everything a lab makes
 //! carries the lab's prefix and is removed by that name when the lab is dropped, also by a panic.
 //!
+//! A [`cluster::Cluster`] is Kubernetes itself: real kubelets, containerd and flannel's plugin.
+//!
 //! Nothing here sleeps to let something happen: [`wait::until`] asks until an answer or a deadline, and that a packet did
 //! *not* arrive is known when one that was sent after it did ([`wire`]).
 
 pub mod agent;
+pub mod cluster;
 pub mod cni;
 pub mod lab;
 pub mod manifest;
