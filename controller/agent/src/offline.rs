@@ -138,7 +138,7 @@ impl OfflineNode {
         for source in Source::ALL {
             world.synced.first_list_delivered(source);
         }
-        world.attachments = made_up(&world);
+        world.attachments = made_up(&world).into();
         Self { world, refused }
     }
 

@@ -23,7 +23,7 @@ use crate::config::{self, AgentOptions, LogFormat};
 use crate::disk::{InstanceLock, make_directory, write_whole};
 use crate::offline::lower_options;
 use crate::reconcile::{Input, Reconciler, Start, View};
-use crate::source::{Delivery, ManifestSource, TombstoneWatch};
+use crate::source::{ManifestSource, TombstoneWatch};
 
 /// tcx hooks announce no change: how often they are asked.
 const HOOKS_EVERY: Duration = Duration::from_secs(1);
@@ -282,13 +282,7 @@ fn start_manifests<N: Send + 'static>(
     thread::Builder::new()
         .name("manifests".to_owned())
         .spawn(move || {
-            source.run(|delivery| {
-                let input = match delivery {
-                    Delivery::Objects(objects, report) => Input::Objects(objects, report),
-                    Delivery::Frozen(report) => Input::ObjectsFrozen(report),
-                };
-                inputs.send(input).is_ok()
-            });
+            source.run(|delivery| inputs.send(Input::Objects(delivery)).is_ok());
         })
         .context("cannot start the manifests' thread")?;
     Ok(())

@@ -496,6 +496,6 @@ fn a_source_that_has_not_delivered_is_named() {
     let waiting = nothing.complete().expect_err("nothing has been delivered");
     assert_eq!(
         waiting.to_string(),
-        "waiting for the first full list of policies, pods, nodes, namespaces, endpoints, CIDR groups, attachments, kernel"
+        "waiting for the first full list of policies, pods, nodes, namespaces, endpoints, CIDR groups, services, attachments, kernel"
     );
 }

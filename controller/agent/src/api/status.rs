@@ -36,7 +36,7 @@ pub(super) async fn report<N: Node + 'static>(
         cilium: overall(&view, not_enforced.len(), refused.len()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: view.world.config.node_name.to_string(),
-        sources: sources(service, &view),
+        sources: sources(&view),
         attach_mode: service.attach_mode.to_owned(),
         cni_chaining: "generic-veth".to_owned(),
         policy_enforcement: service.options.enable_policy.as_str().to_owned(),
@@ -102,7 +102,7 @@ fn figures<N: Node>(node: &mut N) -> Result<KernelFigures, ApiError> {
 /// Policies of which something is not enforced, and everything else that is not as asked.
 fn conditions(view: &View) -> (Vec<FailingObject>, Vec<FailingObject>) {
     let mut not_enforced = Vec::new();
-    let mut refused = view.manifests.refused.clone();
+    let mut refused = view.source.refused.clone();
     for condition in &view.state.conditions {
         let failing = FailingObject {
             object: condition.object.to_string(),
@@ -133,7 +133,7 @@ fn overall(view: &View, not_enforced: usize, refused: usize) -> ComponentStatus 
             ComponentState::Warning,
             "changes are being applied".to_owned(),
         )
-    } else if let Some(problem) = &view.manifests.problem {
+    } else if let Some(problem) = &view.source.problem {
         (ComponentState::Warning, problem.clone())
     } else if not_enforced + refused > 0 {
         let msg = format!(
@@ -147,30 +147,20 @@ fn overall(view: &View, not_enforced: usize, refused: usize) -> ComponentStatus 
     ComponentStatus { state, msg }
 }
 
-fn sources<N>(service: &Service<N>, view: &View) -> Vec<SourceStatus> {
-    let manifests = &view.manifests;
-    let directory = service.options.manifests.display();
-    let (state, msg) = match &manifests.problem {
-        Some(problem) => (ComponentState::Failure, problem.clone()),
-        None => (
-            ComponentState::Ok,
-            format!("{directory}: {} objects", manifests.objects),
-        ),
-    };
+fn sources(view: &View) -> Vec<SourceStatus> {
     let attachments = view.world.attachments.len();
-    vec![
-        SourceStatus {
-            name: "Manifests".to_owned(),
-            synced: view.waiting.is_none(),
-            status: ComponentStatus { state, msg },
+    let cni = SourceStatus {
+        name: "CNI".to_owned(),
+        synced: true,
+        status: ComponentStatus {
+            state: ComponentState::Ok,
+            msg: format!("{attachments} attachments"),
         },
-        SourceStatus {
-            name: "CNI".to_owned(),
-            synced: true,
-            status: ComponentStatus {
-                state: ComponentState::Ok,
-                msg: format!("{attachments} attachments"),
-            },
-        },
-    ]
+    };
+    view.source
+        .components
+        .iter()
+        .cloned()
+        .chain([cni])
+        .collect()
 }

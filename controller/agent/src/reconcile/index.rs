@@ -9,38 +9,39 @@ use oxilium_model::identity::{IdentityLabels, NumericIdentity};
 use oxilium_model::policy::rule::{Policy, PolicyRef};
 use oxilium_model::world::{
     Attachment, AttachmentId, CidrGroup, Claims, Namespace, Node, NodeConfig, Pod, PodRef,
-    RemoteEndpoint, Source, Synced, Timestamp, World,
+    RemoteEndpoint, Source, Synced, Table, Timestamp, World,
 };
 
 /// What the cluster's objects say, whole: a source hands over a new one, never a change of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Objects {
     /// All nodes.
-    pub nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    pub nodes: Table<Arc<str>, Arc<Node>>,
     /// All namespaces.
-    pub namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
+    pub namespaces: Table<Arc<str>, Arc<Namespace>>,
     /// Pods of this node.
-    pub pods: BTreeMap<PodRef, Arc<Pod>>,
+    pub pods: Table<PodRef, Arc<Pod>>,
     /// CiliumEndpoints.
-    pub remote_endpoints: BTreeMap<PodRef, Arc<RemoteEndpoint>>,
+    pub remote_endpoints: Table<PodRef, Arc<RemoteEndpoint>>,
     /// CiliumIdentities.
-    pub cluster_identities: BTreeMap<NumericIdentity, IdentityLabels>,
+    pub cluster_identities: Table<NumericIdentity, IdentityLabels>,
     /// Policies.
-    pub policies: BTreeMap<Arc<PolicyRef>, Arc<Policy>>,
+    pub policies: Table<Arc<PolicyRef>, Arc<Policy>>,
     /// CiliumCIDRGroups.
-    pub cidr_groups: BTreeMap<Arc<str>, Arc<CidrGroup>>,
+    pub cidr_groups: Table<Arc<str>, Arc<CidrGroup>>,
     /// Addresses of the API server's backends.
     pub api_servers: BTreeSet<IpAddr>,
 }
 
 /// Sources that [`Objects`] stand for.
-const OBJECT_SOURCES: [Source; 6] = [
+pub const OBJECT_SOURCES: [Source; 7] = [
     Source::Policies,
     Source::Pods,
     Source::Nodes,
     Source::Namespaces,
     Source::Endpoints,
     Source::CidrGroups,
+    Source::Services,
 ];
 
 /// The inputs as they are now.
@@ -48,7 +49,7 @@ const OBJECT_SOURCES: [Source; 6] = [
 pub(crate) struct Index {
     config: Arc<NodeConfig>,
     objects: Arc<Objects>,
-    attachments: BTreeMap<AttachmentId, Arc<Attachment>>,
+    attachments: Table<AttachmentId, Arc<Attachment>>,
     local_addresses: BTreeSet<IpAddr>,
     claims: Claims,
     synced: Synced,
@@ -60,7 +61,7 @@ impl Index {
         Self {
             config,
             objects: Arc::default(),
-            attachments: BTreeMap::new(),
+            attachments: Table::default(),
             local_addresses: BTreeSet::new(),
             claims,
             synced: Synced::default(),
@@ -85,13 +86,14 @@ impl Index {
         &self.claims
     }
 
-    /// A full list of the cluster's objects.
-    pub(crate) fn set_objects(&mut self, objects: Arc<Objects>) {
-        for source in OBJECT_SOURCES {
-            self.synced.first_list_delivered(source);
+    /// The cluster's objects; of those in `full` all that there are.
+    pub(crate) fn set_objects(&mut self, objects: Arc<Objects>, full: &BTreeSet<Source>) {
+        let before = self.synced.clone();
+        for source in full {
+            self.synced.first_list_delivered(*source);
         }
-        // The first list is a change even when it is empty: now it is known to be.
-        if self.revision == 0 || *self.objects != *objects {
+        // A first list is a change even when it is empty: now it is known to be.
+        if self.synced != before || *self.objects != *objects {
             self.objects = objects;
             self.revision += 1;
         }
@@ -105,7 +107,7 @@ impl Index {
     ) {
         self.synced.first_list_delivered(Source::Attachments);
         self.synced.first_list_delivered(Source::Kernel);
-        let new: BTreeMap<AttachmentId, Arc<Attachment>> = attachments
+        let new: Table<AttachmentId, Arc<Attachment>> = attachments
             .into_iter()
             .map(|attachment| {
                 // What did not change stays the same allocation: the engine sees that by pointer.

@@ -30,13 +30,13 @@ use tokio::sync::{oneshot, watch};
 
 use crate::disk::{Attachments, ClaimsFile, DiskError};
 use crate::publish::StatusDirectory;
-use crate::source::{ManifestReport, Tombstones};
+use crate::source::{Delivery, SourceReport, Tombstones};
 use crate::staged::StagedReports;
 
 pub(crate) use devices::mac_text;
 use failures::{Failures, Object};
 use index::Index;
-pub use index::Objects;
+pub use index::{OBJECT_SOURCES, Objects};
 use life::Lives;
 pub use view::{EndpointView, Revisions, SweepReport, View};
 
@@ -51,10 +51,8 @@ pub type Errand<N> = Box<dyn FnOnce(&mut N, &View) + Send>;
 
 /// What happens to the loop.
 pub enum Input<N> {
-    /// A full list of the cluster's objects, and what became of each document.
-    Objects(Arc<Objects>, Arc<ManifestReport>),
-    /// The source of objects cannot be read; what it told last stays.
-    ObjectsFrozen(Arc<ManifestReport>),
+    /// The cluster's objects, or how their source does.
+    Objects(Delivery),
     /// Links or addresses changed, or perhaps what is on their hooks.
     KernelChanged {
         /// Hooks are to be read anew.
@@ -126,7 +124,7 @@ pub struct Reconciler<N> {
     failures: Failures,
     waiters: Vec<Waiter>,
     lives: Lives,
-    manifests: Arc<ManifestReport>,
+    source: Arc<SourceReport>,
     staged: Arc<StagedReports>,
     sweep_every: Duration,
     next_sweep: Instant,
@@ -182,7 +180,7 @@ impl<N: Node> Reconciler<N> {
             failures: Failures::default(),
             waiters: Vec::new(),
             lives,
-            manifests: Arc::default(),
+            source: Arc::default(),
             staged: Arc::default(),
             sweep_every: sweep,
             next_sweep: now + sweep,
@@ -221,11 +219,13 @@ impl<N: Node> Reconciler<N> {
         let mut adds = Vec::new();
         for input in inputs {
             match input {
-                Input::Objects(objects, report) => {
-                    self.index.set_objects(objects);
-                    self.manifests = report;
+                Input::Objects(delivery) => {
+                    if let Some(objects) = &delivery.objects {
+                        self.index
+                            .set_objects(Arc::clone(objects), &delivery.synced);
+                    }
+                    self.source = Arc::clone(&delivery.report);
                 }
-                Input::ObjectsFrozen(report) => self.manifests = report,
                 Input::KernelChanged { hooks } => {
                     self.links_changed = true;
                     self.sweep.due |= hooks;

@@ -13,7 +13,7 @@ use oxilium_model::world::World;
 
 use super::Reconciler;
 use crate::publish::Names;
-use crate::source::ManifestReport;
+use crate::source::SourceReport;
 use crate::staged::StagedReports;
 
 /// How far the inputs have come.
@@ -75,8 +75,8 @@ pub struct View {
     pub failing: Vec<FailingObject>,
     /// The sources that are waited for; none once all have told what they know.
     pub waiting: Option<String>,
-    /// What became of each document.
-    pub manifests: Arc<ManifestReport>,
+    /// How the source of objects does.
+    pub source: Arc<SourceReport>,
     /// What staged policies would change.
     pub staged: Arc<StagedReports>,
     /// Endpoints by id.
@@ -189,7 +189,7 @@ impl<N: Node> Reconciler<N> {
                 .complete()
                 .err()
                 .map(|waiting| waiting.to_string()),
-            manifests: Arc::clone(&self.manifests),
+            source: Arc::clone(&self.source),
             staged: Arc::clone(&self.staged),
             endpoints,
         });

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use oxilium_api::FailingObject;
+use oxilium_api::{ComponentState, ComponentStatus, FailingObject, SourceStatus};
 use oxilium_manifest::directory::{
     DirectoryError, DocumentState, DocumentStatus, GONE_AFTER, ManifestDirectory, Snapshot,
 };
 use oxilium_manifest::object::Input;
-use oxilium_model::world::{Node, NodeOrigin};
+use oxilium_model::world::{Node, NodeOrigin, Table};
 
 use crate::reconcile::Objects;
+use crate::source::{Delivery, SourceReport};
 
 /// The directory is read again at the latest after this time: an event may be missed.
 const RESCAN: Duration = Duration::from_secs(10);
@@ -24,13 +25,13 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What became of the documents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ManifestReport {
+struct Report {
     /// Why the directory cannot be read at present; what was in force stays.
-    pub problem: Option<String>,
+    problem: Option<String>,
     /// Objects in force.
-    pub objects: usize,
+    objects: usize,
     /// Documents that are not in force as they stand in their file, each with the reason.
-    pub refused: Vec<FailingObject>,
+    refused: Vec<FailingObject>,
 }
 
 /// The thread that reads the directory.
@@ -38,7 +39,7 @@ pub struct ManifestSource {
     directory: ManifestDirectory,
     node: String,
     last: Arc<Objects>,
-    report: ManifestReport,
+    report: Report,
     /// Why what is in force is not kept on disk.
     unkept: Option<String>,
 }
@@ -50,7 +51,7 @@ impl ManifestSource {
             directory,
             node: node.to_owned(),
             last: Arc::default(),
-            report: ManifestReport::default(),
+            report: Report::default(),
             unkept: None,
         }
     }
@@ -65,12 +66,12 @@ impl ManifestSource {
             // Watched before it is read, so that no change falls in between.
             let watching = watch.begin(self.directory.path());
             let before = (Arc::clone(&self.last), self.report.clone());
-            let delivery = self.scan(watching.err());
+            let delivery = self.scan(watching.err(), !first);
             let changed = before != (Arc::clone(&self.last), self.report.clone());
             // The first list is a promise that nothing older is in force: it waits until a file that is
             // missing is known to be gone.
             let unsettled = first && self.directory.misses_files();
-            let full = matches!(delivery, Delivery::Objects(..)) && !unsettled;
+            let full = delivery.objects.is_some() && !unsettled;
             if !unsettled && (changed || (first && full)) && !deliver(delivery) {
                 return;
             }
@@ -98,7 +99,7 @@ impl ManifestSource {
         kept.err().map(|error| error.to_string())
     }
 
-    fn scan(&mut self, watching: Option<notify::Error>) -> Delivery {
+    fn scan(&mut self, watching: Option<notify::Error>, synced: bool) -> Delivery {
         let started = Instant::now();
         match self.directory.admit(Instant::now()) {
             Ok(snapshot) => {
@@ -115,25 +116,37 @@ impl ManifestSource {
                     lower_us = started.elapsed().saturating_sub(admitted).as_micros(),
                     "read the manifests"
                 );
-                Delivery::Objects(Arc::clone(&self.last), Arc::new(self.report.clone()))
+                Delivery::full(Arc::clone(&self.last), self.told(true))
             }
             Err(error) => {
                 self.report.problem = Some(error.to_string());
                 if let DirectoryError::Unreadable { .. } = error {
                     tracing::warn!(%error, "manifests");
                 }
-                Delivery::Frozen(Arc::new(self.report.clone()))
+                Delivery::frozen(self.told(synced))
             }
         }
     }
-}
 
-/// What the source hands on.
-pub enum Delivery {
-    /// A full list.
-    Objects(Arc<Objects>, Arc<ManifestReport>),
-    /// The directory cannot be read: what it said last stays.
-    Frozen(Arc<ManifestReport>),
+    fn told(&self, synced: bool) -> Arc<SourceReport> {
+        let report = &self.report;
+        let (state, msg) = if let Some(problem) = &report.problem {
+            (ComponentState::Failure, problem.clone())
+        } else {
+            let directory = self.directory.path().display();
+            let msg = format!("{directory}: {} objects", report.objects);
+            (ComponentState::Ok, msg)
+        };
+        Arc::new(SourceReport {
+            problem: report.problem.clone(),
+            components: vec![SourceStatus {
+                name: "Manifests".to_owned(),
+                synced,
+                status: ComponentStatus { state, msg },
+            }],
+            refused: report.refused.clone(),
+        })
+    }
 }
 
 struct Watch {
@@ -200,8 +213,8 @@ fn wait_for_change(events: &Receiver<()>, wait: Duration) -> bool {
     }
 }
 
-fn report(snapshot: &Snapshot) -> ManifestReport {
-    ManifestReport {
+fn report(snapshot: &Snapshot) -> Report {
+    Report {
         problem: None,
         objects: snapshot.objects.len(),
         refused: snapshot.documents.iter().filter_map(refused).collect(),
@@ -297,7 +310,7 @@ pub fn objects(snapshot: &Snapshot, node: &str, before: &Objects) -> Objects {
 }
 
 /// A node may have both a Node and a CiliumNode: the latter tells every address, the former has the labels.
-fn add_node(nodes: &mut BTreeMap<Arc<str>, Arc<Node>>, node: &Node) {
+fn add_node(nodes: &mut Table<Arc<str>, Arc<Node>>, node: &Node) {
     let merged = match nodes.get(&node.name) {
         None => node.clone(),
         Some(other) => {
@@ -315,8 +328,8 @@ fn add_node(nodes: &mut BTreeMap<Arc<str>, Arc<Node>>, node: &Node) {
     nodes.insert(Arc::clone(&node.name), Arc::new(merged));
 }
 
-fn share<K: Ord, V: PartialEq>(before: &BTreeMap<K, Arc<V>>, new: &mut BTreeMap<K, Arc<V>>) {
-    for (key, value) in new {
+fn share<K: Clone + Ord, V: PartialEq>(before: &BTreeMap<K, Arc<V>>, new: &mut Table<K, Arc<V>>) {
+    for (key, value) in new.iter_mut() {
         if let Some(old) = before.get(key)
             && old == value
         {

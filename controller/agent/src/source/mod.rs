@@ -1,7 +1,9 @@
 //! Where inputs come from.
 
+mod delivery;
 mod manifests;
 mod tombstones;
 
-pub use manifests::{Delivery, ManifestReport, ManifestSource, objects};
+pub use delivery::{Delivery, SourceReport};
+pub use manifests::{ManifestSource, objects};
 pub use tombstones::{TombstoneWatch, Tombstones};

@@ -11,7 +11,7 @@ use clap::{Args, Command, FromArgMatches};
 use oxilium_agent::AgentOptions;
 use oxilium_agent::api::{Monitors, Server, Service};
 use oxilium_agent::reconcile::{Input, Objects, Reconciler, Start};
-use oxilium_agent::source::objects;
+use oxilium_agent::source::{Delivery, objects};
 use oxilium_api::{Attach, AttachmentKey, Client, ContainerInterface, HostInterface, Pod};
 use oxilium_kernel::fake::{FakeKernel, FakeNode};
 use oxilium_kernel::port::LinkInfo;
@@ -116,7 +116,7 @@ impl Node {
     pub(crate) fn manifests(&self, yaml: &str) {
         let objects = Arc::new(objects_of(yaml));
         self.inputs
-            .send(Input::Objects(objects, Arc::default()))
+            .send(Input::Objects(Delivery::full(objects, Arc::default())))
             .unwrap();
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oxilium_agent::reconcile::{Input, Objects, Reconciler, Start, View};
-use oxilium_agent::source::objects;
+use oxilium_agent::source::{Delivery, objects};
 use oxilium_api::{
     ApiError, Attach, Attached, AttachmentKey, Check, ContainerInterface, Detach, Done,
     HostInterface, Pod,
@@ -79,7 +79,7 @@ impl Lab {
     /// The whole cluster is what these documents say.
     pub(crate) fn manifests(&mut self, yaml: &str) {
         let objects = Arc::new(objects_of(yaml));
-        self.take(Input::Objects(objects, Arc::default()));
+        self.take(Input::Objects(Delivery::full(objects, Arc::default())));
     }
 
     /// Turns until nothing is left to do, waiting as the real loop does.
@@ -151,7 +151,10 @@ impl Lab {
             policies: world.policies.clone(),
             ..Objects::default()
         };
-        agent.take(vec![Input::Objects(Arc::new(objects), Arc::default())]);
+        agent.take(vec![Input::Objects(Delivery::full(
+            Arc::new(objects),
+            Arc::default(),
+        ))]);
         agent.turn();
         kernel
             .history()

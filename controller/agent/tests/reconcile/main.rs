@@ -270,7 +270,9 @@ fn a_source_that_goes_away_freezes_what_it_fed() {
     let mut lab = Lab::with(&(two_pods() + DENY_ALL));
     lab.pod("web", 7);
     lab.kernel.clear_history();
-    lab.take(Input::ObjectsFrozen(std::sync::Arc::default()));
+    lab.take(Input::Objects(oxilium_agent::source::Delivery::frozen(
+        std::sync::Arc::default(),
+    )));
     lab.settle();
     assert_eq!(lab.writes(), []);
     assert_eq!(lab.view().world.policies.len(), 1);

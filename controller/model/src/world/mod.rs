@@ -12,8 +12,9 @@ mod claims;
 mod cluster;
 mod config;
 mod synced;
+mod table;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub use claims::{
 pub use cluster::{CidrGroup, Namespace, Node, NodeOrigin, Pod, PodRef, RemoteEndpoint};
 pub use config::{Capacities, NodeConfig, SpoofingOptOut};
 pub use synced::{Complete, Source, Synced, Waiting};
+pub use table::Table;
 
 use crate::identity::{IdentityLabels, NumericIdentity};
 use crate::policy::rule::{Policy, PolicyRef};
@@ -40,23 +42,23 @@ pub struct World {
     /// The numbers given out so far.
     pub claims: Claims,
     /// All nodes by name, this one included.
-    pub nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    pub nodes: Table<Arc<str>, Arc<Node>>,
     /// Addresses of this node's own devices, as the kernel has them.
     pub local_addresses: BTreeSet<IpAddr>,
     /// Addresses of the API server's backends.
     pub api_servers: BTreeSet<IpAddr>,
     /// Namespaces by name.
-    pub namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
+    pub namespaces: Table<Arc<str>, Arc<Namespace>>,
     /// Pods of this node.
-    pub pods: BTreeMap<PodRef, Arc<Pod>>,
+    pub pods: Table<PodRef, Arc<Pod>>,
     /// CiliumEndpoints: the pods of other nodes, and of this one, which are ignored.
-    pub remote_endpoints: BTreeMap<PodRef, Arc<RemoteEndpoint>>,
+    pub remote_endpoints: Table<PodRef, Arc<RemoteEndpoint>>,
     /// CiliumIdentity objects: numbers that the cluster agreed on.
-    pub cluster_identities: BTreeMap<NumericIdentity, IdentityLabels>,
+    pub cluster_identities: Table<NumericIdentity, IdentityLabels>,
     /// Policy objects that passed validation.
-    pub policies: BTreeMap<Arc<PolicyRef>, Arc<Policy>>,
+    pub policies: Table<Arc<PolicyRef>, Arc<Policy>>,
     /// CiliumCIDRGroups by name.
-    pub cidr_groups: BTreeMap<Arc<str>, Arc<CidrGroup>>,
+    pub cidr_groups: Table<Arc<str>, Arc<CidrGroup>>,
     /// Interfaces that were attached by CNI requests.
-    pub attachments: BTreeMap<AttachmentId, Arc<Attachment>>,
+    pub attachments: Table<AttachmentId, Arc<Attachment>>,
 }

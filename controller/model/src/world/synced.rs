@@ -20,6 +20,8 @@ pub enum Source {
     Endpoints,
     /// CiliumCIDRGroups.
     CidrGroups,
+    /// Services and EndpointSlices.
+    Services,
     /// Attachments, read back from disk, with their devices observed.
     Attachments,
     /// This node's links and addresses.
@@ -28,13 +30,14 @@ pub enum Source {
 
 impl Source {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Policies,
         Self::Pods,
         Self::Nodes,
         Self::Namespaces,
         Self::Endpoints,
         Self::CidrGroups,
+        Self::Services,
         Self::Attachments,
         Self::Kernel,
     ];
@@ -48,6 +51,7 @@ impl Source {
             Self::Namespaces => "namespaces",
             Self::Endpoints => "endpoints",
             Self::CidrGroups => "CIDR groups",
+            Self::Services => "services",
             Self::Attachments => "attachments",
             Self::Kernel => "kernel",
         }
