@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install what building, demo and tests need (Debian 12; idempotent)
@@ -28,6 +28,15 @@ test: ## unit, property, program and scenario tests (root for the last two; skip
 	@scripts/setup.sh build run
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
+
+.PHONY: apiserver
+apiserver: ## build etcd, kube-apiserver and kubectl from Go modules, once (Go 1.26; some minutes)
+	@scripts/apiserver.sh >/dev/null
+
+.PHONY: e2e-api
+e2e-api: ## the tests on a real API server (also KUBEBUILDER_ASSETS; OXILIUM_API_SERVER=kubeconfig: the cluster of KUBECONFIG)
+	@scripts/setup.sh build run
+	@scripts/e2e-api.sh
 
 .PHONY: test-kernels
 test-kernels: ## the kernel's tests on Linux 6.1 and 6.12 under QEMU (KERNELS="6.1 6.12")

@@ -2,7 +2,8 @@
 //!
 //! A [`lab::Lab`] is two nodes, `master` and `worker`, joined by a wire; a [`pod::Pod`] is a network namespace that a
 //! real chain of CNI plugins connected; an [`agent::Agent`] is the real agent on the worker. Everything a lab makes
-//! carries the lab's prefix and is removed by that name when the lab is dropped, also by a panic.
+//! carries the lab's prefix and is removed by that name when the lab is dropped, also by a panic. An
+//! [`apiserver::ApiServer`] is a real API server with its store.
 //!
 //! A [`cluster::Cluster`] is Kubernetes itself: real kubelets, containerd and flannel's plugin.
 //!
@@ -10,6 +11,7 @@
 //! *not* arrive is known when one that was sent after it did ([`wire`]).
 
 pub mod agent;
+pub mod apiserver;
 pub mod cluster;
 pub mod cni;
 pub mod lab;

@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::OsStr,
     fs::{self, File},
+    io::{Seek, Write},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::Duration,
@@ -56,6 +57,26 @@ pub fn built_binary(name: &str) -> Result<PathBuf> {
 /// If it cannot be started or its status is not 0: with the command line and what it wrote to stderr.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = output(command)?;
+    text_of(command, &output)
+}
+
+/// Runs to the end with `input` to read, and returns the output.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
+    // A file, since a pipe that nobody reads yet would block the writer.
+    let mut file = tempfile::tempfile().context("a temporary file")?;
+    file.write_all(input.as_bytes())?;
+    file.rewind()?;
+    let output = command
+        .stdin(file)
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    text_of(command, &output)
+}
+
+fn text_of(command: &Command, output: &Output) -> Result<String> {
     if !output.status.success() {
         bail!(
             "{command:?}: {}: {}",

@@ -34,6 +34,8 @@ pub enum Need {
     BridgeNetfilter,
     /// tcx hooks, which Linux has since 6.6. Not in `all`: older kernels are served by clsact.
     Tcx,
+    /// etcd, kube-apiserver and kubectl. Not in `all`: building them takes a Go that Debian 12 does not have.
+    ApiServer,
 }
 
 impl Need {
@@ -48,12 +50,13 @@ impl Need {
             Self::Binaries => "binaries",
             Self::BridgeNetfilter => "bridge-netfilter",
             Self::Tcx => "tcx",
+            Self::ApiServer => "api-server",
         }
     }
 
     /// `all` does not mean it.
     fn is_optional(self) -> bool {
-        matches!(self, Self::BridgeNetfilter | Self::Tcx)
+        matches!(self, Self::BridgeNetfilter | Self::Tcx | Self::ApiServer)
     }
 
     /// Why the machine does not meet the need and what would make it.
@@ -82,6 +85,9 @@ impl Need {
             .then(|| "the kernel has no bridge netfilter".to_owned()),
             Self::Tcx => (!has_tcx(&kernel_release()))
                 .then(|| "the kernel has no tcx: it is older than 6.6".to_owned()),
+            Self::ApiServer => crate::apiserver::programs::find()
+                .err()
+                .map(|error| format!("{error:#}")),
         }
     }
 }
@@ -152,6 +158,8 @@ mod tests {
             ("all,bridge-netfilter", Need::BridgeNetfilter, true),
             ("all", Need::Tcx, false),
             ("all,tcx", Need::Tcx, true),
+            ("all", Need::ApiServer, false),
+            ("all,api-server", Need::ApiServer, true),
         ] {
             assert_eq!(is_required(need, list), expected, "{list} {need:?}");
         }
