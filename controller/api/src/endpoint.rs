@@ -26,9 +26,52 @@ pub struct EndpointStatus {
     pub policy: EndpointPolicy,
     /// Life cycle.
     pub state: EndpointState,
+    /// Whether it works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<EndpointHealth>,
     /// What happened to it, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<StatusLogEntry>,
+}
+
+/// Whether an endpoint works, as `endpoint health` tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointHealth {
+    /// Its programs and the maps behind them.
+    pub bpf: HealthState,
+    /// Its policy, as its inputs say.
+    pub policy: HealthState,
+    /// Its device is there.
+    pub connected: bool,
+    /// The worst of all.
+    pub overall_health: HealthState,
+    /// What fails and is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<String>,
+}
+
+/// How a part of an endpoint does, in Cilium's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum HealthState {
+    /// As it should be.
+    #[serde(rename = "OK")]
+    Ok,
+    /// Not written yet.
+    Pending,
+    /// The kernel refused something.
+    Failure,
+}
+
+impl HealthState {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Pending => "Pending",
+            Self::Failure => "Failure",
+        }
+    }
 }
 
 /// Names that others give an endpoint.

@@ -27,8 +27,9 @@ pub use bpf::{
 };
 pub use client::{Client, ClientError, Stream};
 pub use endpoint::{
-    Addressing, ApiIdentity, DirectionStatus, Endpoint, EndpointPolicy, EndpointState,
-    EndpointStatus, ExternalIdentifiers, Networking, PolicyEnabled, RealizedPolicy, StatusLogEntry,
+    Addressing, ApiIdentity, DirectionStatus, Endpoint, EndpointHealth, EndpointPolicy,
+    EndpointState, EndpointStatus, ExternalIdentifiers, HealthState, Networking, PolicyEnabled,
+    RealizedPolicy, StatusLogEntry,
 };
 pub use error::{ApiError, ErrorCode};
 pub use explain::{Alternative, ExplainReport, ExplainSide, Explained, ProgramVerdict};

@@ -49,7 +49,7 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Endpoints: the interfaces of this node's pods.
     #[command(subcommand)]
-    Endpoint(List),
+    Endpoint(Endpoint),
     /// Security identities.
     #[command(subcommand)]
     Identity(List),
@@ -90,6 +90,22 @@ pub(crate) enum List {
     Get {
         /// Which.
         what: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Endpoint {
+    #[command(flatten)]
+    Show(List),
+    /// What happened to one of them, oldest first.
+    Log {
+        /// Its id, or namespace/pod.
+        endpoint: String,
+    },
+    /// Whether one of them works, and what is tried again. Exit status 1 unless it does.
+    Health {
+        /// Its id, or namespace/pod.
+        endpoint: String,
     },
 }
 

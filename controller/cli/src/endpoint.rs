@@ -1,8 +1,8 @@
-//! `endpoint list|get`.
+//! `endpoint list|get|log|health`.
 
 use std::io::{self, Write};
 
-use oxilium_api::{Client, Endpoint, call};
+use oxilium_api::{Client, Endpoint, HealthState, call};
 
 use crate::output::{Format, Out, Verdict};
 
@@ -61,4 +61,50 @@ pub(crate) fn get<W: Write>(
     let format = out.format.unwrap_or(Format::Json);
     out.structured(format, &endpoint)?;
     Ok(Verdict::Yes)
+}
+
+/// What happened to it, under Cilium's headers.
+pub(crate) fn log<W: Write>(
+    client: &Client,
+    what: &str,
+    out: &mut Out<W>,
+) -> anyhow::Result<Verdict> {
+    let endpoint = client.call(call::EndpointGet(what.to_owned()))?;
+    out.print(&endpoint.status.log, |table| {
+        writeln!(table, "Timestamp\tState\tMessage")?;
+        endpoint.status.log.iter().try_for_each(|entry| {
+            writeln!(
+                table,
+                "{}\t{}\t{}",
+                entry.timestamp, entry.state, entry.message
+            )
+        })
+    })?;
+    Ok(Verdict::Yes)
+}
+
+/// Whether it works, and what is tried again.
+pub(crate) fn health<W: Write>(
+    client: &Client,
+    what: &str,
+    out: &mut Out<W>,
+) -> anyhow::Result<Verdict> {
+    let endpoint = client.call(call::EndpointGet(what.to_owned()))?;
+    let health = endpoint.status.health.ok_or_else(|| {
+        anyhow::anyhow!(
+            "the agent does not tell an endpoint's health: it is older than this command"
+        )
+    })?;
+    out.print(&health, |table| {
+        writeln!(table, "Overall Health:\t{}", health.overall_health.as_str())?;
+        writeln!(table, "BPF Health:\t{}", health.bpf.as_str())?;
+        writeln!(table, "Policy Health:\t{}", health.policy.as_str())?;
+        let connected = if health.connected { "yes" } else { "no" };
+        writeln!(table, "Connected:\t{connected}")?;
+        match &health.failing {
+            Some(failing) => writeln!(table, "Failing:\t{failing}"),
+            None => Ok(()),
+        }
+    })?;
+    Ok(Verdict::of(health.overall_health == HealthState::Ok))
 }

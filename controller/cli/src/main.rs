@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Bpf, Cli, Command, Ct, List, Policy};
+use crate::args::{Bpf, Cli, Command, Ct, Endpoint, List, Policy};
 use crate::output::{Out, Verdict};
 
 fn main() -> ExitCode {
@@ -68,10 +68,18 @@ fn run(cli: Cli) -> anyhow::Result<Verdict> {
             oxilium_agent::run(*options, &socket).map(|()| Verdict::Yes)
         }
         Command::Status(args) => status::run(&client, &args, &mut out),
-        Command::Endpoint(List::List { no_headers }) => {
+        Command::Endpoint(Endpoint::Show(List::List { no_headers })) => {
             endpoint::list(&client, no_headers, &mut out)
         }
-        Command::Endpoint(List::Get { what }) => endpoint::get(&client, &what, &mut out),
+        Command::Endpoint(Endpoint::Show(List::Get { what })) => {
+            endpoint::get(&client, &what, &mut out)
+        }
+        Command::Endpoint(Endpoint::Log { endpoint }) => {
+            endpoint::log(&client, &endpoint, &mut out)
+        }
+        Command::Endpoint(Endpoint::Health { endpoint }) => {
+            endpoint::health(&client, &endpoint, &mut out)
+        }
         Command::Identity(List::List { no_headers }) => {
             identity::list(&client, no_headers, &mut out)
         }

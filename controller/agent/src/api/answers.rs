@@ -2,9 +2,9 @@
 
 use oxilium_api::{
     Addressing, ApiError, ApiIdentity, Condition, DirectionStatus, Done, Endpoint as ApiEndpoint,
-    EndpointPolicy, EndpointState as ApiState, EndpointStatus, ErrorCode, ExplainQuery,
-    ExplainReport, ExternalIdentifiers, Networking, PolicyEnabled, PolicyMode, PolicyObject,
-    RealizedPolicy,
+    EndpointHealth, EndpointPolicy, EndpointState as ApiState, EndpointStatus, ErrorCode,
+    ExplainQuery, ExplainReport, ExternalIdentifiers, HealthState, Networking, PolicyEnabled,
+    PolicyMode, PolicyObject, RealizedPolicy,
 };
 use oxilium_crds::Condition as CrdCondition;
 use oxilium_model::identity::NumericIdentity;
@@ -81,12 +81,36 @@ fn describe(view: &View, endpoint: &Endpoint, with_log: bool) -> ApiEndpoint {
                 realized: realized(view, endpoint, details),
             },
             state,
+            health: Some(health(endpoint, details)),
             log: if with_log {
                 details.log.to_vec()
             } else {
                 Vec::new()
             },
         },
+    }
+}
+
+fn health(endpoint: &Endpoint, details: &EndpointView) -> EndpointHealth {
+    let bpf = if details.failing.is_some() {
+        HealthState::Failure
+    } else if details.ready {
+        HealthState::Ok
+    } else {
+        HealthState::Pending
+    };
+    let policy = match endpoint.state {
+        EndpointState::Invalid => HealthState::Failure,
+        EndpointState::WaitingForIdentity => HealthState::Pending,
+        _ if details.ready => HealthState::Ok,
+        _ => HealthState::Pending,
+    };
+    EndpointHealth {
+        bpf,
+        policy,
+        connected: endpoint.ifindex.is_some(),
+        overall_health: bpf.max(policy),
+        failing: details.failing.clone(),
     }
 }
 

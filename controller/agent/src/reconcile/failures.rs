@@ -1,7 +1,7 @@
 //! What failed, and when to try it again: each object for itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use oxilium_api::FailingObject;
 use oxilium_model::node_state::AttachPoint;
@@ -57,9 +57,19 @@ impl Object {
 struct Failure {
     reason: String,
     tries: u32,
+    /// When it failed first.
+    since: SystemTime,
     next: Instant,
     /// What it waits for is a change of the inputs; time is only the last resort.
     for_inputs: bool,
+}
+
+impl Failure {
+    /// What fails, how often it was tried and since when.
+    fn text(&self) -> String {
+        let since = oxilium_api::rfc3339(self.since);
+        format!("{} (tried {} times since {since})", self.reason, self.tries)
+    }
 }
 
 /// All that fails at present.
@@ -70,7 +80,9 @@ impl Failures {
     /// `object` failed. It is tried again after a wait that doubles each time; when `again` is false, at the
     /// next change of the inputs, or else after the longest wait.
     pub(crate) fn failed(&mut self, object: Object, reason: String, again: bool, now: Instant) {
-        let tries = self.0.get(&object).map_or(0, |failure| failure.tries);
+        let before = self.0.get(&object);
+        let tries = before.map_or(0, |failure| failure.tries);
+        let since = before.map_or_else(SystemTime::now, |failure| failure.since);
         let wait = if again {
             FIRST.saturating_mul(1 << tries.min(16)).min(LONGEST)
         } else {
@@ -79,6 +91,7 @@ impl Failures {
         let failure = Failure {
             reason,
             tries: tries + 1,
+            since,
             next: now + wait,
             for_inputs: !again,
         };
@@ -124,7 +137,7 @@ impl Failures {
     /// Does anything on this interface fail?
     pub(crate) fn of_interface(&self, ifindex: u32) -> Option<String> {
         self.0.iter().find_map(|(object, failure)| match object {
-            Object::Attach(point) if point.ifindex == ifindex => Some(failure.reason.clone()),
+            Object::Attach(point) if point.ifindex == ifindex => Some(failure.text()),
             _ => None,
         })
     }
@@ -162,7 +175,7 @@ impl Failures {
             .iter()
             .map(|(object, failure)| FailingObject {
                 object: object.name(),
-                reason: format!("{} (tried {} times)", failure.reason, failure.tries),
+                reason: failure.text(),
             })
             .collect()
     }

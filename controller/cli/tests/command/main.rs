@@ -14,7 +14,7 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use agent::{FakeAgent, failure, ok, run};
-use oxilium_api::{ApiError, ComponentState, ErrorCode, Request};
+use oxilium_api::{ApiError, ComponentState, ErrorCode, HealthState, Request};
 
 #[test]
 fn endpoint_list_has_a_row_a_label_under_the_known_headers() {
@@ -40,6 +40,28 @@ fn endpoint_get_is_json_unless_asked_otherwise() {
         .run(&["endpoint", "get", "default/web", "-o", "yaml"])
         .out;
     assert!(yaml.starts_with("id: 34\n"), "{yaml}");
+}
+
+#[test]
+fn endpoint_log_tells_its_life() {
+    let agent = FakeAgent::saying(&sample::failing_endpoint());
+    insta::assert_snapshot!(agent.run(&["endpoint", "log", "34"]).out);
+}
+
+#[test]
+fn endpoint_health_tells_what_is_tried_again_and_ends_with_1_unless_all_is_well() {
+    let failing = FakeAgent::saying(&sample::failing_endpoint());
+    let outcome = failing.run(&["endpoint", "health", "34"]);
+    assert_eq!(outcome.status, 1, "{outcome:?}");
+    insta::assert_snapshot!(outcome.out);
+    let mut well = sample::failing_endpoint();
+    let health = well.status.health.as_mut().unwrap();
+    health.bpf = HealthState::Ok;
+    health.overall_health = HealthState::Ok;
+    health.failing = None;
+    let outcome = FakeAgent::saying(&well).run(&["endpoint", "health", "34"]);
+    assert_eq!(outcome.status, 0, "{outcome:?}");
+    assert!(!outcome.out.contains("Failing"));
 }
 
 #[test]

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use oxilium_api::{
     Addressing, Alternative, ApiIdentity, BpfEndpoint, BpfPolicyTable, ComponentState,
-    ComponentStatus, Condition, ConntrackFlow, DirectionStatus, Endpoint, EndpointPolicy,
-    EndpointState, EndpointStatus, ExplainReport, ExplainSide, Explained, ExternalIdentifiers,
-    FailingObject, IpcacheEntry, KernelWrites, MapStatus, MonitorEvent, MonitorKind,
-    MonitorVerdict, Networking, PolicyEnabled, PolicyEntry, PolicyEntryType, PolicyMode,
-    PolicyObject, RealizedPolicy, ReconcileStatus, SourceStatus, StagedChange, StagedExample,
-    StagedReport, StatusReport,
+    ComponentStatus, Condition, ConntrackFlow, DirectionStatus, Endpoint, EndpointHealth,
+    EndpointPolicy, EndpointState, EndpointStatus, ExplainReport, ExplainSide, Explained,
+    ExternalIdentifiers, FailingObject, HealthState, IpcacheEntry, KernelWrites, MapStatus,
+    MonitorEvent, MonitorKind, MonitorVerdict, Networking, PolicyEnabled, PolicyEntry,
+    PolicyEntryType, PolicyMode, PolicyObject, RealizedPolicy, ReconcileStatus, SourceStatus,
+    StagedChange, StagedExample, StagedReport, StatusLogEntry, StatusReport,
 };
 
 fn text(text: &str) -> String {
@@ -59,9 +59,35 @@ pub(crate) fn endpoint() -> Endpoint {
                 },
             },
             state: EndpointState::Ready,
+            health: None,
             log: Vec::new(),
         },
     }
+}
+
+/// One whose programs the kernel refuses.
+pub(crate) fn failing_endpoint() -> Endpoint {
+    let mut failing = endpoint();
+    let entry = |second: u8, state: &str, message: &str| StatusLogEntry {
+        timestamp: format!("2026-03-01T12:00:0{second}.000000Z"),
+        state: text(state),
+        message: text(message),
+    };
+    failing.status.health = Some(EndpointHealth {
+        bpf: HealthState::Failure,
+        policy: HealthState::Pending,
+        connected: true,
+        overall_health: HealthState::Failure,
+        failing: Some(text(
+            "attach from_container to interface 7: out of memory (tried 3 times since 2026-03-01T12:00:02Z)",
+        )),
+    });
+    failing.status.log = vec![
+        entry(0, "waiting-for-identity", "endpoint requested"),
+        entry(1, "ready", "identity 11747 assigned"),
+        entry(1, "ready", "policy computed: 3 entries"),
+    ];
+    failing
 }
 
 pub(crate) fn fresh_endpoint() -> Endpoint {
