@@ -1,19 +1,25 @@
 //! The agent's options: flags, or environment variables under Cilium's names where it has them.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use oxilium_api::paths;
 use oxilium_model::policy::config::{AllowLocalhost, EnforcementMode, Families, PolicyConfig};
 
+use crate::kubernetes::KubernetesOptions;
+
 /// Options of `oxilium agent`.
 #[derive(Clone, Debug, Args)]
 pub struct AgentOptions {
-    /// Directory of manifests: what the API server would be asked for.
+    /// Directory of manifests, in place of an API server.
     #[arg(long, env = "OXILIUM_MANIFESTS", value_name = "DIR")]
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
+
+    /// The API server.
+    #[command(flatten)]
+    pub kubernetes: KubernetesOptions,
 
     /// Name of this node, as its Node object has it. The host name unless given.
     #[arg(long, env = "K8S_NODE_NAME", value_name = "NAME")]
@@ -149,6 +155,15 @@ pub struct AgentOptions {
     pub debug: bool,
 }
 
+/// Where the cluster's objects come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectSource<'o> {
+    /// A directory of manifests.
+    Manifests(&'o Path),
+    /// The Kubernetes API.
+    Kubernetes(&'o KubernetesOptions),
+}
+
 /// Whom policy is enforced on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Enforcement {
@@ -203,6 +218,14 @@ pub enum LogFormat {
 }
 
 impl AgentOptions {
+    /// Where objects come from: the directory if one is given.
+    pub fn source(&self) -> ObjectSource<'_> {
+        match &self.manifests {
+            Some(directory) => ObjectSource::Manifests(directory),
+            None => ObjectSource::Kubernetes(&self.kubernetes),
+        }
+    }
+
     /// What concerns policy.
     pub fn policy(&self) -> PolicyConfig {
         PolicyConfig {

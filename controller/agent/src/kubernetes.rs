@@ -18,12 +18,31 @@ const WRITE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct KubernetesOptions {
     /// Absolute path of the kubeconfig file; KUBECONFIG and then the pod's service account unless given.
-    #[arg(long, env = "CILIUM_K8S_KUBECONFIG_PATH", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "CILIUM_K8S_KUBECONFIG_PATH",
+        value_name = "FILE",
+        conflicts_with = "manifests"
+    )]
     pub k8s_kubeconfig_path: Option<PathBuf>,
 
     /// URL of the API server, in place of the one that the kubeconfig or the pod's environment names.
-    #[arg(long, env = "CILIUM_K8S_API_SERVER", value_name = "URL")]
+    #[arg(
+        long,
+        env = "CILIUM_K8S_API_SERVER",
+        value_name = "URL",
+        conflicts_with = "manifests"
+    )]
     pub k8s_api_server: Option<String>,
+}
+
+/// The API server of a cluster.
+#[derive(Clone)]
+pub struct Cluster {
+    /// Asks it.
+    pub client: Client,
+    /// Where it is, for people.
+    pub url: String,
 }
 
 /// Why there is no client. Whether the API server answers is another matter.
@@ -109,7 +128,7 @@ async fn from_kubeconfig(path: &Path) -> Result<Config, KubeconfigError> {
 ///
 /// # Errors
 /// [`ClientError`].
-pub async fn connect(options: &KubernetesOptions) -> Result<Client, ClientError> {
+pub async fn connect(options: &KubernetesOptions) -> Result<Cluster, ClientError> {
     let (origin, server) = options.origin(std::env::var_os("KUBECONFIG"))?;
     let mut config = match origin {
         Origin::Kubeconfig(path) => from_kubeconfig(&path)
@@ -131,8 +150,9 @@ pub async fn connect(options: &KubernetesOptions) -> Result<Client, ClientError>
         " (linux)"
     ));
     config.headers.push((http::header::USER_AGENT, agent));
-    tracing::info!(server = %config.cluster_url, "Kubernetes API");
-    Ok(ClientBuilder::try_from(config)?.build())
+    let url = config.cluster_url.to_string();
+    let client = ClientBuilder::try_from(config)?.build();
+    Ok(Cluster { client, url })
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::stat::{Mode, umask};
 use oxilium_kernel::{AttachMode, KernelConfig, KernelNode, MapSizes, Monitor, Node};
-use oxilium_manifest::directory::{ManifestDirectory, Settings};
 use oxilium_model::world::{Capacities, NodeConfig, PodRef, SpoofingOptOut};
 use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,9 +20,8 @@ use tracing_subscriber::EnvFilter;
 use crate::api::{Monitors, Server, Service};
 use crate::config::{self, AgentOptions, LogFormat};
 use crate::disk::{InstanceLock, make_directory, write_whole};
-use crate::offline::lower_options;
 use crate::reconcile::{Input, Reconciler, Start, View};
-use crate::source::{ManifestSource, TombstoneWatch};
+use crate::source::{self, TombstoneWatch};
 
 /// tcx hooks announce no change: how often they are asked.
 const HOOKS_EVERY: Duration = Duration::from_secs(1);
@@ -31,7 +29,9 @@ const HOOKS_EVERY: Duration = Duration::from_secs(1);
 /// Log lines go to stderr.
 fn log_to_stderr(options: &AgentOptions) {
     let level = if options.debug { "debug" } else { "info" };
-    let filter = EnvFilter::try_from_env("OXILIUM_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    // What goes wrong with a request is told by whoever made it.
+    let quiet = format!("{level},kube_client=off");
+    let filter = EnvFilter::try_from_env("OXILIUM_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
@@ -183,13 +183,6 @@ fn serve(
     } = kernel;
     config.programs = node.programs();
     let node_name = config.node_name.to_string();
-    let settings = Settings {
-        node: node_name.clone(),
-        options: lower_options(&options),
-        ..Settings::default()
-    };
-    let admitted = options.state_dir.join("admitted");
-    let directory = ManifestDirectory::open(&options.manifests, &admitted, settings)?;
     let start = Start {
         node,
         config,
@@ -206,7 +199,7 @@ fn serve(
     let server = Server::bind(socket)?;
     let view = start_reconciling(start, received, runtime.handle().clone())?;
     tokio::spawn(watch_kernel(monitor, inputs.clone()));
-    start_manifests(ManifestSource::new(directory, &node_name), inputs.clone())?;
+    source::start(&options, &node_name, inputs.clone(), runtime)?;
     start_conntrack(&options, inputs.clone())?;
     let _watch = watch_tombstones(&options.tombstones, &inputs);
     let service = Arc::new(Service {
@@ -273,19 +266,6 @@ fn start_reconciling<N: Node + 'static>(
         .context("cannot start the reconcile thread")?;
     let view = result.recv().context("the reconcile thread ended")??;
     Ok(view)
-}
-
-fn start_manifests<N: Send + 'static>(
-    source: ManifestSource,
-    inputs: Sender<Input<N>>,
-) -> Result<()> {
-    thread::Builder::new()
-        .name("manifests".to_owned())
-        .spawn(move || {
-            source.run(|delivery| inputs.send(Input::Objects(delivery)).is_ok());
-        })
-        .context("cannot start the manifests' thread")?;
-    Ok(())
 }
 
 fn start_conntrack<N: Send + 'static>(

@@ -3,8 +3,12 @@
 //! The tree keeps what YAML and JSON can tell apart: an absent field is not in [`Node::get`], `null`, `[]` and
 //! `{}` are three different values.
 
+mod json;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
+
+pub use json::FromJson;
 
 /// Where a node starts. Lines and columns count from 1, columns in characters; 0/0 means that the document did not come from a text.
 #[derive(

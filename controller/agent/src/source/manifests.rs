@@ -309,23 +309,25 @@ pub fn objects(snapshot: &Snapshot, node: &str, before: &Objects) -> Objects {
     new
 }
 
-/// A node may have both a Node and a CiliumNode: the latter tells every address, the former has the labels.
 fn add_node(nodes: &mut Table<Arc<str>, Arc<Node>>, node: &Node) {
     let merged = match nodes.get(&node.name) {
         None => node.clone(),
-        Some(other) => {
-            let (cilium, kubernetes) = if node.origin == NodeOrigin::CiliumNode {
-                (node, &**other)
-            } else {
-                (&**other, node)
-            };
-            Node {
-                labels: kubernetes.labels.clone(),
-                ..cilium.clone()
-            }
-        }
+        Some(other) => of_both(node, other),
     };
     nodes.insert(Arc::clone(&node.name), Arc::new(merged));
+}
+
+/// A node may have both a Node and a CiliumNode: the latter tells every address, the former has the labels.
+pub(super) fn of_both(one: &Node, other: &Node) -> Node {
+    let (cilium, kubernetes) = if one.origin == NodeOrigin::CiliumNode {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    Node {
+        labels: kubernetes.labels.clone(),
+        ..cilium.clone()
+    }
 }
 
 fn share<K: Clone + Ord, V: PartialEq>(before: &BTreeMap<K, Arc<V>>, new: &mut Table<K, Arc<V>>) {

@@ -1,0 +1,260 @@
+//! One kind of objects: listed once, then its changes, for ever.
+//!
+//! A deletion of an object whose kind a CustomResourceDefinition defines is believed only after a look at that
+//! definition: whoever deletes the definition by mistake has the API server delete every object of it, one event each,
+//! and nobody meant those policies to end. The definition is marked before its objects go, so a look after the
+//! deletion sees the mark.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::core::WatchEvent;
+use oxilium_manifest::diagnostic::ObjectId;
+use oxilium_manifest::tree::{FromJson, Node};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::backoff::{Backoff, chance};
+use super::convert::{self, Change, Reading};
+use super::health::{Failure, Health};
+use super::requests::{Crd, Requests};
+use super::resource::{Definition, Resource};
+
+/// A watch that says nothing for so long, not even how far it is, is asked for anew.
+const SILENCE: Duration = Duration::from_secs(150);
+/// A watch that lasted so long worked.
+const WORKED: Duration = Duration::from_secs(5);
+/// Deletions of one moment are looked into together.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// What a follower tells.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Told {
+    /// All objects that there are, and what defines them if a definition does.
+    Listed(Resource, Vec<Change>, Option<Crd>),
+    /// An object is new or another.
+    Changed(Resource, Change),
+    /// Objects are gone.
+    Deleted(Resource, Vec<ObjectId>),
+    /// How it goes.
+    Health(Resource, Health),
+}
+
+/// Follows one kind.
+pub(super) struct Follower {
+    resource: Resource,
+    requests: Requests,
+    reading: Arc<Reading>,
+    told: mpsc::Sender<Told>,
+    /// From where to go on watching; none: list again.
+    version: Option<String>,
+    definition: Option<Crd>,
+    /// Gone, it is said.
+    deleted: BTreeSet<ObjectId>,
+    next_look: Instant,
+    backoff: Backoff,
+}
+
+/// Why following ends for now.
+enum End {
+    Failed(Failure),
+    /// Nobody listens any more.
+    Closed,
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Follower {
+    pub(super) fn new(
+        resource: Resource,
+        requests: Requests,
+        reading: Arc<Reading>,
+        told: mpsc::Sender<Told>,
+    ) -> Self {
+        Self {
+            resource,
+            requests,
+            reading,
+            told,
+            version: None,
+            definition: None,
+            deleted: BTreeSet::new(),
+            next_look: Instant::now(),
+            backoff: Backoff::new(),
+        }
+    }
+
+    /// Until nobody listens any more.
+    pub(super) async fn run(mut self) {
+        loop {
+            match self.follow().await {
+                Ok(()) => {}
+                Err(End::Closed) => return,
+                Err(End::Failed(failure)) => {
+                    if self.failed(failure).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn tell(&self, told: Told) -> Result<(), End> {
+        self.told.send(told).await.map_err(|_| End::Closed)
+    }
+
+    async fn failed(&mut self, failure: Failure) -> Result<(), End> {
+        let Failure::Unwell(health) = failure else {
+            self.version = None;
+            sleep(self.backoff.next()).await;
+            return Ok(());
+        };
+        let undefined = matches!(health, Health::Missing | Health::Terminating);
+        self.tell(Told::Health(self.resource, health)).await?;
+        sleep(self.backoff.next()).await;
+        if undefined {
+            // Whatever comes after this is another list.
+            self.version = None;
+            if self.resource.definition() != Definition::BuiltIn {
+                // An error is told by the list that comes next.
+                drop(self.requests.until_defined(self.resource).await);
+            }
+        }
+        Ok(())
+    }
+
+    async fn follow(&mut self) -> Result<(), End> {
+        let version = match self.version.clone() {
+            Some(version) => version,
+            None => self.list().await?,
+        };
+        let started = Instant::now();
+        let watched = self.watch(&version).await;
+        if started.elapsed() > WORKED {
+            self.backoff.reset();
+        } else if watched.is_ok() {
+            sleep(self.backoff.next()).await;
+        }
+        watched
+    }
+
+    async fn list(&mut self) -> Result<String, End> {
+        let mut objects = Vec::new();
+        let mut next = String::new();
+        let version = loop {
+            let page = self.requests.page(self.resource, &next).await?;
+            page.next().clone_into(&mut next);
+            let version = page.version().to_owned();
+            objects.extend(
+                page.into_objects()
+                    .map(|root| self.reading.change(self.resource, root)),
+            );
+            if next.is_empty() {
+                break version;
+            }
+        };
+        // After the list: a list of what is being deleted is short.
+        self.definition = self.look().await?;
+        self.deleted.clear();
+        self.version = Some(version.clone());
+        let definition = self.definition.clone();
+        self.tell(Told::Listed(self.resource, objects, definition))
+            .await?;
+        Ok(version)
+    }
+
+    async fn look(&self) -> Result<Option<Crd>, Failure> {
+        match self.resource.definition() {
+            Definition::BuiltIn => Ok(None),
+            Definition::Required | Definition::Optional => {
+                self.requests.definition(self.resource).await.map(Some)
+            }
+        }
+    }
+
+    async fn watch(&mut self, version: &str) -> Result<(), End> {
+        let spread = u32::try_from(chance() >> 32).unwrap_or_default();
+        let events = self.requests.watch(self.resource, version, spread).await?;
+        let mut events = pin!(events);
+        self.tell(Told::Health(self.resource, Health::Connected))
+            .await?;
+        loop {
+            tokio::select! {
+                event = timeout(SILENCE, events.next()) => match event {
+                    Ok(Some(event)) => self.event(event?).await?,
+                    // It ended, as it must now and then, or nobody is there.
+                    Ok(None) | Err(_) => return Ok(()),
+                },
+                () = sleep_until(self.next_look), if !self.deleted.is_empty() => {
+                    self.believe().await?;
+                }
+            }
+        }
+    }
+
+    async fn event(&mut self, event: WatchEvent<FromJson>) -> Result<(), End> {
+        match event {
+            WatchEvent::Added(FromJson(root)) | WatchEvent::Modified(FromJson(root)) => {
+                self.advance(&root);
+                let change = self.reading.change(self.resource, root);
+                self.deleted.remove(&change.id);
+                self.tell(Told::Changed(self.resource, change)).await
+            }
+            WatchEvent::Deleted(FromJson(root)) => {
+                self.advance(&root);
+                let id = convert::id(self.resource, &root);
+                if self.resource.definition() == Definition::BuiltIn {
+                    return self.tell(Told::Deleted(self.resource, vec![id])).await;
+                }
+                if self.deleted.is_empty() {
+                    self.next_look = self.next_look.max(Instant::now() + GATHER);
+                }
+                self.deleted.insert(id);
+                Ok(())
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                self.version = Some(bookmark.metadata.resource_version);
+                Ok(())
+            }
+            WatchEvent::Error(status) => {
+                let qualified = self.resource.qualified();
+                Err(Failure::answered(&status, "watch", &qualified).into())
+            }
+        }
+    }
+
+    fn advance(&mut self, root: &Node) {
+        if let Some(version) = convert::version(root) {
+            self.version = Some(version.to_owned());
+        }
+    }
+
+    /// Believes the deletions if what defines the objects still stands.
+    async fn believe(&mut self) -> Result<(), End> {
+        let pace = if self.resource.is_busy() {
+            Duration::from_secs(5)
+        } else {
+            Duration::from_millis(200)
+        };
+        let found = self.look().await?;
+        self.next_look = Instant::now() + pace;
+        let same = match (&found, &self.definition) {
+            (Some(found), Some(known)) => found.uid == known.uid,
+            _ => false,
+        };
+        if !same {
+            // Deleted and made anew meanwhile: what there is now is another list.
+            return Err(Failure::Expired.into());
+        }
+        let deleted = std::mem::take(&mut self.deleted);
+        self.tell(Told::Deleted(self.resource, deleted.into_iter().collect()))
+            .await
+    }
+}

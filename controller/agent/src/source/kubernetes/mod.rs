@@ -1,0 +1,325 @@
+//! The Kubernetes API as the source of objects.
+//!
+//! - [`follow`]: one task a kind lists and watches
+//! - [`convert`]: at once each object becomes what the model needs of it; the rest is forgotten
+//! - [`store`]: one owner of all of it, which hands on what is in force, whole
+//!
+//! Nothing that the API server does not say counts as said: one that is away, that lacks a definition or refuses an answer
+//! leaves in force what it said last ([`health`] tells it in `status`). A kind counts as read when its first full list
+//! arrived; no timeout stands in for it. Even a deletion is looked into ([`follow`]).
+
+mod backoff;
+mod convert;
+mod follow;
+mod health;
+mod kind;
+mod record;
+mod requests;
+mod resource;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use kube::Client;
+use oxilium_api::{ComponentState, ComponentStatus, FailingObject, SourceStatus, rfc3339};
+use oxilium_manifest::LowerOptions;
+use oxilium_model::world::Source;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::convert::Reading;
+use self::follow::{Follower, Told};
+use self::health::{Failure, Health};
+use self::kind::Kind;
+use self::record::Record;
+use self::requests::{Requests, Version};
+use self::resource::Resource;
+use self::store::Store;
+use crate::disk::DiskError;
+use crate::reconcile::OBJECT_SOURCES;
+use crate::source::{Delivery, SourceReport};
+
+/// How often the API server is asked whether it is there.
+const HEARTBEAT: Duration = Duration::from_secs(20);
+/// Messages of followers that wait to be taken in.
+const QUEUE: usize = 1024;
+
+/// What the API server says of itself.
+struct Server {
+    url: String,
+    version: Option<Version>,
+    /// Since when it does not answer, and why.
+    away: Option<(SystemTime, String)>,
+}
+
+/// The owner of all that the API tells.
+pub struct KubernetesSource {
+    requests: Requests,
+    store: Store,
+    kinds: BTreeMap<Resource, Kind>,
+    record: Record,
+    /// Why the record is not on disk.
+    unkept: Option<String>,
+    server: Server,
+    told: mpsc::Receiver<Told>,
+}
+
+impl KubernetesSource {
+    /// Begins to follow every kind, for the node of that name. `url`: of the API server, for people. Inside a runtime.
+    ///
+    /// # Errors
+    /// When what the last run left on disk cannot be read.
+    pub fn start(
+        client: Client,
+        url: &str,
+        node: &str,
+        options: LowerOptions,
+        state_dir: &Path,
+    ) -> Result<Self, DiskError> {
+        let record = Record::open(state_dir)?;
+        let requests = Requests::new(client, node);
+        let reading = Arc::new(Reading {
+            node: node.to_owned(),
+            options,
+        });
+        let (sender, told) = mpsc::channel(QUEUE);
+        let kinds = Resource::ALL
+            .map(|resource| (resource, Kind::new(resource, record.of(resource))))
+            .into();
+        for resource in Resource::ALL {
+            let (requests, reading) = (requests.clone(), Arc::clone(&reading));
+            tokio::spawn(Follower::new(resource, requests, reading, sender.clone()).run());
+        }
+        Ok(Self {
+            requests,
+            store: Store::new(reading),
+            kinds,
+            record,
+            unkept: None,
+            server: Server {
+                url: url.to_owned(),
+                version: None,
+                away: None,
+            },
+            told,
+        })
+    }
+
+    /// Hands on what is in force whenever it changes, until `deliver` says that nobody wants it any more. While one
+    /// delivery waits to be taken in, changes gather for the next.
+    pub async fn run(mut self, mut deliver: impl FnMut(Delivery) -> bool) {
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut under_way: Option<oneshot::Receiver<()>> = None;
+        let mut changed = true;
+        let mut batch = Vec::with_capacity(QUEUE);
+        loop {
+            if changed && under_way.is_none() {
+                self.keep();
+                let (delivery, taken) = self.delivery().awaited();
+                if !deliver(delivery) {
+                    return;
+                }
+                under_way = Some(taken);
+                changed = false;
+            }
+            tokio::select! {
+                count = self.told.recv_many(&mut batch, QUEUE) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for told in batch.drain(..) {
+                        self.take(told);
+                    }
+                    changed = true;
+                }
+                () = taken(&mut under_way), if under_way.is_some() => under_way = None,
+                _ = heartbeat.tick() => changed |= self.beat().await,
+            }
+        }
+    }
+
+    fn take(&mut self, told: Told) {
+        match told {
+            Told::Listed(resource, objects, definition) => {
+                let count = objects.len();
+                let replaced = self
+                    .kind(resource)
+                    .is_some_and(|kind| kind.listed(definition.as_ref()));
+                if definition.is_some_and(|found| found.gives_up_former) {
+                    self.store.give_up_former(resource);
+                }
+                self.store.list(resource, objects, replaced);
+                let resource = resource.qualified();
+                tracing::info!(resource, count, replaced, "all objects read");
+            }
+            Told::Changed(resource, change) => self.store.change(resource, change),
+            Told::Deleted(resource, ids) => {
+                for id in ids {
+                    self.store.delete(resource, &id);
+                }
+            }
+            Told::Health(resource, health) => {
+                if let Some(kind) = self.kind(resource) {
+                    kind.set_health(health);
+                }
+            }
+        }
+    }
+
+    fn kind(&mut self, resource: Resource) -> Option<&mut Kind> {
+        self.kinds.get_mut(&resource)
+    }
+
+    fn former(&self, resource: Resource) -> usize {
+        self.store.former(resource).map_or(0, BTreeSet::len)
+    }
+
+    /// Asks whether the API server is there, and whether what is held may go. True: something changed.
+    async fn beat(&mut self) -> bool {
+        let found = self.requests.version().await;
+        let mut changed = match found {
+            Ok(version) => {
+                let away = self.server.away.take();
+                let version = Some(version);
+                let changed = away.is_some() || self.server.version != version;
+                self.server.version = version;
+                changed
+            }
+            Err(Failure::Unwell(Health::Away { reason })) => {
+                let since = self.server.away.as_ref().map(|(since, _)| *since);
+                self.server.away = Some((since.unwrap_or_else(SystemTime::now), reason));
+                true
+            }
+            // It answers, if only that it does not answer that.
+            Err(_) => self.server.away.take().is_some(),
+        };
+        let held: Vec<Resource> = self
+            .kinds
+            .iter()
+            .filter(|(resource, kind)| kind.is_held() || self.former(**resource) > 0)
+            .map(|(resource, _)| *resource)
+            .collect();
+        for resource in held {
+            let found = self.requests.definition(resource).await;
+            if found.is_ok_and(|found| found.gives_up_former) {
+                self.store.give_up_former(resource);
+                if let Some(kind) = self.kind(resource) {
+                    kind.give_up_former();
+                }
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// What a restart must know is on disk before it is in force.
+    fn keep(&mut self) {
+        let mut unkept = None;
+        for (resource, kind) in &self.kinds {
+            let former = self.former(*resource);
+            let uid = match kind.record(self.store.count(*resource), former) {
+                kind::Record::AsIs => continue,
+                kind::Record::Uid(uid) => Some(uid),
+                kind::Record::Nothing => None,
+            };
+            if let Err(error) = self.record.set(*resource, uid) {
+                unkept = Some(error.to_string());
+            }
+        }
+        self.unkept = unkept;
+    }
+
+    fn delivery(&mut self) -> Delivery {
+        let synced = OBJECT_SOURCES
+            .into_iter()
+            .filter(|source| self.is_synced(*source))
+            .collect();
+        let report = Arc::new(self.report());
+        Delivery::of(self.store.objects(), synced, report)
+    }
+
+    /// Every kind that it consists of was read.
+    fn is_synced(&self, source: Source) -> bool {
+        let mut kinds = self.kinds.iter();
+        kinds.all(|(resource, kind)| resource.source() != source || kind.is_synced())
+    }
+
+    fn report(&self) -> SourceReport {
+        let of_kinds = self.kinds.iter().map(|(resource, kind)| {
+            kind.component(self.store.count(*resource), self.former(*resource))
+        });
+        let refused = self.store.refused().iter().map(|(id, refused)| {
+            let what = if refused.earlier_in_force {
+                "refused, an earlier version is in force"
+            } else {
+                "refused"
+            };
+            FailingObject {
+                object: id.to_string(),
+                reason: format!("{what}; {}", refused.reason),
+            }
+        });
+        let mut problems = self.kinds.iter().filter_map(|(resource, kind)| {
+            kind.problem(self.store.count(*resource), self.former(*resource))
+        });
+        let server = self.server_component();
+        let away = (server.status.state != ComponentState::Ok)
+            .then(|| format!("Kubernetes: {}", server.status.msg));
+        SourceReport {
+            problem: away
+                .or_else(|| problems.next())
+                .or_else(|| self.unkept.clone()),
+            components: std::iter::once(server).chain(of_kinds).collect(),
+            refused: refused.collect(),
+        }
+    }
+
+    fn server_component(&self) -> SourceStatus {
+        let url = &self.server.url;
+        let (state, msg) = match (&self.server.away, &self.server.version) {
+            (Some((since, reason)), _) => {
+                let since = rfc3339(*since);
+                let msg = format!(
+                    "{url} is away since {since} ({reason}); what it said last stays in force"
+                );
+                (ComponentState::Failure, msg)
+            }
+            (None, Some(version)) => {
+                let Version {
+                    git_version,
+                    platform,
+                } = version;
+                (
+                    ComponentState::Ok,
+                    format!("{git_version} [{platform}] {url}"),
+                )
+            }
+            (None, None) => (ComponentState::Ok, url.clone()),
+        };
+        SourceStatus {
+            name: "Kubernetes".to_owned(),
+            synced: self.kinds.values().all(Kind::is_synced),
+            status: ComponentStatus { state, msg },
+        }
+    }
+}
+
+/// Until the delivery under way was taken in.
+async fn taken(under_way: &mut Option<oneshot::Receiver<()>>) {
+    if let Some(receiver) = under_way {
+        // Closed is what is waited for.
+        drop(receiver.await);
+    }
+}
+
+impl std::fmt::Debug for KubernetesSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KubernetesSource")
+            .field("server", &self.server.url)
+            .finish_non_exhaustive()
+    }
+}

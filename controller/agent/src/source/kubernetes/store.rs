@@ -1,0 +1,427 @@
+//! All objects that the API told of, and those that stay in force although it does not tell of them any more.
+//!
+//! - An object whose update is refused stays as it was admitted: nothing that cannot be read changes what is
+//!   allowed. One that was never admitted is skipped.
+//! - Objects whose CustomResourceDefinition was deleted stay when it is made anew: nobody said of any of them that it
+//!   should go. Each is over when an object of its name comes, or all of them when an administrator says so
+//!   ([`GIVE_UP_FORMER`](super::requests::GIVE_UP_FORMER)).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use oxilium_crds::{EndpointSlice, Service, discovery};
+use oxilium_manifest::diagnostic::ObjectId;
+use oxilium_manifest::object::{Input, services};
+use oxilium_manifest::policy::service::Services;
+use oxilium_manifest::tree::Node as Tree;
+use oxilium_model::identity::NumericIdentity;
+use oxilium_model::policy::rule::PolicyRef;
+use oxilium_model::world::{Node, PodRef, Table};
+
+use super::convert::{Change, Content, Reading};
+use super::resource::Resource;
+use crate::reconcile::Objects;
+use crate::source::manifests::of_both;
+
+/// An object that is not in force as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// What is wrong with it.
+    pub(super) reason: String,
+    /// It is as it was before.
+    pub(super) earlier_in_force: bool,
+}
+
+/// See the module.
+pub(super) struct Store {
+    reading: Arc<Reading>,
+    objects: Objects,
+    kubernetes_nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    cilium_nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    services: BTreeMap<PodRef, Arc<Service>>,
+    slices: BTreeMap<PodRef, Arc<EndpointSlice>>,
+    /// What each policy object is in [`Objects::policies`]: its UID is part of that.
+    policies: HashMap<ObjectId, Arc<PolicyRef>>,
+    /// Policies that are read again when services change.
+    name_services: BTreeMap<ObjectId, Arc<Tree>>,
+    refused: BTreeMap<ObjectId, Refused>,
+    former: BTreeMap<Resource, BTreeSet<ObjectId>>,
+    services_changed: bool,
+}
+
+fn reference(id: &ObjectId) -> PodRef {
+    PodRef::new(&id.namespace, &id.name)
+}
+
+/// Whether `map` is another one with that value. Equal values stay the same allocation.
+fn put<K: Clone + Ord, V: PartialEq>(map: &mut Table<K, Arc<V>>, key: K, value: V) -> bool {
+    if map.get(&key).is_some_and(|known| **known == value) {
+        return false;
+    }
+    map.insert(key, Arc::new(value));
+    true
+}
+
+/// Whether it was there. A map that does not have it is not copied.
+fn take<K: Clone + Ord, V: Clone>(map: &mut Table<K, V>, key: &K) -> bool {
+    map.contains_key(key) && map.remove(key).is_some()
+}
+
+impl Store {
+    pub(super) fn new(reading: Arc<Reading>) -> Self {
+        Self {
+            reading,
+            objects: Objects::default(),
+            kubernetes_nodes: BTreeMap::new(),
+            cilium_nodes: BTreeMap::new(),
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            policies: HashMap::new(),
+            name_services: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            former: BTreeMap::new(),
+            services_changed: false,
+        }
+    }
+
+    /// Everything in force.
+    pub(super) fn objects(&mut self) -> Arc<Objects> {
+        if std::mem::take(&mut self.services_changed) {
+            self.read_policies_again();
+            self.find_api_servers();
+        }
+        Arc::new(self.objects.clone())
+    }
+
+    /// Objects that are not in force as they stand.
+    pub(super) fn refused(&self) -> &BTreeMap<ObjectId, Refused> {
+        &self.refused
+    }
+
+    /// Objects in force that a definition which is gone defined.
+    pub(super) fn former(&self, resource: Resource) -> Option<&BTreeSet<ObjectId>> {
+        self.former.get(&resource).filter(|ids| !ids.is_empty())
+    }
+
+    /// How many objects of a kind are in force.
+    pub(super) fn count(&self, resource: Resource) -> usize {
+        match resource {
+            Resource::CiliumNetworkPolicies
+            | Resource::CiliumClusterwideNetworkPolicies
+            | Resource::NetworkPolicies
+            | Resource::ClusterNetworkPolicies => self
+                .policies
+                .keys()
+                .filter(|id| id.kind == resource.kind())
+                .count(),
+            Resource::CiliumCidrGroups => self.objects.cidr_groups.len(),
+            Resource::Namespaces => self.objects.namespaces.len(),
+            Resource::Nodes => self.kubernetes_nodes.len(),
+            Resource::CiliumNodes => self.cilium_nodes.len(),
+            Resource::CiliumIdentities => self.objects.cluster_identities.len(),
+            Resource::CiliumEndpoints => self.objects.remote_endpoints.len(),
+            Resource::Pods => self.objects.pods.len(),
+            Resource::Services => self.services.len(),
+            Resource::EndpointSlices => self.slices.len(),
+        }
+    }
+
+    /// All objects of a kind. `replaced`: what defines them is another one than that of the objects known so far.
+    pub(super) fn list(&mut self, resource: Resource, listed: Vec<Change>, replaced: bool) {
+        let names: BTreeSet<&ObjectId> = listed.iter().map(|change| &change.id).collect();
+        let unlisted: Vec<ObjectId> = self
+            .known(resource)
+            .into_iter()
+            .filter(|id| !names.contains(id))
+            .collect();
+        let refused: Vec<ObjectId> = self
+            .refused
+            .keys()
+            .filter(|id| id.kind == resource.kind() && !names.contains(id))
+            .cloned()
+            .collect();
+        for id in refused {
+            self.refused.remove(&id);
+        }
+        for id in unlisted {
+            let former = self.former.entry(resource).or_default();
+            if replaced {
+                former.insert(id);
+            } else if !former.contains(&id) {
+                self.delete(resource, &id);
+            }
+        }
+        for change in listed {
+            self.change(resource, change);
+        }
+    }
+
+    /// Objects that a definition which is gone defined are wanted no more.
+    pub(super) fn give_up_former(&mut self, resource: Resource) {
+        for id in self.former.remove(&resource).unwrap_or_default() {
+            self.delete(resource, &id);
+        }
+    }
+
+    /// An object as it is now.
+    pub(super) fn change(&mut self, resource: Resource, change: Change) {
+        let Change { id, content } = change;
+        match content {
+            Content::Refused(reason) => {
+                let earlier_in_force = self.is_known(resource, &id);
+                let refused = Refused {
+                    reason,
+                    earlier_in_force,
+                };
+                self.refused.insert(id, refused);
+            }
+            Content::Nothing => self.delete(resource, &id),
+            Content::Admitted(input) => {
+                self.admitted(resource, &id);
+                self.name_services.remove(&id);
+                self.put(resource, &id, input);
+            }
+            Content::NamesServices(input, tree) => {
+                self.admitted(resource, &id);
+                self.services_changed = true;
+                self.name_services.insert(id.clone(), tree);
+                self.put(resource, &id, input);
+            }
+        }
+    }
+
+    fn admitted(&mut self, resource: Resource, id: &ObjectId) {
+        self.refused.remove(id);
+        if let Some(former) = self.former.get_mut(&resource) {
+            former.remove(id);
+        }
+    }
+
+    fn put(&mut self, resource: Resource, id: &ObjectId, input: Input) {
+        let objects = &mut self.objects;
+        match input {
+            Input::Policy(lowered) => {
+                let policy = lowered.policy;
+                let key = Arc::clone(&policy.reference);
+                let before = self.policies.insert(id.clone(), Arc::clone(&key));
+                if let Some(before) = before.filter(|before| *before != key) {
+                    objects.policies.remove(&before);
+                }
+                put(&mut objects.policies, key, policy);
+            }
+            Input::Pod(pod) => {
+                put(&mut objects.pods, pod.reference.clone(), *pod);
+            }
+            Input::Node(node) => {
+                let name = Arc::clone(&node.name);
+                let nodes = if resource == Resource::CiliumNodes {
+                    &mut self.cilium_nodes
+                } else {
+                    &mut self.kubernetes_nodes
+                };
+                nodes.insert(Arc::clone(&name), Arc::new(*node));
+                self.merge_node(&name);
+            }
+            Input::Namespace(namespace) => {
+                let name = Arc::clone(&namespace.name);
+                put(&mut objects.namespaces, name, *namespace);
+            }
+            Input::RemoteEndpoint(endpoint) => {
+                let key = endpoint.reference.clone();
+                put(&mut objects.remote_endpoints, key, *endpoint);
+            }
+            Input::ClusterIdentity(number, labels) => {
+                if objects.cluster_identities.get(&number) != Some(&labels) {
+                    objects.cluster_identities.insert(number, labels);
+                }
+            }
+            Input::CidrGroup(group) => {
+                let name = Arc::clone(&group.name);
+                put(&mut objects.cidr_groups, name, *group);
+            }
+            Input::Service(service) => {
+                self.services.insert(reference(id), Arc::new(*service));
+                self.services_changed = true;
+            }
+            Input::EndpointSlice(slice) => {
+                self.slices.insert(reference(id), Arc::new(*slice));
+                self.services_changed = true;
+            }
+            Input::Unread => {}
+        }
+    }
+
+    /// An object is gone.
+    pub(super) fn delete(&mut self, resource: Resource, id: &ObjectId) {
+        self.admitted(resource, id);
+        let objects = &mut self.objects;
+        let name: Arc<str> = id.name.as_str().into();
+        match resource {
+            Resource::CiliumNetworkPolicies
+            | Resource::CiliumClusterwideNetworkPolicies
+            | Resource::NetworkPolicies
+            | Resource::ClusterNetworkPolicies => {
+                self.name_services.remove(id);
+                if let Some(key) = self.policies.remove(id) {
+                    take(&mut objects.policies, &key);
+                }
+            }
+            Resource::CiliumCidrGroups => {
+                take(&mut objects.cidr_groups, &name);
+            }
+            Resource::Namespaces => {
+                take(&mut objects.namespaces, &name);
+            }
+            Resource::Nodes => {
+                self.kubernetes_nodes.remove(&name);
+                self.merge_node(&name);
+            }
+            Resource::CiliumNodes => {
+                self.cilium_nodes.remove(&name);
+                self.merge_node(&name);
+            }
+            Resource::CiliumIdentities => {
+                if let Some(number) = number(id) {
+                    take(&mut objects.cluster_identities, &number);
+                }
+            }
+            Resource::CiliumEndpoints => {
+                take(&mut objects.remote_endpoints, &reference(id));
+            }
+            Resource::Pods => {
+                take(&mut objects.pods, &reference(id));
+            }
+            Resource::Services => {
+                self.services_changed |= self.services.remove(&reference(id)).is_some();
+            }
+            Resource::EndpointSlices => {
+                self.services_changed |= self.slices.remove(&reference(id)).is_some();
+            }
+        }
+    }
+
+    fn merge_node(&mut self, name: &Arc<str>) {
+        let kubernetes = self.kubernetes_nodes.get(name);
+        let merged = match (kubernetes, self.cilium_nodes.get(name)) {
+            (Some(kubernetes), Some(cilium)) => of_both(kubernetes, cilium),
+            (Some(one), None) | (None, Some(one)) => (**one).clone(),
+            (None, None) => {
+                take(&mut self.objects.nodes, name);
+                return;
+            }
+        };
+        put(&mut self.objects.nodes, Arc::clone(name), merged);
+    }
+
+    fn is_known(&self, resource: Resource, id: &ObjectId) -> bool {
+        let objects = &self.objects;
+        let name = id.name.as_str();
+        match resource {
+            Resource::CiliumNetworkPolicies
+            | Resource::CiliumClusterwideNetworkPolicies
+            | Resource::NetworkPolicies
+            | Resource::ClusterNetworkPolicies => self.policies.contains_key(id),
+            Resource::CiliumCidrGroups => objects.cidr_groups.contains_key(name),
+            Resource::Namespaces => objects.namespaces.contains_key(name),
+            Resource::Nodes => self.kubernetes_nodes.contains_key(name),
+            Resource::CiliumNodes => self.cilium_nodes.contains_key(name),
+            Resource::CiliumIdentities => {
+                number(id).is_some_and(|number| objects.cluster_identities.contains_key(&number))
+            }
+            Resource::CiliumEndpoints => objects.remote_endpoints.contains_key(&reference(id)),
+            Resource::Pods => objects.pods.contains_key(&reference(id)),
+            Resource::Services => self.services.contains_key(&reference(id)),
+            Resource::EndpointSlices => self.slices.contains_key(&reference(id)),
+        }
+    }
+
+    /// How the objects of a kind that are in force are called.
+    fn known(&self, resource: Resource) -> Vec<ObjectId> {
+        fn named<V>(resource: Resource, map: &BTreeMap<Arc<str>, V>) -> Vec<ObjectId> {
+            map.keys().map(|name| resource.object("", name)).collect()
+        }
+        fn placed<V>(resource: Resource, map: &BTreeMap<PodRef, V>) -> Vec<ObjectId> {
+            map.keys()
+                .map(|key| resource.object(&key.namespace, &key.name))
+                .collect()
+        }
+        let objects = &self.objects;
+        match resource {
+            Resource::CiliumNetworkPolicies
+            | Resource::CiliumClusterwideNetworkPolicies
+            | Resource::NetworkPolicies
+            | Resource::ClusterNetworkPolicies => self
+                .policies
+                .keys()
+                .filter(|id| id.kind == resource.kind())
+                .cloned()
+                .collect(),
+            Resource::CiliumCidrGroups => named(resource, &objects.cidr_groups),
+            Resource::Namespaces => named(resource, &objects.namespaces),
+            Resource::Nodes => named(resource, &self.kubernetes_nodes),
+            Resource::CiliumNodes => named(resource, &self.cilium_nodes),
+            Resource::CiliumIdentities => objects
+                .cluster_identities
+                .keys()
+                .map(|number| resource.object("", &number.0.to_string()))
+                .collect(),
+            Resource::CiliumEndpoints => placed(resource, &objects.remote_endpoints),
+            Resource::Pods => placed(resource, &objects.pods),
+            Resource::Services => placed(resource, &self.services),
+            Resource::EndpointSlices => placed(resource, &self.slices),
+        }
+    }
+
+    fn read_policies_again(&mut self) {
+        if self.name_services.is_empty() {
+            return;
+        }
+        let services: Services = services(
+            self.services.values().map(|service| &**service),
+            self.slices.values().map(|slice| &**slice),
+        );
+        let trees: Vec<_> = self
+            .name_services
+            .iter()
+            .map(|(id, tree)| (id.clone(), Arc::clone(tree)))
+            .collect();
+        for (id, tree) in trees {
+            match self.reading.read(&tree, &services) {
+                Ok(Input::Policy(lowered)) => {
+                    put(
+                        &mut self.objects.policies,
+                        Arc::clone(&lowered.policy.reference),
+                        lowered.policy,
+                    );
+                }
+                Ok(_) => {}
+                Err(reason) => {
+                    let refused = Refused {
+                        reason,
+                        earlier_in_force: true,
+                    };
+                    self.refused.insert(id, refused);
+                }
+            }
+        }
+    }
+
+    /// The backends of the service that the API server has for itself.
+    fn find_api_servers(&mut self) {
+        let slices = self.slices.values().filter(|slice| {
+            let of = slice.metadata.labels.get(discovery::SERVICE_NAME);
+            slice.metadata.namespace == "default" && of.is_some_and(|name| name == "kubernetes")
+        });
+        let servers: BTreeSet<IpAddr> = slices
+            .flat_map(|slice| &slice.endpoints)
+            .flat_map(|endpoint| &endpoint.addresses)
+            .filter_map(|address| address.parse().ok())
+            .collect();
+        self.objects.api_servers = servers;
+    }
+}
+
+fn number(id: &ObjectId) -> Option<NumericIdentity> {
+    id.name.parse().ok().map(NumericIdentity)
+}
