@@ -14,6 +14,7 @@ use crate::{
     lab::Lab,
     netns::Netns,
     process::{Process, built_binary},
+    trace::Trace,
     wait,
 };
 
@@ -78,6 +79,22 @@ impl Agent {
             .worker
             .netns
             .enter(|| Process::spawn("agent", &mut command, log))??;
+        Ok(Self {
+            process,
+            cli: Cli::new(lab)?,
+        })
+    }
+
+    /// Starts it with every write seen, and does not wait. `trace` may be told before when it is to die.
+    ///
+    /// # Errors
+    /// If it cannot be started or traced.
+    pub fn launch_traced(lab: &Lab, command: &Command, trace: &Trace) -> Result<Self> {
+        let log = lab.directory().join("agent.log");
+        let process = lab
+            .worker
+            .netns
+            .enter(|| Process::spawn_traced("agent", command, log, trace.clone()))??;
         Ok(Self {
             process,
             cli: Cli::new(lab)?,

@@ -24,5 +24,6 @@ pub mod process;
 pub mod require;
 pub mod scenario;
 pub mod server;
+pub mod trace;
 pub mod wait;
 pub mod wire;

@@ -7,16 +7,22 @@ use std::{
     io::{Seek, Write},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc::channel,
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-use crate::wait;
+use crate::{
+    trace::{Trace, follow, stopped},
+    wait,
+};
 
 /// Where Debian keeps what is not on a user's path.
 const EXTRA_PATH: [&str; 2] = ["/usr/sbin", "/sbin"];
@@ -101,9 +107,78 @@ pub fn output(command: &mut Command) -> Result<Output> {
 /// A process that is killed when this is dropped. Its output goes to a file.
 #[derive(Debug)]
 pub struct Process {
-    child: Child,
+    body: Body,
     name: String,
     log: PathBuf,
+}
+
+#[derive(Debug)]
+enum Body {
+    Child(Child),
+    /// Its tracer alone may wait for it.
+    Traced {
+        id: u32,
+        trace: Trace,
+    },
+}
+
+impl Body {
+    fn id(&self) -> u32 {
+        match self {
+            Self::Child(child) => child.id(),
+            Self::Traced { id, .. } => *id,
+        }
+    }
+
+    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        match self {
+            Self::Child(child) => Ok(child.try_wait()?),
+            Self::Traced { trace, .. } => trace.ended(),
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.id())?), signal)?)
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    fn crash(&mut self) -> Result<()> {
+        match self {
+            Self::Child(child) => {
+                child.kill()?;
+                child.wait()?;
+                Ok(())
+            }
+            Self::Traced { trace, .. } => {
+                if trace.ended()?.is_some() {
+                    return Ok(());
+                }
+                // Between the question and now it may have ended; then its tracer says so.
+                match self.signal(Signal::SIGKILL) {
+                    Err(error) if error.downcast_ref::<Errno>() != Some(&Errno::ESRCH) => {
+                        return Err(error);
+                    }
+                    _ => {}
+                }
+                wait::until("a killed process is gone", wait::LONG, || {
+                    Ok(self.ended()?.map(drop))
+                })
+            }
+        }
+    }
+}
+
+fn output_to(command: &mut Command, log: &Path) -> Result<()> {
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .with_context(|| format!("cannot open {}", log.display()))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file);
+    Ok(())
 }
 
 impl Process {
@@ -112,19 +187,33 @@ impl Process {
     /// # Errors
     /// If the log cannot be opened or the program not started.
     pub fn spawn(name: &str, command: &mut Command, log: PathBuf) -> Result<Self> {
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .with_context(|| format!("cannot open {}", log.display()))?;
+        output_to(command, &log)?;
         let child = command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
         Ok(Self {
-            child,
+            body: Body::Child(child),
+            name: name.to_owned(),
+            log,
+        })
+    }
+
+    /// As [`Process::spawn`], with every write seen; `trace` may be told before when it is to die.
+    ///
+    /// # Errors
+    /// As for [`Process::spawn`], or if it may not be traced.
+    pub fn spawn_traced(name: &str, command: &Command, log: PathBuf, trace: Trace) -> Result<Self> {
+        let mut command = stopped(command);
+        output_to(&mut command, &log)?;
+        let (started, told) = channel();
+        let followed = trace.clone();
+        // A thread of its own: only the thread that traces may ask, and it is in the caller's namespaces.
+        thread::Builder::new()
+            .name(format!("trace {name}"))
+            .spawn(move || follow(command, &followed, &started))?;
+        let id = told.recv().context("the tracer ended")??;
+        Ok(Self {
+            body: Body::Traced { id, trace },
             name: name.to_owned(),
             log,
         })
@@ -132,7 +221,7 @@ impl Process {
 
     /// The process id, for evidence from outside (`/proc`, strace).
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.body.id()
     }
 
     /// Everything it has written so far.
@@ -145,7 +234,7 @@ impl Process {
     /// # Errors
     /// If the kernel refuses to tell.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(self.child.try_wait()?)
+        self.body.ended()
     }
 
     /// Waits for the end.
@@ -154,7 +243,8 @@ impl Process {
     /// If it still runs after `limit`: with its log.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("{} ends", self.name);
-        wait::until(&what, limit, || Ok(self.child.try_wait()?)).with_context(|| self.log())
+        let body = &mut self.body;
+        wait::until(&what, limit, || body.ended()).with_context(|| self.log())
     }
 
     /// Sends a signal.
@@ -162,7 +252,8 @@ impl Process {
     /// # Errors
     /// If it has already been waited for, or the kernel refuses.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)
+        self.body
+            .signal(signal)
             .with_context(|| format!("{signal} to {}", self.name))
     }
 
@@ -171,17 +262,13 @@ impl Process {
     /// # Errors
     /// If it cannot be waited for.
     pub fn crash(&mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
+        self.body.crash()
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         // Nothing can be done about a process that is gone already.
-        if self.child.kill().is_ok() {
-            drop(self.child.wait());
-        }
+        drop(self.body.crash());
     }
 }
