@@ -38,6 +38,12 @@ e2e-api: ## the tests on a real API server (also KUBEBUILDER_ASSETS; OXILIUM_API
 	@scripts/setup.sh build run
 	@scripts/e2e-api.sh
 
+.PHONY: test-chaos
+test-chaos: ## the agent killed before and after every write that it makes (root; long)
+	@scripts/setup.sh build run
+	$(CARGO) build --workspace --bins
+	OXILIUM_CHAOS=all $(CARGO) test --package oxilium-e2e --test chaos -- --nocapture --test-threads 1
+
 .PHONY: test-kernels
 test-kernels: ## the kernel's tests on Linux 6.1 and 6.12 under QEMU (KERNELS="6.1 6.12")
 	scripts/test-kernels.sh $(KERNELS)

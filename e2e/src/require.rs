@@ -24,7 +24,7 @@ pub enum Need {
     Bpf,
     /// The CNI plugins `bridge` and `host-local`.
     CniPlugins,
-    /// `ip`, `ping`, `curl`, `nginx`.
+    /// `ip`, `ping`, `curl`, `nginx`, `bpftool`.
     Tools,
     /// `strace`, which counts an agent's system calls from outside.
     Strace,
@@ -69,7 +69,7 @@ impl Need {
                 .iter()
                 .find(|name| crate::cni::find_plugin(name).is_none())
                 .map(|name| format!("no CNI plugin {name} (`make setup` installs it)")),
-            Self::Tools => ["ip", "ping", "curl", "nginx"]
+            Self::Tools => ["ip", "ping", "curl", "nginx", "bpftool"]
                 .iter()
                 .find(|name| crate::process::find_program(name).is_none())
                 .map(|name| format!("no {name} (`make setup` installs it)")),

@@ -1,0 +1,243 @@
+//! A node with traffic on it, and an agent that may die.
+
+use std::{collections::BTreeMap, fs};
+
+use anyhow::{Context, Result, bail};
+use oxilium_e2e::{
+    agent::{Agent, agent_command},
+    dump,
+    lab::Lab,
+    pod::Pod,
+    scenario::policy,
+    trace::{Edge, Trace},
+    traffic::Echo,
+    wait,
+};
+
+use crate::{input::Input, traffic::Traffic};
+
+/// More than the marker policy has: its line tells how often it was moved.
+const MARKER_LINES: usize = 20;
+
+/// The node, and what is known of it.
+pub(crate) struct Node {
+    pub(crate) trace: Trace,
+    pub(crate) agent: Option<Agent>,
+    pub(crate) input: Input,
+    pub(crate) guest: Option<Pod>,
+    pub(crate) changeling: Pod,
+    pub(crate) stranger: Pod,
+    pub(crate) friend: Pod,
+    pub(crate) subject: Pod,
+    pub(crate) lab: Lab,
+    pub(crate) fresh: BTreeMap<Input, Vec<String>>,
+    pub(crate) markers: usize,
+    pub(crate) traffic: Option<Traffic>,
+}
+
+impl Node {
+    /// A node with pods, what fresh ones hold under either input, an agent that is ready, and then traffic.
+    pub(crate) fn start(echo: Echo) -> Result<Self> {
+        let lab = Lab::new()?;
+        let mut agent = Agent::start(&lab)?;
+        let pod = |name: &str| lab.pod(name).label("app", name).start();
+        let subject = pod("subject")?;
+        let friend = pod("friend")?;
+        let stranger = pod("stranger")?;
+        let changeling = lab.pod("changeling").label("app", "friend").start()?;
+        agent.process().crash()?;
+        let mut this = Self {
+            trace: Trace::default(),
+            agent: None,
+            input: Input::Open,
+            guest: None,
+            changeling,
+            stranger,
+            friend,
+            subject,
+            lab,
+            fresh: BTreeMap::new(),
+            markers: 0,
+            traffic: None,
+        };
+        for input in [Input::Closed, Input::Open] {
+            this.put(input)?;
+            this.forget()?;
+            this.launch(None)?;
+            this.settle()?;
+            let held = this.held()?;
+            this.fresh.insert(input, held);
+            this.check().context("of a fresh node")?;
+            this.agent()?.process().crash()?;
+        }
+        this.launch(None)?;
+        this.settle()?;
+        let pods = [
+            &this.subject,
+            &this.friend,
+            &this.stranger,
+            &this.changeling,
+        ];
+        this.traffic = Some(Traffic::start(pods, echo)?);
+        Ok(this)
+    }
+
+    pub(crate) fn agent(&mut self) -> Result<&mut Agent> {
+        self.agent.as_mut().context("an agent was started")
+    }
+
+    /// Starts the agent, to die where `death` says, and does not wait.
+    pub(crate) fn launch(&mut self, death: Option<(usize, Edge)>) -> Result<()> {
+        self.trace = Trace::default();
+        if let Some((nth, edge)) = death {
+            self.trace.kill_at(nth, edge);
+        }
+        let mut command = agent_command(&self.lab)?;
+        command.args([
+            "--conntrack-gc-interval",
+            "3600",
+            "--sweep-interval",
+            "3600",
+        ]);
+        self.agent = Some(Agent::launch_traced(&self.lab, &command, &self.trace)?);
+        Ok(())
+    }
+
+    /// The files of an input.
+    pub(crate) fn put(&mut self, input: Input) -> Result<()> {
+        self.input = input;
+        self.lab.manifests.put("web.yaml", &input.web())?;
+        self.changeling.set_labels(&[("app", input.changeling())])?;
+        let strangers = input.strangers();
+        self.lab.manifests.put("strangers.yaml", &strangers)?;
+        self.mark()
+    }
+
+    /// A policy that selects nobody, on a line where it never was: where it is in force, all that was put before
+    /// it is known.
+    pub(crate) fn mark(&mut self) -> Result<()> {
+        self.markers = (self.markers + 1) % 200;
+        let blank = "#\n".repeat(MARKER_LINES * self.markers);
+        let text =
+            policy("marker", "  ingress:\n    - {}\n").replace("app: subject", "app: nobody");
+        self.lab.manifests.put("marker.yaml", &(blank + &text))
+    }
+
+    /// Whether the last mark is known, and all that was known with it is applied.
+    pub(crate) fn is_met(&mut self) -> Result<bool> {
+        let known_as = |origin: &str| -> Option<usize> {
+            let line: usize = origin.strip_prefix("marker.yaml:")?.parse().ok()?;
+            Some(line / MARKER_LINES)
+        };
+        let cli = self.agent()?.cli().clone();
+        let policies = cli.json(&["policy", "get"])?;
+        let known = policies.as_array().is_some_and(|list| {
+            list.iter()
+                .any(|policy| policy["origin"].as_str().and_then(known_as) == Some(self.markers))
+        });
+        Ok(known && cli.output(&["status"])?.status.success())
+    }
+
+    pub(crate) fn until_met(&mut self) -> Result<()> {
+        wait::until("the agent has applied what it was told", wait::LONG, || {
+            if let Some(status) = self.agent()?.process().ended()? {
+                bail!("the agent ended: {status}");
+            }
+            Ok(self.is_met()?.then_some(()))
+        })
+    }
+
+    /// Brings the guest to where the input wants it. An error is one of the agent that died meanwhile.
+    pub(crate) fn receive_guest(&mut self) -> Result<()> {
+        match (self.input, self.guest.take()) {
+            (Input::Open, None) => {
+                let prepared = self.lab.pod("guest").label("app", "guest").prepare()?;
+                let (chain, sandbox) = (prepared.chain.clone(), prepared.sandbox.clone());
+                let netns = prepared.netns.clone();
+                match prepared.add() {
+                    Ok(guest) => self.guest = Some(guest),
+                    Err(error) => {
+                        // As a runtime does.
+                        chain.del(&sandbox, None)?;
+                        netns.delete()?;
+                        return Err(error);
+                    }
+                }
+            }
+            (Input::Closed, Some(guest)) => guest.delete()?,
+            (_, guest) => self.guest = guest,
+        }
+        Ok(())
+    }
+
+    /// Waits until the running agent has applied everything: from now on its input is enforced.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        self.agent()?.until_ready()?;
+        self.receive_guest()?;
+        self.until_met()?;
+        self.traffic.as_mut().map_or(Ok(()), Traffic::count)
+    }
+
+    /// As if the node were new: no pins, no numbers given out, nothing admitted. Only the runtime knows its pods.
+    pub(crate) fn forget(&mut self) -> Result<()> {
+        let state = self.lab.directory().join("state");
+        for entry in fs::read_dir(&state)? {
+            let path = entry?.path();
+            match path.file_name().and_then(|name| name.to_str()) {
+                Some("attachments.json" | "cluster-uid") => {}
+                _ if path.is_dir() => fs::remove_dir_all(&path)?,
+                _ => fs::remove_file(&path)?,
+            }
+        }
+        fs::remove_dir_all(self.lab.bpf_root().join("oxilium"))?;
+        // Who takes the programs away lets everything pass: what counts is from when they are back.
+        if let Some(traffic) = &mut self.traffic {
+            traffic.denied_since = u64::MAX;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn held(&self) -> Result<Vec<String>> {
+        let mut pods = vec![
+            &self.subject,
+            &self.friend,
+            &self.stranger,
+            &self.changeling,
+        ];
+        pods.extend(&self.guest);
+        dump::enforced(&self.lab, &pods)
+    }
+
+    /// All that must hold of an agent that says that it is ready.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        if let Some(traffic) = &self.traffic {
+            traffic.check(self.input)?;
+        }
+        let held = self.held()?;
+        if let Some(fresh) = self.fresh.get(&self.input)
+            && held != *fresh
+        {
+            let only = |left: &[String], right: &[String]| {
+                let lines: Vec<_> = left
+                    .iter()
+                    .filter(|line| !right.contains(line))
+                    .cloned()
+                    .collect();
+                lines.join("\n")
+            };
+            bail!(
+                "the kernel holds, of what a fresh node does not:\n{}\nand not, of what one does:\n{}",
+                only(&held, fresh),
+                only(fresh, &held)
+            );
+        }
+        let from = self.trace.made();
+        self.mark()?;
+        self.until_met()?;
+        let writes = self.trace.kernel_writes(from);
+        if !writes.is_empty() {
+            bail!("the next reconcile writes: {writes:?}");
+        }
+        Ok(())
+    }
+}
