@@ -17,6 +17,8 @@ mod record;
 mod requests;
 mod resource;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
