@@ -1,4 +1,10 @@
-//! The agent's options: flags, or environment variables under Cilium's names where it has them.
+//! The agent's options: flags, environment variables, a configuration directory, under Cilium's names where it has them.
+
+pub mod directory;
+pub mod keys;
+pub mod settle;
+mod tell;
+pub mod value;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -8,11 +14,17 @@ use clap::{Args, ValueEnum};
 use oxilium_api::paths;
 use oxilium_model::policy::config::{AllowLocalhost, EnforcementMode, Families, PolicyConfig};
 
+use self::settle::Configured;
+use self::value::{parse_boolean, parse_seconds};
 use crate::kubernetes::KubernetesOptions;
 
 /// Options of `oxilium agent`.
 #[derive(Clone, Debug, Args)]
 pub struct AgentOptions {
+    /// Directory with a file for each key: the mounted ConfigMap cilium-config. Flags and environment count before it.
+    #[arg(long, env = "CILIUM_CONFIG_DIR", value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
+
     /// Directory of manifests, in place of an API server.
     #[arg(long, env = "OXILIUM_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<PathBuf>,
@@ -137,22 +149,42 @@ pub struct AgentOptions {
     )]
     pub sweep_interval: u64,
 
-    /// Seconds between two removals of flows that ended.
+    /// Time between two removals of flows that ended; 0 means the default.
     #[arg(
         long,
         env = "CILIUM_CONNTRACK_GC_INTERVAL",
-        default_value_t = 60,
-        value_name = "SECONDS"
+        default_value = "60s",
+        value_parser = parse_seconds,
+        value_name = "DURATION"
     )]
     pub conntrack_gc_interval: u64,
+
+    /// Port of /healthz and /livez on the loopback address; neither is served unless given.
+    #[arg(long, env = "CILIUM_AGENT_HEALTH_PORT", value_name = "PORT")]
+    pub agent_health_port: Option<u16>,
 
     /// How log lines are written.
     #[arg(long, env = "OXILIUM_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
     /// Log more.
-    #[arg(long, short = 'D', env = "CILIUM_DEBUG")]
+    #[arg(
+        long,
+        short = 'D',
+        env = "CILIUM_DEBUG",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        action = clap::ArgAction::Set,
+        value_parser = parse_boolean,
+        value_name = "BOOL"
+    )]
     pub debug: bool,
+
+    /// What is to be told about the configuration.
+    #[arg(skip)]
+    pub configured: Configured,
 }
 
 /// Where the cluster's objects come from.
@@ -250,6 +282,15 @@ impl AgentOptions {
         self.status_dir
             .clone()
             .unwrap_or_else(|| self.state_dir.join("status"))
+    }
+
+    /// Time between two removals of flows that ended.
+    pub fn conntrack_gc(&self) -> Duration {
+        const DEFAULT: u64 = 60;
+        match self.conntrack_gc_interval {
+            0 => Duration::from_secs(DEFAULT),
+            seconds => Duration::from_secs(seconds),
+        }
     }
 
     /// Time between two sweeps.

@@ -14,6 +14,7 @@ pub mod api;
 pub mod config;
 pub mod disk;
 pub mod explain;
+pub mod health;
 pub mod kubernetes;
 pub mod offline;
 pub mod publish;
@@ -23,4 +24,4 @@ pub mod source;
 pub mod staged;
 
 pub use config::AgentOptions;
-pub use run::run;
+pub use run::{log_to_stderr, run};

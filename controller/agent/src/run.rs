@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::IsTerminal;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -20,15 +21,16 @@ use tracing_subscriber::EnvFilter;
 use crate::api::{Monitors, Server, Service};
 use crate::config::{self, AgentOptions, LogFormat};
 use crate::disk::{InstanceLock, make_directory, write_whole};
+use crate::health;
 use crate::reconcile::{Input, Reconciler, Start, View};
 use crate::source::{self, TombstoneWatch};
 
 /// tcx hooks announce no change: how often they are asked.
 const HOOKS_EVERY: Duration = Duration::from_secs(1);
 
-/// Log lines go to stderr.
-fn log_to_stderr(options: &AgentOptions) {
-    let level = if options.debug { "debug" } else { "info" };
+/// Log lines go to stderr. Once in a process.
+pub fn log_to_stderr(debug: bool, format: LogFormat) {
+    let level = if debug { "debug" } else { "info" };
     // What goes wrong with a request is told by whoever made it.
     let quiet = format!("{level},kube_client=off");
     let filter = EnvFilter::try_from_env("OXILIUM_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
@@ -36,7 +38,7 @@ fn log_to_stderr(options: &AgentOptions) {
         .with_env_filter(filter)
         .with_target(false)
         .with_writer(std::io::stderr);
-    match options.log_format {
+    match format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
     }
@@ -209,6 +211,11 @@ fn serve(
         options: Arc::new(options),
         attach_mode,
     });
+    if let Some(port) = service.options.agent_health_port {
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        let listener = runtime.block_on(health::listen(address, "agent-health-port"))?;
+        tokio::spawn(health::serve(listener, Arc::clone(&service)));
+    }
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -272,7 +279,7 @@ fn start_conntrack<N: Send + 'static>(
     options: &AgentOptions,
     inputs: Sender<Input<N>>,
 ) -> Result<()> {
-    let interval = Duration::from_secs(options.conntrack_gc_interval.max(1));
+    let interval = options.conntrack_gc();
     thread::Builder::new()
         .name("conntrack".to_owned())
         .spawn(move || {
@@ -336,7 +343,8 @@ fn kernel_config(options: &AgentOptions) -> KernelConfig {
 /// # Errors
 /// When it cannot start; with what to do about it.
 pub fn run(options: AgentOptions, socket: &Path) -> Result<()> {
-    log_to_stderr(&options);
+    log_to_stderr(options.debug, options.log_format);
+    options.configured.log();
     let process = Process::prepare(&options)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -41,8 +41,8 @@ pub use request::{
     ExplainQuery, HostInterface, Pod, Ready, Request, call,
 };
 pub use status::{
-    ComponentState, ComponentStatus, FailingObject, KernelWrites, MapStatus, ReconcileStatus,
-    SourceStatus, StatusReport,
+    ComponentState, ComponentStatus, ConfigurationStatus, FailingObject, KernelWrites, MapStatus,
+    ReconcileStatus, SourceStatus, StatusReport, UnsupportedKey,
 };
 pub use time::rfc3339;
 pub use wire::{Answer, Call, Envelope, MAX_LINE, VERSION, read_line};

@@ -76,6 +76,31 @@ pub struct StatusReport {
     pub maps: Vec<MapStatus>,
     /// Kernel writes since the agent's start.
     pub kernel_writes: KernelWrites,
+    /// What the configuration asks for and does not get.
+    #[serde(default)]
+    pub configuration: ConfigurationStatus,
+}
+
+/// What the configuration asks for and does not get.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// Keys whose value says what is not done.
+    pub unsupported: Vec<UnsupportedKey>,
+    /// Keys of the configuration directory that nobody knows.
+    pub unknown: Vec<String>,
+}
+
+/// A key whose value says what is not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnsupportedKey {
+    /// The key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// Whence: a flag, a variable, a file.
+    pub origin: String,
+    /// Why it is not done.
+    pub reason: String,
 }
 
 /// One source of objects.

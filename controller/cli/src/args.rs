@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use oxilium_agent::AgentOptions;
 use oxilium_api::{Client, MonitorKind, paths};
 
+use crate::cni::Cni;
 use crate::output::Format;
 
 /// Network policy for Kubernetes pods by eBPF, as a declarative reconciler.
@@ -45,6 +46,9 @@ impl Cli {
 pub(crate) enum Command {
     /// Run the node agent.
     Agent(Box<AgentOptions>),
+    /// The CNI plugin on this node: put in place, taken away.
+    #[command(subcommand)]
+    Cni(Cni),
     /// How the agent does. Exit status 1 unless it is Ok.
     Status(StatusArgs),
     /// Endpoints: the interfaces of this node's pods.

@@ -2,6 +2,7 @@
 
 mod args;
 mod bpf;
+mod cni;
 mod endpoint;
 mod explain;
 mod files;
@@ -16,25 +17,49 @@ mod vectors;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
+use oxilium_agent::config::settle::{ParseError, parse, with_other_keys};
 
 use crate::args::{Bpf, Cli, Command, Ct, Endpoint, List, Policy};
 use crate::output::{Out, Verdict};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match command_line() {
+        Ok(cli) => cli,
+        Err(ParseError::Arguments(error)) => {
+            let told = error.print();
+            drop(told);
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+        Err(ParseError::Config(error)) => return complain(&error.to_string()),
+    };
     match run(cli) {
         Ok(Verdict::Yes) => ExitCode::SUCCESS,
         Ok(Verdict::No) => ExitCode::from(1),
         Ok(Verdict::Contradiction) => ExitCode::from(3),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nobody is left to tell when stderr is closed too.
-            let told = writeln!(io::stderr(), "Error: {}", whole(&error));
-            drop(told);
-            ExitCode::from(2)
-        }
+        Err(error) => complain(&whole(&error)),
     }
+}
+
+fn complain(text: &str) -> ExitCode {
+    // Nobody is left to tell when stderr is closed too.
+    let told = writeln!(io::stderr(), "Error: {text}");
+    drop(told);
+    ExitCode::from(2)
+}
+
+/// What was asked for, with the options that the environment and the configuration directory give.
+fn command_line() -> Result<Cli, ParseError> {
+    const AGENT: &str = "agent";
+    let mut command = Cli::command().mut_subcommand(AGENT, with_other_keys);
+    let arguments = std::env::args_os().collect();
+    let (matches, configured) = parse(&mut command, arguments, AGENT)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let Command::Agent(options) = &mut cli.command {
+        options.configured = configured;
+    }
+    Ok(cli)
 }
 
 /// An error with its causes, except where it tells them itself.
@@ -67,6 +92,7 @@ fn run(cli: Cli) -> anyhow::Result<Verdict> {
             drop(out);
             oxilium_agent::run(*options, &socket).map(|()| Verdict::Yes)
         }
+        Command::Cni(command) => cni::run(&command, &mut out),
         Command::Status(args) => status::run(&client, &args, &mut out),
         Command::Endpoint(Endpoint::Show(List::List { no_headers })) => {
             endpoint::list(&client, no_headers, &mut out)

@@ -54,6 +54,7 @@ fn show(table: &mut dyn Write, report: &StatusReport, verbose: bool) -> io::Resu
     reconcile(table, report)?;
     list(table, "Not Enforced", &report.not_enforced)?;
     list(table, "Not In Force", &report.refused)?;
+    configuration(table, report, verbose)?;
     writeln!(table, "Global Identity Range:\tmin 256, max 65535")?;
     if verbose {
         details(table, report)?;
@@ -106,6 +107,24 @@ fn list(table: &mut dyn Write, name: &str, objects: &[FailingObject]) -> io::Res
     objects
         .iter()
         .try_for_each(|object| writeln!(table, "  {}: {}", object.object, object.reason))
+}
+
+fn configuration(table: &mut dyn Write, report: &StatusReport, verbose: bool) -> io::Result<()> {
+    let told = &report.configuration;
+    if !told.unsupported.is_empty() {
+        let count = told.unsupported.len();
+        writeln!(table, "Configuration:\t{count} keys not supported yet")?;
+    }
+    if verbose {
+        for key in &told.unsupported {
+            let (name, value, origin) = (&key.key, &key.value, &key.origin);
+            writeln!(table, "  {name}={value} ({origin}): {}", key.reason)?;
+        }
+    }
+    if !told.unknown.is_empty() {
+        writeln!(table, "Unknown Keys:\t{}", told.unknown.join(", "))?;
+    }
+    Ok(())
 }
 
 fn details(table: &mut dyn Write, report: &StatusReport) -> io::Result<()> {

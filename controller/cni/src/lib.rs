@@ -11,6 +11,7 @@ mod command;
 mod config;
 mod environment;
 mod error;
+pub mod install;
 mod log;
 mod netlink;
 mod result;

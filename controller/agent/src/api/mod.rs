@@ -2,6 +2,7 @@
 
 mod answers;
 mod dumps;
+mod health;
 mod monitor;
 mod server;
 mod status;

@@ -61,6 +61,7 @@ pub(super) async fn report<N: Node + 'static>(
         events_lost: figures.events_lost,
         maps: figures.maps,
         kernel_writes: figures.writes,
+        configuration: service.options.configured.status(),
     })
 }
 

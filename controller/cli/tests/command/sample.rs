@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use oxilium_api::{
     Addressing, Alternative, ApiIdentity, BpfEndpoint, BpfPolicyTable, ComponentState,
-    ComponentStatus, Condition, ConntrackFlow, DirectionStatus, Endpoint, EndpointHealth,
-    EndpointPolicy, EndpointState, EndpointStatus, ExplainReport, ExplainSide, Explained,
-    ExternalIdentifiers, FailingObject, HealthState, IpcacheEntry, KernelWrites, MapStatus,
-    MonitorEvent, MonitorKind, MonitorVerdict, Networking, PolicyEnabled, PolicyEntry,
+    ComponentStatus, Condition, ConfigurationStatus, ConntrackFlow, DirectionStatus, Endpoint,
+    EndpointHealth, EndpointPolicy, EndpointState, EndpointStatus, ExplainReport, ExplainSide,
+    Explained, ExternalIdentifiers, FailingObject, HealthState, IpcacheEntry, KernelWrites,
+    MapStatus, MonitorEvent, MonitorKind, MonitorVerdict, Networking, PolicyEnabled, PolicyEntry,
     PolicyEntryType, PolicyMode, PolicyObject, RealizedPolicy, ReconcileStatus, SourceStatus,
-    StagedChange, StagedExample, StagedReport, StatusLogEntry, StatusReport,
+    StagedChange, StagedExample, StagedReport, StatusLogEntry, StatusReport, UnsupportedKey,
 };
 
 fn text(text: &str) -> String {
@@ -336,6 +336,15 @@ pub(crate) fn status(state: ComponentState) -> StatusReport {
         kernel_writes: KernelWrites {
             total: 9,
             by_table: BTreeMap::from([(text("policy/update"), 9)]),
+        },
+        configuration: ConfigurationStatus {
+            unsupported: vec![UnsupportedKey {
+                key: text("enable-hubble"),
+                value: text("true"),
+                origin: text("file /tmp/cilium/config-map/enable-hubble"),
+                reason: text("there is no Hubble server yet"),
+            }],
+            unknown: vec![text("enable-hubbel")],
         },
     }
 }

@@ -1,0 +1,175 @@
+//! Routes, services, masquerading, events.
+
+use super::Kind::{Bool, Duration, Number, OneOf, Text};
+use super::{FALSE, Key, TRUE, always, unused};
+
+const MAIN_PLUGIN: &str = "packets between nodes are the main CNI plugin's business";
+const KUBE_PROXY: &str = "kube-proxy serves what comes from outside and from the node itself";
+const VTEP: &str = "there is no tunnel to bind to VXLAN endpoints outside the cluster";
+
+pub(super) const KEYS: &[Key] = &[
+    always(
+        "tunnel",
+        OneOf(&["vxlan", "geneve", "disabled"]),
+        &["disabled"],
+        MAIN_PLUGIN,
+    ),
+    always(
+        "routing-mode",
+        OneOf(&["native", "tunnel"]),
+        &["native"],
+        MAIN_PLUGIN,
+    ),
+    always("tunnel-protocol", Text, &[""], MAIN_PLUGIN),
+    unused("tunnel-port", Number(0, 65_535), MAIN_PLUGIN),
+    unused("tunnel-source-port-range", Text, MAIN_PLUGIN),
+    always("auto-direct-node-routes", Bool, FALSE, MAIN_PLUGIN),
+    always("enable-endpoint-routes", Bool, FALSE, MAIN_PLUGIN),
+    always("enable-local-node-route", Bool, FALSE, MAIN_PLUGIN),
+    always("enable-ipv4-masquerade", Bool, FALSE, MAIN_PLUGIN),
+    always("enable-ipv6-masquerade", Bool, FALSE, MAIN_PLUGIN),
+    always("enable-bpf-masquerade", Bool, FALSE, MAIN_PLUGIN),
+    always("enable-ipv4-big-tcp", Bool, FALSE, MAIN_PLUGIN),
+    always("enable-ipv6-big-tcp", Bool, FALSE, MAIN_PLUGIN),
+    always(
+        "enable-bandwidth-manager",
+        Bool,
+        FALSE,
+        "pods' bandwidth is not limited",
+    ),
+    always("enable-l2-neigh-discovery", Bool, FALSE, MAIN_PLUGIN),
+    always("enable-l2-announcements", Bool, FALSE, KUBE_PROXY),
+    always(
+        "enable-bgp-control-plane",
+        Bool,
+        FALSE,
+        "routes are not announced",
+    ),
+    always(
+        "install-iptables-rules",
+        Bool,
+        FALSE,
+        "no iptables rule is ever touched",
+    ),
+    always(
+        "install-no-conntrack-iptables-rules",
+        Bool,
+        FALSE,
+        "no iptables rule is ever touched",
+    ),
+    unused("arping-refresh-period", Duration, MAIN_PLUGIN),
+    unused("ipv4-native-routing-cidr", Text, MAIN_PLUGIN),
+    unused("ipv6-native-routing-cidr", Text, MAIN_PLUGIN),
+    unused(
+        "devices",
+        Text,
+        "programs are attached to pods' interfaces only",
+    ),
+    unused(
+        "direct-routing-device",
+        Text,
+        "programs are attached to pods' interfaces only",
+    ),
+    unused("mtu", Number(0, 65_535), MAIN_PLUGIN),
+    always(
+        "kube-proxy-replacement",
+        OneOf(&["true", "false", "strict", "partial", "probe", "disabled"]),
+        &["false", "disabled"],
+        KUBE_PROXY,
+    ),
+    unused(
+        "kube-proxy-replacement-healthz-bind-address",
+        Text,
+        KUBE_PROXY,
+    ),
+    always("bpf-lb-external-clusterip", Bool, FALSE, KUBE_PROXY),
+    always(
+        "bpf-lb-sock",
+        Bool,
+        FALSE,
+        "ClusterIPs are translated on the pod's interface",
+    ),
+    unused(
+        "bpf-lb-map-max",
+        Number(1, u64::MAX),
+        "each map has a size of its own",
+    ),
+    unused("bpf-lb-algorithm", Text, KUBE_PROXY),
+    unused("bpf-lb-mode", Text, KUBE_PROXY),
+    unused("bpf-lb-acceleration", Text, KUBE_PROXY),
+    always("enable-node-port", Bool, FALSE, KUBE_PROXY),
+    always("enable-external-ips", Bool, FALSE, KUBE_PROXY),
+    always(
+        "enable-host-port",
+        Bool,
+        FALSE,
+        "host ports are the portmap plugin's",
+    ),
+    unused("enable-auto-protect-node-port-range", Bool, KUBE_PROXY),
+    unused("enable-health-check-nodeport", Bool, KUBE_PROXY),
+    unused("node-port-bind-protection", Bool, KUBE_PROXY),
+    unused("node-port-range", Text, KUBE_PROXY),
+    always(
+        "enable-svc-source-range-check",
+        Bool,
+        TRUE,
+        "kube-proxy heeds loadBalancerSourceRanges",
+    ),
+    always(
+        "enable-session-affinity",
+        Bool,
+        TRUE,
+        "session affinity is heeded",
+    ),
+    always(
+        "enable-local-redirect-policy",
+        Bool,
+        FALSE,
+        "CiliumLocalRedirectPolicies are not read",
+    ),
+    always("enable-lb-ipam", Bool, FALSE, KUBE_PROXY),
+    always("enable-gateway-api", Bool, FALSE, "no proxy for layer 7"),
+    always(
+        "enable-ingress-controller",
+        Bool,
+        FALSE,
+        "no proxy for layer 7",
+    ),
+    always("enable-envoy-config", Bool, FALSE, "no proxy for layer 7"),
+    always("enable-vtep", Bool, FALSE, VTEP),
+    unused("vtep-cidr", Text, VTEP),
+    unused("vtep-endpoint", Text, VTEP),
+    unused("vtep-mac", Text, VTEP),
+    unused("vtep-mask", Text, VTEP),
+    always(
+        "monitor-aggregation",
+        OneOf(&["none", "lowest", "low", "medium", "maximum", "max"]),
+        &["medium"],
+        "events are one a flow, its end and interval",
+    ),
+    unused(
+        "monitor-aggregation-flags",
+        Text,
+        "events are one a flow, its end and interval",
+    ),
+    unused(
+        "monitor-aggregation-interval",
+        Duration,
+        "events are one a flow, its end and interval",
+    ),
+    unused(
+        "bpf-events-drop-enabled",
+        Bool,
+        "drops are always told, up to a rate",
+    ),
+    unused(
+        "bpf-events-policy-verdict-enabled",
+        Bool,
+        "verdicts are told to whoever asks",
+    ),
+    unused(
+        "bpf-events-trace-enabled",
+        Bool,
+        "traces are told to whoever asks",
+    ),
+];

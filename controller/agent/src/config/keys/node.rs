@@ -1,0 +1,280 @@
+//! The node, the cluster, what is installed, and how the programs run.
+
+use super::Kind::{Bool, Duration, Number, OneOf, Path, Ratio, Text};
+use super::{
+    AGENT, ALL, CLIENTS, FALSE, INSTALLER, Key, OPERATOR, TRUE, always, only, option, unused,
+};
+
+const MAIN_PLUGIN: &str = "addresses of pods are the main CNI plugin's business";
+const NODE_READY: &str = "done once the node enforces";
+const LOG: &str = "OXILIUM_LOG says what is logged, log-format how";
+
+pub(super) const KEYS: &[Key] = &[
+    option(
+        AGENT,
+        "bpf-root",
+        Path,
+        "mount point of the BPF file system",
+    ),
+    option(AGENT, "state-dir", Path, "what must outlive the agent"),
+    option(AGENT, "cluster-id", Number(0, 255), "id of this cluster"),
+    option(AGENT, "cluster-name", Text, "name of this cluster"),
+    option(ALL, "debug", Bool, "log more"),
+    option(
+        AGENT,
+        "agent-health-port",
+        Number(1, 65_535),
+        "port of /healthz on the loopback address",
+    ),
+    option(
+        INSTALLER,
+        "custom-cni-conf",
+        Bool,
+        "leave the CNI configuration to its owner",
+    ),
+    option(
+        INSTALLER,
+        "cni-exclusive",
+        Bool,
+        "put other CNI configurations aside as *.cilium_bak",
+    ),
+    option(INSTALLER, "cni-log-file", Text, "where the CNI plugin logs"),
+    option(
+        INSTALLER,
+        "cni-uninstall",
+        Bool,
+        "take the CNI configuration away when the agent's pod ends",
+    ),
+    option(
+        INSTALLER,
+        "read-cni-conf",
+        Path,
+        "the CNI configuration to install",
+    ),
+    option(
+        INSTALLER,
+        "cni-chaining-target",
+        Text,
+        "name of the network to chain to",
+    ),
+    option(
+        OPERATOR,
+        "cilium-endpoint-gc-interval",
+        Duration,
+        "time between two collections of orphaned CiliumEndpoints",
+    ),
+    option(
+        OPERATOR,
+        "identity-gc-interval",
+        Duration,
+        "time between two collections of unused CiliumIdentities",
+    ),
+    option(
+        OPERATOR,
+        "identity-heartbeat-timeout",
+        Duration,
+        "how long an identity is unused before it is removed",
+    ),
+    option(
+        OPERATOR,
+        "operator-api-serve-addr",
+        Text,
+        "where the operator serves /healthz",
+    ),
+    option(
+        OPERATOR,
+        "leader-election-lease-duration",
+        Duration,
+        "how long others wait for the leader to be heard of",
+    ),
+    option(
+        OPERATOR,
+        "leader-election-renew-deadline",
+        Duration,
+        "how long the leader goes on without having been heard of",
+    ),
+    option(
+        OPERATOR,
+        "leader-election-retry-period",
+        Duration,
+        "time between two looks at the lease",
+    ),
+    option(
+        CLIENTS,
+        "k8s-kubeconfig-path",
+        Path,
+        "the kubeconfig file, in place of the pod's service account",
+    ),
+    option(
+        CLIENTS,
+        "k8s-api-server",
+        Text,
+        "URL of the API server, in place of the one that the environment names",
+    ),
+    option(OPERATOR, "k8s-namespace", Text, "namespace of the lease"),
+    only(
+        "cni-chaining-mode",
+        Text,
+        &["generic-veth"],
+        "the agent follows a main CNI plugin that makes a veth; it is none itself yet",
+    ),
+    only(
+        "identity-allocation-mode",
+        Text,
+        &["crd"],
+        "identities are CiliumIdentity objects; agents that agree elsewhere would give the same pods other numbers",
+    ),
+    always(
+        "agent-not-ready-taint-key",
+        Text,
+        &["node.cilium.io/agent-not-ready"],
+        "this taint is taken off once the node enforces; another is not",
+    ),
+    always("remove-cilium-node-taints", Bool, TRUE, NODE_READY),
+    always("set-cilium-is-up-condition", Bool, TRUE, NODE_READY),
+    always(
+        "disable-cnp-status-updates",
+        Bool,
+        FALSE,
+        "conditions of policies are written, and only when they change",
+    ),
+    always(
+        "disable-endpoint-crd",
+        Bool,
+        FALSE,
+        "other nodes learn the identities of this node's pods from CiliumEndpoints",
+    ),
+    always(
+        "enable-cilium-endpoint-slice",
+        Bool,
+        FALSE,
+        "CiliumEndpoints are read one by one",
+    ),
+    always(
+        "enable-health-checking",
+        Bool,
+        FALSE,
+        "no probes between nodes",
+    ),
+    always(
+        "enable-endpoint-health-checking",
+        Bool,
+        FALSE,
+        "no probes between nodes",
+    ),
+    always(
+        "enable-bpf-clock-probe",
+        Bool,
+        FALSE,
+        "the programs use the kernel's monotonic clock",
+    ),
+    always(
+        "enable-well-known-identities",
+        Bool,
+        FALSE,
+        "every identity is an object",
+    ),
+    unused(
+        "cluster-health-port",
+        Number(1, 65_535),
+        "no probes between nodes",
+    ),
+    always(
+        "auto-create-cilium-node-resource",
+        Bool,
+        TRUE,
+        "the agent publishes its CiliumNode",
+    ),
+    always(
+        "annotate-k8s-node",
+        Bool,
+        FALSE,
+        "what the agent knows of the node is in its CiliumNode",
+    ),
+    always(
+        "clean-cilium-state",
+        Bool,
+        FALSE,
+        "what is enforced outlives the agent; `oxilium cni uninstall` and a reboot clean",
+    ),
+    always(
+        "clean-cilium-bpf-state",
+        Bool,
+        FALSE,
+        "what is enforced outlives the agent",
+    ),
+    unused("cgroup-root", Path, "no program is attached to a cgroup"),
+    unused("procfs", Path, "/proc is read where it is"),
+    unused(
+        "bpf-map-dynamic-size-ratio",
+        Ratio,
+        "each map has a size of its own",
+    ),
+    unused(
+        "preallocate-bpf-maps",
+        Bool,
+        "each map is allocated as befits what is written to it",
+    ),
+    unused("cluster-pool-ipv4-cidr", Text, MAIN_PLUGIN),
+    unused("cluster-pool-ipv4-mask-size", Number(0, 32), MAIN_PLUGIN),
+    unused("cluster-pool-ipv6-cidr", Text, MAIN_PLUGIN),
+    unused("cluster-pool-ipv6-mask-size", Number(0, 128), MAIN_PLUGIN),
+    unused("ipam", Text, MAIN_PLUGIN),
+    unused("k8s-require-ipv4-pod-cidr", Bool, MAIN_PLUGIN),
+    unused("k8s-require-ipv6-pod-cidr", Bool, MAIN_PLUGIN),
+    unused(
+        "nodes-gc-interval",
+        Duration,
+        "a CiliumNode is owned by its Node, and goes with it",
+    ),
+    unused(
+        "unmanaged-pod-watcher-interval",
+        Duration,
+        "pods that run before the agent are adopted, not restarted",
+    ),
+    unused(
+        "operator-prometheus-serve-addr",
+        Text,
+        "no metrics are served yet",
+    ),
+    unused("prometheus-serve-addr", Text, "no metrics are served yet"),
+    unused(
+        "skip-cnp-status-startup-clean",
+        Bool,
+        "conditions of policies are not kept by node",
+    ),
+    unused(
+        "synchronize-k8s-nodes",
+        Bool,
+        "there is no key-value store to copy Nodes to",
+    ),
+    unused("debug-verbose", Text, LOG),
+    unused("log-opt", Text, LOG),
+    unused(
+        "write-cni-conf-when-ready",
+        Text,
+        "the configuration is installed before the agent runs; pods wait for it",
+    ),
+    always(
+        "agent-health-require-k8s-connectivity",
+        Bool,
+        FALSE,
+        "what is enforced does not depend on the API server; losing it makes no agent unhealthy",
+    ),
+    unused(
+        "k8s-client-burst",
+        Number(0, u64::MAX),
+        "the API server's own fairness limits clients",
+    ),
+    unused(
+        "k8s-client-qps",
+        Number(0, u64::MAX),
+        "the API server's own fairness limits clients",
+    ),
+    always(
+        "datapath-mode",
+        OneOf(&["veth", "netkit", "netkit-l2", "auto"]),
+        &["veth", "auto"],
+        "pods have the veth that the main CNI plugin made",
+    ),
+];
