@@ -26,7 +26,7 @@ pub(super) enum Content {
     Admitted(Input),
     /// A policy that names services: what it says depends on them.
     NamesServices(Input, Arc<Node>),
-    /// It says nothing yet: a CiliumEndpoint without an identity.
+    /// It says nothing, yet or any more.
     Nothing,
     /// What is wrong with it.
     Refused(String),
@@ -95,14 +95,21 @@ fn reason(errors: &[Diagnostic]) -> String {
     told.join("; ")
 }
 
-/// An agent makes the object first and says who the pod is when it knows.
+/// The agent of another node makes the object first and says who the pod is when it knows; a pod that has ended is none
+/// any more, and its addresses are others'.
 fn is_blank(resource: Resource, root: &Node) -> bool {
-    resource == Resource::CiliumEndpoints
-        && root
-            .set("status")
+    let status = root.set("status");
+    match resource {
+        Resource::CiliumEndpoints => status
             .and_then(|status| status.set("identity"))
             .and_then(|identity| identity.set("id"))
-            .is_none()
+            .is_none(),
+        Resource::Pods => {
+            let phase = status.and_then(|status| status.text_of("phase"));
+            matches!(phase, Some("Succeeded" | "Failed"))
+        }
+        _ => false,
+    }
 }
 
 /// Items of a list need not repeat version and kind. What is never read is left out.
