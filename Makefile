@@ -44,6 +44,10 @@ test-chaos: ## the agent killed before and after every write that it makes (root
 	$(CARGO) build --workspace --bins
 	OXILIUM_CHAOS=all $(CARGO) test --package oxilium-e2e --test chaos -- --nocapture --test-threads 1
 
+.PHONY: crds
+crds: ## write the definitions of the custom resources, crds/yaml, from the types
+	$(CARGO) run --quiet --package oxilium-crds --example definitions -- crds/yaml
+
 .PHONY: test-kernels
 test-kernels: ## the kernel's tests on Linux 6.1 and 6.12 under QEMU (KERNELS="6.1 6.12")
 	scripts/test-kernels.sh $(KERNELS)

@@ -32,6 +32,11 @@ if found=$(cargo tree --package oxilium-cni --edges normal,build --prefix none |
     fail "oxilium-cni depends on: $found. It is started once per pod and stays small."
 fi
 
+step "the definitions of the custom resources"
+if ! cargo test --quiet --package oxilium-crds --test definitions the_files >/dev/null; then
+    fail "crds/yaml is not what the types say: run make crds, and commit what it wrote"
+fi
+
 step "dependencies: licences, sources, bans"
 cargo deny --log-level error check bans licenses sources
 (cd bpf/programs && cargo deny --log-level error --config ../../deny.toml check bans licenses sources)

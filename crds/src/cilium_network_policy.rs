@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::meta::{Condition, LabelSelector};
+use crate::meta::{Condition, LabelSelector, null_is_default};
+use crate::schema::{form, rules};
 
 mod ports;
 
@@ -19,6 +21,8 @@ mod namespaced {
 
     crate::object! {
         /// `cilium.io/v2` CiliumNetworkPolicy: for pods of its namespace.
+        #[derive(schemars::JsonSchema)]
+        #[schemars(transform = crate::schema::rules::namespaced)]
         CiliumNetworkPolicy, "cilium.io/v2", true {
             /// Its rule.
             #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,6 +42,8 @@ mod clusterwide {
 
     crate::object! {
         /// `cilium.io/v2` CiliumClusterwideNetworkPolicy: for pods of all namespaces, or for nodes.
+        #[derive(schemars::JsonSchema)]
+        #[schemars(transform = crate::schema::rules::clusterwide)]
         CiliumClusterwideNetworkPolicy, "cilium.io/v2", false {
             /// Its rule.
             #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,16 +59,26 @@ mod clusterwide {
 }
 
 /// `status`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PolicyStatus {
     /// Whether it is valid, among others.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_default"
+    )]
+    #[schemars(transform = rules::conditions)]
     pub conditions: Vec<Condition>,
+    /// What Cilium's operator says of the policies that it derives for groups of a cloud provider.
+    #[serde(rename = "derivativePolicies", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<form::Anything>")]
+    pub derivative_policies: Option<serde_json::Value>,
 }
 
 /// One rule: whom it is for, and what is allowed or denied to them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = rules::rule)]
 pub struct Rule {
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,7 +113,7 @@ pub struct Rule {
 }
 
 /// Whether what nothing allows is dropped; absent: where there are rules.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DefaultDeny {
     /// Towards them.
@@ -109,10 +125,11 @@ pub struct DefaultDeny {
 }
 
 /// A label of a rule.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RuleLabel {
     /// The key.
+    #[schemars(with = "form::NotEmpty")]
     pub key: String,
     /// The value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,26 +140,30 @@ pub struct RuleLabel {
 }
 
 /// For flow logs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Log {
     /// Shown with each flow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<form::LogValue>")]
     pub value: Option<String>,
 }
 
 /// An item of `ingress`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = rules::ingress_proxy)]
 pub struct IngressRule {
     /// Pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_endpoints: Option<Vec<LabelSelector>>,
     /// Entities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<form::Entity>>")]
     pub from_entities: Option<Vec<String>>,
     /// Prefixes.
     #[serde(rename = "fromCIDR", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<form::Prefix>>")]
     pub from_cidr: Option<Vec<String>>,
     /// Prefixes with exceptions, or groups of prefixes.
     #[serde(
@@ -172,17 +193,20 @@ pub struct IngressRule {
 }
 
 /// An item of `ingressDeny`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = rules::ingress)]
 pub struct IngressDenyRule {
     /// Pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_endpoints: Option<Vec<LabelSelector>>,
     /// Entities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<form::Entity>>")]
     pub from_entities: Option<Vec<String>>,
     /// Prefixes.
     #[serde(rename = "fromCIDR", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<form::Prefix>>")]
     pub from_cidr: Option<Vec<String>>,
     /// Prefixes with exceptions, or groups of prefixes.
     #[serde(
@@ -209,17 +233,20 @@ pub struct IngressDenyRule {
 }
 
 /// An item of `egress`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = rules::egress)]
 pub struct EgressRule {
     /// Pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_endpoints: Option<Vec<LabelSelector>>,
     /// Entities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<form::Entity>>")]
     pub to_entities: Option<Vec<String>>,
     /// Prefixes.
     #[serde(rename = "toCIDR", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<form::Prefix>>")]
     pub to_cidr: Option<Vec<String>>,
     /// Prefixes with exceptions, or groups of prefixes.
     #[serde(rename = "toCIDRSet", default, skip_serializing_if = "Option::is_none")]
@@ -251,17 +278,20 @@ pub struct EgressRule {
 }
 
 /// An item of `egressDeny`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = rules::egress_deny)]
 pub struct EgressDenyRule {
     /// Pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_endpoints: Option<Vec<LabelSelector>>,
     /// Entities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<form::Entity>>")]
     pub to_entities: Option<Vec<String>>,
     /// Prefixes.
     #[serde(rename = "toCIDR", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<form::Prefix>>")]
     pub to_cidr: Option<Vec<String>>,
     /// Prefixes with exceptions, or groups of prefixes.
     #[serde(rename = "toCIDRSet", default, skip_serializing_if = "Option::is_none")]
@@ -287,25 +317,29 @@ pub struct EgressDenyRule {
 }
 
 /// One of a prefix, the name of a group or the labels of groups.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = rules::cidr_rule)]
 pub struct CidrRule {
     /// A prefix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<form::Prefix>")]
     pub cidr: Option<String>,
     /// The name of a CiliumCIDRGroup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<form::ObjectName>")]
     pub cidr_group_ref: Option<String>,
     /// Labels of CiliumCIDRGroups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cidr_group_selector: Option<LabelSelector>,
     /// What is taken out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<form::Prefix>>")]
     pub except: Option<Vec<String>>,
 }
 
 /// Prefixes that an operator looks up.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Group {
     /// At AWS.
@@ -314,7 +348,7 @@ pub struct Group {
 }
 
 /// Interfaces at AWS.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AwsGroup {
     /// By labels.
@@ -332,7 +366,7 @@ pub struct AwsGroup {
 }
 
 /// A service: by name or by labels.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceSelector {
     /// By name.
@@ -344,7 +378,7 @@ pub struct ServiceSelector {
 }
 
 /// A service by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceName {
     /// The name.
@@ -356,7 +390,7 @@ pub struct ServiceName {
 }
 
 /// Services by labels.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceLabels {
     /// The labels.
@@ -367,13 +401,16 @@ pub struct ServiceLabels {
 }
 
 /// A DNS name or a pattern of names.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = rules::fqdn)]
 pub struct Fqdn {
     /// A name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<form::DnsName>")]
     pub match_name: Option<String>,
     /// A pattern, with `*`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<form::DnsPattern>")]
     pub match_pattern: Option<String>,
 }

@@ -1,11 +1,15 @@
 //! CiliumEndpoint: what an agent publishes of a pod of its node.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::meta::{Condition, null_is_default};
+use crate::schema::{self, form, rules};
 
 crate::object! {
     /// `cilium.io/v2` CiliumEndpoint: named as its pod; there is no `spec`.
+    #[derive(JsonSchema)]
+    #[schemars(transform = rules::with_metadata)]
     CiliumEndpoint, "cilium.io/v2", true {
         /// What the agent says.
         #[serde(default, deserialize_with = "null_is_default")]
@@ -14,8 +18,9 @@ crate::object! {
 }
 
 /// `status` of a CiliumEndpoint.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
+#[schemars(transform = schema::keep_unknown)]
 pub struct EndpointStatus {
     /// The endpoint's id on its node.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,6 +49,7 @@ pub struct EndpointStatus {
     /// `creating`, `waiting-for-identity`, `not-ready`, `waiting-to-regenerate`, `regenerating`, `restoring`, `ready`,
     /// `disconnecting`, `disconnected` or `invalid`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<form::EndpointState>")]
     pub state: Option<String>,
     /// Named ports of its containers.
     #[serde(
@@ -54,16 +60,17 @@ pub struct EndpointStatus {
     /// Its service account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
-    /// What a person should know of it. Not in Cilium's definition: an API server drops it.
+    /// What a person should know of it. With Cilium's own definition an API server drops it; ours has it.
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "null_is_default"
     )]
+    #[schemars(transform = rules::conditions)]
     pub conditions: Vec<Condition>,
 }
 
 /// How an endpoint is called elsewhere.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct ExternalIdentifiers {
     /// Container id and interface, as CNI has it.
@@ -84,7 +91,7 @@ pub struct ExternalIdentifiers {
 }
 
 /// Whether an endpoint works: `OK`, `Warning`, `Failure`, `Pending`, `Disabled`, `Bootstrap` each.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointHealth {
     /// Its programs and maps.
@@ -102,7 +109,7 @@ pub struct EndpointHealth {
 }
 
 /// The security identity of an endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EndpointIdentity {
     /// The number.
@@ -114,7 +121,7 @@ pub struct EndpointIdentity {
 }
 
 /// A log entry.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EndpointLogEntry {
     /// `ok`, `failed` or `info`.
@@ -132,7 +139,7 @@ pub struct EndpointLogEntry {
 }
 
 /// Addresses and node of an endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EndpointNetworking {
     /// Its addresses.
@@ -144,7 +151,7 @@ pub struct EndpointNetworking {
 }
 
 /// An address of each family.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AddressPair {
     /// IPv4.
@@ -156,7 +163,7 @@ pub struct AddressPair {
 }
 
 /// Whether policy is enforced, per direction.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EndpointPolicy {
     /// Towards the pod.
@@ -168,7 +175,7 @@ pub struct EndpointPolicy {
 }
 
 /// Whether policy is enforced.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EndpointPolicyDirection {
     /// It is.
@@ -179,7 +186,9 @@ pub struct EndpointPolicyDirection {
 }
 
 /// A port with a name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, JsonSchema, Serialize, Deserialize,
+)]
 #[serde(default)]
 pub struct NamedPort {
     /// The name.

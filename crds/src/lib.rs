@@ -3,17 +3,22 @@
 //! Objects of Kubernetes hold only the fields that the agent reads; other fields are dropped when one is read. In
 //! policies an absent list is `None` and an empty one `Some(vec![])`: they select different things, so neither may
 //! turn into the other on the way through.
+//!
+//! [`definition`] has what an API server is told of Cilium's kinds, made from the types; `crds/yaml` are the same as files.
 
 pub mod cidr_group;
 pub mod cilium_network_policy;
 pub mod cluster_network_policy;
 pub mod core;
+pub mod definition;
 pub mod discovery;
 pub mod endpoint;
 pub mod identity;
 pub mod meta;
 pub mod network_policy;
 pub mod node;
+pub mod node_config;
+mod schema;
 
 pub use cidr_group::CiliumCIDRGroup;
 pub use cilium_network_policy::{CiliumClusterwideNetworkPolicy, CiliumNetworkPolicy};
@@ -25,6 +30,7 @@ pub use identity::CiliumIdentity;
 pub use meta::{Condition, LabelSelector, ObjectMeta};
 pub use network_policy::NetworkPolicy;
 pub use node::CiliumNode;
+pub use node_config::CiliumNodeConfig;
 
 /// A kind of objects: its group, version and name.
 pub trait Resource {

@@ -1,8 +1,12 @@
 //! What all objects have, and selectors.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+
+use crate::schema::{form, rules};
 
 /// `metadata`, as far as it is read or written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +52,17 @@ pub struct ObjectMeta {
     pub owner_references: Vec<OwnerReference>,
 }
 
+/// An API server knows `metadata` by itself, and takes no schema of it.
+impl JsonSchema for ObjectMeta {
+    fn schema_name() -> Cow<'static, str> {
+        "ObjectMeta".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "object"})
+    }
+}
+
 /// An object with which another one is deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -69,11 +84,12 @@ pub struct OwnerReference {
 }
 
 /// A label selector. Absent and empty are different where the field is optional: `Option<LabelSelector>`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LabelSelector {
     /// All of these labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<BTreeMap<String, form::LabelValue>>")]
     pub match_labels: Option<BTreeMap<String, String>>,
     /// And all of these requirements.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,20 +97,24 @@ pub struct LabelSelector {
 }
 
 /// A requirement of a label selector.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = rules::requirement)]
 pub struct LabelSelectorRequirement {
     /// Key of the label.
+    #[schemars(with = "form::LabelKey")]
     pub key: String,
     /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    #[schemars(with = "form::Operator")]
     pub operator: String,
     /// For `In` and `NotIn`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<form::LabelValue>>")]
     pub values: Option<Vec<String>>,
 }
 
 /// A condition in an object's status.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Condition {
     /// What it is about.
@@ -104,6 +124,7 @@ pub struct Condition {
     pub status: String,
     /// When it changed last, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<form::Time>")]
     pub last_transition_time: Option<String>,
     /// Why, one word.
     #[serde(skip_serializing_if = "Option::is_none")]

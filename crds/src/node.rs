@@ -1,22 +1,31 @@
 //! CiliumNode: what an agent publishes of its node.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::AddressPair;
 use crate::meta::null_is_default;
+use crate::schema::{self, form, rules};
 
 crate::object! {
     /// `cilium.io/v2` CiliumNode: named as the node.
+    #[derive(JsonSchema)]
+    #[schemars(transform = rules::with_spec)]
     CiliumNode, "cilium.io/v2", false {
         /// What it is.
         #[serde(default)]
         spec: CiliumNodeSpec,
+        /// What operators say of the node's addresses, of which nothing is read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Option<form::Anything>")]
+        status: Option<serde_json::Value>,
     }
 }
 
 /// `spec` of a CiliumNode.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(default)]
+#[schemars(transform = schema::keep_unknown)]
 pub struct CiliumNodeSpec {
     /// The boot of the node.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,7 +48,7 @@ pub struct CiliumNodeSpec {
 }
 
 /// An address of a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CiliumNodeAddress {
     /// `InternalIP`, `ExternalIP`, `CiliumInternalIP`…
@@ -50,7 +59,7 @@ pub struct CiliumNodeAddress {
 }
 
 /// The encryption key of a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Encryption {
     /// Its index; 0 for none.
@@ -59,7 +68,7 @@ pub struct Encryption {
 }
 
 /// The addresses of a node's pods.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Ipam {
     /// Their prefixes.

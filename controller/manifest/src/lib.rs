@@ -5,6 +5,7 @@
 //! - [`object::admit`]: a tree of any kind to what it says to the model
 //! - [`directory`]: a directory of manifests, with the manners of an API server
 //! - [`inputs::fill`]: objects to the parts of a world that they are
+//! - [`pruned::fields`]: what an API server took away of an object before anybody saw it
 //! - [`check`]: the same for a pipeline, without an agent
 //! - [`diagnostic`]: what is wrong, where, and how to put it right
 
@@ -17,6 +18,7 @@ pub mod inputs;
 pub mod kind;
 pub mod object;
 pub mod policy;
+pub mod pruned;
 pub mod reader;
 pub mod schema;
 pub mod tree;

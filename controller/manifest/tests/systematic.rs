@@ -1,9 +1,6 @@
 //! What Cilium 1.20.2 says of thousands of small variations: every form of every field, and every pair of peers.
 //!
-//! `documents/systematic.jsonl` has one line each: name, refused (by the agent's parser or the resource definition,
-//! both called as a library), then whether it is cluster-wide, the agent's options and the `spec` (or the whole
-//! object, for `struct`, `meta`, `knp` and `kcnp`). Names of two columns are variations of the document `rich`: a value put in its
-//! place (`conf`), a field taken away (`del`), an unknown field put in (`unk`, `unk2`).
+//! The documents are told of in `documents/systematic.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,7 +8,9 @@ use std::collections::BTreeMap;
 
 use oxilium_manifest::tree::Node;
 use oxilium_manifest::{LowerConfig, lower_policy};
-use serde_json::{Value, json};
+
+#[path = "documents/systematic.rs"]
+mod documents;
 
 /// Where we refuse what the reference takes, and why. The text is the start of the name, up to what varies.
 const STRICTER: [(&str, &str); 6] = [
@@ -31,80 +30,9 @@ const STRICTER: [(&str, &str); 6] = [
 /// Where we take what the reference refuses: `status` is the server's, whatever a file says of it is dropped.
 const MORE_LENIENT: &str = r#"struct/{"status""#;
 
-fn put(mut at: &mut Value, path: &[&str], value: Option<Value>) {
-    let Some((last, before)) = path.split_last() else {
-        *at = value.unwrap();
-        return;
-    };
-    for name in before {
-        at = match at {
-            Value::Array(items) => &mut items[name.parse::<usize>().unwrap()],
-            other => &mut other[*name],
-        };
-    }
-    match (at, value) {
-        (Value::Array(items), Some(value)) => items[last.parse::<usize>().unwrap()] = value,
-        (Value::Array(items), None) => drop(items.remove(last.parse().unwrap())),
-        (other, Some(value)) => other[*last] = value,
-        (other, None) => drop(other.as_object_mut().unwrap().remove(*last)),
-    }
-}
-
-/// The document `rich`, varied as the name says.
-fn varied(rich: &Value, name: &str) -> Value {
-    let mut spec = rich.clone();
-    let mut path: Vec<&str> = name
-        .split('/')
-        .skip(1)
-        .filter(|part| !part.is_empty())
-        .collect();
-    match name.split('/').next().unwrap() {
-        "conf" => {
-            let value = serde_json::from_str(path.pop().unwrap()).unwrap();
-            put(&mut spec, &path, Some(value));
-        }
-        "del" => put(&mut spec, &path, None),
-        kind => {
-            path.push("zzz");
-            put(
-                &mut spec,
-                &path,
-                Some(if kind == "unk" { json!(1) } else { json!({}) }),
-            );
-        }
-    }
-    spec
-}
-
-fn object(row: &Value, rich: &Value) -> Value {
-    let name = row[0].as_str().unwrap();
-    let spec = if row.as_array().unwrap().len() == 2 {
-        varied(rich, name)
-    } else {
-        row[4].clone()
-    };
-    if ["struct/", "meta/", "knp/", "kcnp/"]
-        .iter()
-        .any(|whole| name.starts_with(whole))
-    {
-        return spec;
-    }
-    let clusterwide = row[2].as_bool().unwrap_or(false);
-    let kind = if clusterwide {
-        "CiliumClusterwideNetworkPolicy"
-    } else {
-        "CiliumNetworkPolicy"
-    };
-    json!({"apiVersion": "cilium.io/v2", "kind": kind, "metadata": {"name": "p", "namespace": "default"}, "spec": spec})
-}
-
 #[test]
 fn agrees_with_cilium_on_every_form_of_every_field() {
-    let rows: Vec<Value> = include_str!("documents/systematic.jsonl")
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let rich = rows.iter().find(|row| row[0] == "rich").unwrap()[4].clone();
+    let (rows, rich) = documents::rows();
     let mut families: BTreeMap<String, [usize; 3]> = BTreeMap::new();
     let mut failures = Vec::new();
     for row in &rows {
@@ -116,7 +44,11 @@ fn agrees_with_cilium_on_every_form_of_every_field() {
             ..LowerConfig::default()
         };
         let name = row[0].as_str().unwrap();
-        let result = lower_policy(&Node::from_json(&object(row, &rich)), None, &config);
+        let result = lower_policy(
+            &Node::from_json(&documents::object(row, &rich)),
+            None,
+            &config,
+        );
         let counts = families
             .entry(name.split('/').next().unwrap().to_owned())
             .or_default();
