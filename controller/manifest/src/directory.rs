@@ -1,8 +1,11 @@
 //! A directory of manifests as a source of objects, with the manners of an API server.
 //!
-//! A document is admitted or refused whole. What was admitted stays in force while its file is there, whatever
-//! becomes of the file's content (bad, half-written, empty), also across restarts; only a file that is gone takes
-//! its objects with it. Of two files that define one object, the first by name has it.
+//! A document is admitted or refused whole. What was admitted stays in force until its file says otherwise, also
+//! across restarts. A file says otherwise when it is gone, or when all that is in it is accepted and the object is no
+//! longer among it. A file with anything wrong in it (not YAML, half-written, empty, one document refused) takes
+//! nothing away. Either must have been so for [`GONE_AFTER`]: editors take files away and put them back, and a file
+//! that is being written may end with a whole document for a moment. Of two files that define one object, the first
+//! by name has it. A policy that was admitted, and that this version or configuration of the agent refuses, is closed.
 //!
 //! [`admit_files`] is the pure core: what was admitted and what the files hold now in, what is admitted and the
 //! state of each document out. [`ManifestDirectory`] is the thin edge that reads files and keeps the state.
@@ -82,13 +85,18 @@ pub enum DocumentState {
     RefusedEarlierInForce,
     /// Refused; the object is not there.
     Refused,
+    /// Refused, though an earlier version or configuration of the agent admitted it: what the policy is for is closed,
+    /// so that nothing is allowed that it denied.
+    Closed,
     /// Another file, earlier by name, defines the object.
     Shadowed {
         /// Which.
         by: Arc<str>,
     },
-    /// The file is there and no longer has it: in force until the file is gone.
+    /// The file no longer has it, and something is wrong with the file: in force until that is mended, or the file gone.
     Retained,
+    /// The file no longer has it: in force until the file has stood still for [`GONE_AFTER`].
+    Leaving,
     /// The file could not be read: what it held when it could be is in force.
     Unreadable {
         /// How many objects that are.
@@ -123,11 +131,12 @@ pub struct Snapshot {
     pub documents: Vec<DocumentStatus>,
 }
 
-/// The pure core. See the module's text for the rules.
+/// The pure core, of files that are written whole. See the module's text for the rules.
 pub fn admit_files(
     before: &Admitted,
     listing: &Listing,
     settings: &Settings,
 ) -> (Admitted, Snapshot) {
-    admit_with(before, listing, settings, &mut Memo::default())
+    let whole = listing.keys().cloned().collect();
+    admit_with(before, listing, &whole, settings, &mut Memo::default())
 }

@@ -124,6 +124,22 @@ pub fn admit(
     }
 }
 
+/// What stands for an object that was admitted once and no longer is: see [`policy::closed_policy`].
+pub(crate) fn closed(
+    root: &Node,
+    file: Option<&Arc<str>>,
+    config: &LowerConfig<'_>,
+) -> Option<Object> {
+    let header = Header::of(root);
+    Some(Object {
+        input: Input::Policy(Box::new(policy::closed_policy(root, file, config)?)),
+        id: header.object,
+        kind: header.kind,
+        position: root.position,
+        warnings: Vec::new(),
+    })
+}
+
 /// A policy of a kind that is not read is not enforced, which nobody should find out by themselves.
 fn unread(root: &Node, header: &Header, file: Option<&Arc<str>>) -> Vec<Diagnostic> {
     let mut findings = Findings::default();

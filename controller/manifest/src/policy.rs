@@ -5,6 +5,7 @@
 //! definitions refuse is refused, see [`Admission`].
 
 mod cilium;
+mod closed;
 mod cluster_network_policy;
 mod groups;
 mod l7;
@@ -16,7 +17,7 @@ pub mod service;
 use std::sync::Arc;
 
 use oxilium_abi::Direction;
-use oxilium_model::policy::rule::{Location, Policy, PolicyKind, PolicyRef, RuleRef};
+use oxilium_model::policy::rule::{Location, Policy, PolicyKind, PolicyRef, Rule, RuleRef};
 use oxilium_model::policy::selector::Scope;
 
 use crate::diagnostic::{Diagnostic, Findings, Located, ObjectId, Problem};
@@ -25,6 +26,8 @@ use crate::kind::{Header, Kind};
 use crate::schema::{self, Admission};
 use crate::tree::Node;
 use service::Services;
+
+pub(crate) use closed::closed_policy;
 
 /// `audit` in this annotation makes a policy a staged one: computed, never enforced.
 pub const ENFORCEMENT: &str = "policy.oxilium.io/enforcement";
@@ -145,45 +148,10 @@ pub fn lower_policy(
         findings.error_at(root, "kind", header.unknown());
         return Err(findings.locate(root, &header.object, file).errors);
     };
-    let policy = Arc::new(PolicyRef {
-        kind,
-        namespace: header.namespace().map(Arc::from),
-        name: header.object.name.as_str().into(),
-        uid: Header::uid(root).into(),
-    });
-    let mut lowering = Lowering {
-        config,
-        findings: Findings::default(),
-        policy: policy.clone(),
-        file: file.cloned(),
-        names_services: false,
-    };
+    let policy = reference(root, &header, kind);
+    let mut lowering = Lowering::new(config, policy.clone(), file);
     let audit = lowering.metadata(root);
-    let rules = match kind {
-        PolicyKind::CiliumNetworkPolicy | PolicyKind::CiliumClusterwideNetworkPolicy => {
-            schema::check(
-                root,
-                &schema::cilium::NETWORK_POLICY,
-                config.admission,
-                &mut lowering.findings,
-            );
-            lowering.cilium_policy(root)
-        }
-        PolicyKind::NetworkPolicy => {
-            schema::check(
-                root,
-                &schema::kubernetes::NETWORK_POLICY,
-                config.admission,
-                &mut lowering.findings,
-            );
-            lowering.network_policy(root)
-        }
-        PolicyKind::ClusterNetworkPolicy => {
-            let form = &schema::kubernetes::CLUSTER_NETWORK_POLICY;
-            schema::check(root, form, config.admission, &mut lowering.findings);
-            lowering.cluster_network_policy(root)
-        }
-    };
+    let rules = read(&mut lowering, root, kind);
     let names_services = lowering.names_services;
     let Located { errors, warnings } = lowering.findings.locate(root, &header.object, file);
     if !errors.is_empty() {
@@ -200,6 +168,35 @@ pub fn lower_policy(
     })
 }
 
+fn reference(root: &Node, header: &Header, kind: PolicyKind) -> Arc<PolicyRef> {
+    Arc::new(PolicyRef {
+        kind,
+        namespace: header.namespace().map(Arc::from),
+        name: header.object.name.as_str().into(),
+        uid: Header::uid(root).into(),
+    })
+}
+
+/// Checks the object's form and reads its rules; what is wrong is among the findings.
+fn read<'t>(lowering: &mut Lowering<'t, '_>, root: &'t Node, kind: PolicyKind) -> Vec<Rule> {
+    let form = match kind {
+        PolicyKind::CiliumNetworkPolicy | PolicyKind::CiliumClusterwideNetworkPolicy => {
+            &schema::cilium::NETWORK_POLICY
+        }
+        PolicyKind::NetworkPolicy => &schema::kubernetes::NETWORK_POLICY,
+        PolicyKind::ClusterNetworkPolicy => &schema::kubernetes::CLUSTER_NETWORK_POLICY,
+    };
+    let admission = lowering.config.admission;
+    schema::check(root, form, admission, &mut lowering.findings);
+    match kind {
+        PolicyKind::CiliumNetworkPolicy | PolicyKind::CiliumClusterwideNetworkPolicy => {
+            lowering.cilium_policy(root)
+        }
+        PolicyKind::NetworkPolicy => lowering.network_policy(root),
+        PolicyKind::ClusterNetworkPolicy => lowering.cluster_network_policy(root),
+    }
+}
+
 fn policy_kind(header: &Header) -> Option<PolicyKind> {
     match header.kind {
         Kind::Policy(kind) => Some(kind),
@@ -214,6 +211,18 @@ struct Lowering<'t, 'c> {
     policy: Arc<PolicyRef>,
     file: Option<Arc<str>>,
     names_services: bool,
+}
+
+impl<'c> Lowering<'_, 'c> {
+    fn new(config: &'c LowerConfig<'c>, policy: Arc<PolicyRef>, file: Option<&Arc<str>>) -> Self {
+        Self {
+            config,
+            findings: Findings::default(),
+            policy,
+            file: file.cloned(),
+            names_services: false,
+        }
+    }
 }
 
 impl<'t> Lowering<'t, '_> {

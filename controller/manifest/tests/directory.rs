@@ -53,7 +53,7 @@ impl Settled for ManifestDirectory {
     fn settled(&mut self) -> Result<Snapshot, DirectoryError> {
         let now = Instant::now();
         let snapshot = self.scan(now)?;
-        if self.misses_files() {
+        if self.in_doubt() {
             self.scan(now + GONE_AFTER)
         } else {
             Ok(snapshot)
@@ -145,24 +145,127 @@ fn a_bad_or_half_written_file_leaves_what_was_admitted_in_force_also_across_rest
 }
 
 #[test]
-fn only_a_file_that_is_gone_takes_its_objects_with_it() {
+fn a_file_that_is_gone_takes_its_objects_with_it() {
     let setup = Setup::new();
-    setup.write(
-        "a.yaml",
-        &format!("{}{}", policy("a", "\"80\""), policy("b", "\"80\"")),
-    );
+    setup.write("a.yaml", &policy("a", "\"80\""));
     let mut agent = setup.agent();
-    assert_eq!(in_force(&agent.settled().unwrap()), ["a:80", "b:80"]);
-    setup.write("a.yaml", &policy("b", "\"90\""));
-    let snapshot = agent.settled().unwrap();
-    assert_eq!(in_force(&snapshot), ["a:80", "b:90"]);
-    assert_eq!(states(&snapshot), ["a.yaml a Retained", "a.yaml b InForce"]);
+    assert_eq!(in_force(&agent.settled().unwrap()), ["a:80"]);
     setup.remove("a.yaml");
     assert!(agent.settled().unwrap().objects.is_empty());
     assert!(
         setup.agent().settled().unwrap().objects.is_empty(),
         "nor after a restart"
     );
+}
+
+#[test]
+fn an_object_that_was_edited_out_of_its_file_goes_once_the_file_stands_still() {
+    let setup = Setup::new();
+    let both = format!("{}{}", policy("a", "\"80\""), policy("b", "\"80\""));
+    setup.write("a.yaml", &both);
+    let mut agent = setup.agent();
+    let start = Instant::now();
+    assert_eq!(in_force(&agent.scan(start).unwrap()), ["a:80", "b:80"]);
+
+    setup.write("a.yaml", &policy("b", "\"90\""));
+    let almost = start + GONE_AFTER.mul_f32(0.99);
+    for now in [start, almost] {
+        let snapshot = agent.scan(now).unwrap();
+        assert_eq!(in_force(&snapshot), ["a:80", "b:90"]);
+        assert_eq!(states(&snapshot), ["a.yaml a Leaving", "a.yaml b InForce"]);
+        assert!(agent.in_doubt());
+    }
+    let snapshot = agent.scan(start + GONE_AFTER).unwrap();
+    assert_eq!(in_force(&snapshot), ["b:90"]);
+    assert_eq!(states(&snapshot), ["a.yaml b InForce"]);
+    assert!(!agent.in_doubt());
+    assert_eq!(
+        in_force(&setup.agent().settled().unwrap()),
+        ["b:90"],
+        "nor is it there after a restart"
+    );
+}
+
+#[test]
+fn a_file_that_is_being_written_takes_nothing_away() {
+    let setup = Setup::new();
+    let (a, b, c) = (
+        policy("a", "\"80\""),
+        policy("b", "\"80\""),
+        policy("c", "\"80\""),
+    );
+    setup.write("a.yaml", &format!("{a}{b}{c}"));
+    let mut agent = setup.agent();
+    let mut now = Instant::now();
+    agent.scan(now).unwrap();
+    // Each piece ends with a whole document, and the next one comes in time.
+    for written in [a.clone(), format!("{a}{b}"), format!("{a}{b}{c}")] {
+        setup.write("a.yaml", &written);
+        now += GONE_AFTER.mul_f32(0.9);
+        assert_eq!(
+            in_force(&agent.scan(now).unwrap()),
+            ["a:80", "b:80", "c:80"]
+        );
+    }
+    assert_eq!(
+        in_force(&agent.scan(now + 2 * GONE_AFTER).unwrap()),
+        ["a:80", "b:80", "c:80"]
+    );
+}
+
+#[test]
+fn a_file_with_anything_wrong_in_it_takes_nothing_away() {
+    let both = format!("{}{}", policy("a", "\"80\""), policy("b", "\"80\""));
+    for (case, text, left) in [
+        ("a document that is refused", policy("b", "80"), "b:80"),
+        (
+            "an unknown kind",
+            format!("{}---\nkind: x\n", policy("b", "\"90\"")),
+            "b:90",
+        ),
+        (
+            "an object twice",
+            format!("{}{}", policy("b", "\"90\""), policy("b", "\"91\"")),
+            "b:90",
+        ),
+        (
+            "a last line without its end",
+            policy("b", "\"90\"").trim_end().to_owned(),
+            "b:80",
+        ),
+        ("no document", "# nothing\n".to_owned(), "b:80"),
+    ] {
+        let setup = Setup::new();
+        setup.write("a.yaml", &both);
+        let mut agent = setup.agent();
+        agent.settled().unwrap();
+        setup.write("a.yaml", &text);
+        let start = Instant::now();
+        for now in [start, start + 2 * GONE_AFTER] {
+            let snapshot = agent.scan(now).unwrap();
+            assert_eq!(in_force(&snapshot), ["a:80", left], "{case}");
+            assert!(!agent.in_doubt(), "{case}");
+        }
+        assert_eq!(
+            in_force(&setup.agent().settled().unwrap()),
+            ["a:80", left],
+            "{case}, after a restart"
+        );
+    }
+}
+
+#[test]
+fn an_object_that_was_edited_out_while_the_agent_was_down_goes() {
+    let setup = Setup::new();
+    let both = format!("{}{}", policy("a", "\"80\""), policy("b", "\"80\""));
+    setup.write("a.yaml", &both);
+    setup.agent().settled().unwrap();
+    setup.write("a.yaml", &policy("b", "\"80\""));
+    let mut agent = setup.agent();
+    let start = Instant::now();
+    agent.scan(start).unwrap();
+    assert!(agent.in_doubt(), "its first list must wait");
+    assert_eq!(in_force(&agent.scan(start + GONE_AFTER).unwrap()), ["b:80"]);
 }
 
 #[test]
@@ -451,16 +554,133 @@ fn a_file_that_is_taken_away_and_put_back_never_loses_its_objects() {
     let almost = start + GONE_AFTER.mul_f32(0.99);
     for now in [start, almost] {
         assert_eq!(in_force(&agent.scan(now).unwrap()), ["a:80"]);
-        assert!(agent.misses_files());
+        assert!(agent.in_doubt());
     }
     setup.write("a.yaml", &policy("a", "\"90\""));
     assert_eq!(in_force(&agent.scan(start + GONE_AFTER).unwrap()), ["a:90"]);
-    assert!(!agent.misses_files());
+    assert!(!agent.in_doubt());
 
     // It is missing anew, and the time begins anew.
     setup.remove("a.yaml");
     let later = start + 3 * GONE_AFTER;
     assert_eq!(in_force(&agent.scan(later).unwrap()), ["a:90"]);
     assert!(in_force(&agent.scan(later + GONE_AFTER).unwrap()).is_empty());
-    assert!(!agent.misses_files());
+    assert!(!agent.in_doubt());
+}
+
+/// What a closed policy says: direction, action and peers of each rule, and whom they are for.
+fn closed(snapshot: &Snapshot) -> Vec<String> {
+    let mut all = Vec::new();
+    for object in &snapshot.objects {
+        if let Input::Policy(lowered) = &object.input {
+            for rule in &lowered.policy.rules {
+                let oxilium_model::policy::rule::Subject::Endpoints(subject) = &rule.subject else {
+                    panic!("a node");
+                };
+                all.push(format!(
+                    "{:?} {:?} {:?} of {} requirements, default deny {}",
+                    rule.direction,
+                    rule.action,
+                    rule.peers,
+                    subject.requirements().len(),
+                    rule.default_deny
+                ));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn a_policy_that_the_next_version_refuses_is_closed() {
+    let head = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p, namespace: default}\n";
+    // The one before took a protocol without a port, this one does not.
+    let bad = "[{toPorts: [{ports: [{protocol: TCP}]}]}]";
+    let selector = "endpointSelector: {matchLabels: {app: web}}";
+    for (case, spec, expected) in [
+        (
+            "what it allowed is not",
+            format!("{selector}, ingress: {bad}"),
+            vec!["Ingress Allow Nobody of 1 requirements, default deny true"],
+        ),
+        (
+            "what it could deny is denied",
+            format!("{selector}, ingressDeny: {bad}, ingress: [{{}}], egress: [{{}}]"),
+            vec![
+                "Ingress Deny Anyone of 1 requirements, default deny true",
+                "Egress Allow Nobody of 1 requirements, default deny true",
+            ],
+        ),
+        (
+            "what restricted nobody does not",
+            format!("{selector}, enableDefaultDeny: {{ingress: false}}, ingress: {bad}"),
+            vec![],
+        ),
+    ] {
+        let setup = Setup::new();
+        setup.write("p.yaml", &format!("{head}spec: {{{spec}}}\n"));
+        let open = |extended_protocols| {
+            let mut settings = Settings {
+                node: "worker".into(),
+                ..Settings::default()
+            };
+            settings.options.extended_protocols = extended_protocols;
+            ManifestDirectory::open(
+                &setup.root.path().join("manifests"),
+                &setup.state(),
+                settings,
+            )
+            .unwrap()
+        };
+        let snapshot = open(true).settled().unwrap();
+        assert_eq!(states(&snapshot), ["p.yaml p InForce"], "{case}");
+
+        let mut next = open(false);
+        let snapshot = next.settled().unwrap();
+        assert_eq!(states(&snapshot), ["p.yaml p Closed"], "{case}");
+        assert!(!snapshot.documents[0].errors.is_empty(), "{case}");
+        assert_eq!(closed(&snapshot), expected, "{case}");
+
+        // Back, and it is what it was; mended, and it is in force.
+        let snapshot = open(true).settled().unwrap();
+        assert_eq!(states(&snapshot), ["p.yaml p InForce"], "{case}");
+        setup.write("p.yaml", &policy("p", "\"80\""));
+        assert_eq!(in_force(&next.settled().unwrap()), ["p:80"], "{case}");
+    }
+}
+
+#[test]
+fn a_closed_policy_whose_subject_cannot_be_read_is_for_all_of_its_namespace() {
+    let setup = Setup::new();
+    setup.write("p.yaml", &policy("p", "\"80\""));
+    setup.agent().settled().unwrap();
+    // As a version kept it that had another word for the subject.
+    let kept = setup.state().join("p.yaml.admitted");
+    let text = fs::read_to_string(&kept).unwrap();
+    fs::write(&kept, text.replace("endpointSelector", "endpointSelektor")).unwrap();
+    setup.write("p.yaml", "half: [");
+    let snapshot = setup.agent().settled().unwrap();
+    assert_eq!(
+        closed(&snapshot),
+        [
+            "Ingress Deny Anyone of 0 requirements, default deny true",
+            "Egress Deny Anyone of 0 requirements, default deny true"
+        ]
+    );
+}
+
+#[test]
+fn a_policy_of_a_kind_that_the_next_version_does_not_read_is_closed() {
+    let setup = Setup::new();
+    setup.write("p.yaml", &policy("p", "\"80\""));
+    setup.agent().settled().unwrap();
+    let kept = setup.state().join("p.yaml.admitted");
+    let text = fs::read_to_string(&kept).unwrap();
+    fs::write(&kept, text.replace("cilium.io/v2", "cilium.io/v1")).unwrap();
+    setup.write("p.yaml", "half: [");
+    let snapshot = setup.agent().settled().unwrap();
+    assert_eq!(
+        closed(&snapshot),
+        ["Ingress Allow Nobody of 0 requirements, default deny true"]
+    );
 }

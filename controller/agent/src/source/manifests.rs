@@ -68,9 +68,9 @@ impl ManifestSource {
             let before = (Arc::clone(&self.last), self.report.clone());
             let delivery = self.scan(watching.err(), !first);
             let changed = before != (Arc::clone(&self.last), self.report.clone());
-            // The first list is a promise that nothing older is in force: it waits until a file that is
-            // missing is known to be gone.
-            let unsettled = first && self.directory.misses_files();
+            // The first list is a promise that nothing older is in force: it waits until what is missing is
+            // known to be gone.
+            let unsettled = first && self.directory.in_doubt();
             let full = delivery.objects.is_some() && !unsettled;
             if !unsettled && (changed || (first && full)) && !deliver(delivery) {
                 return;
@@ -78,7 +78,7 @@ impl ManifestSource {
             // While this waits for the disk, the kernel is written.
             self.unkept = self.keep();
             first &= !full;
-            let wait = if self.directory.misses_files() {
+            let wait = if self.directory.in_doubt() {
                 GONE_AFTER
             } else if self.report.problem.is_some() || self.unkept.is_some() {
                 RETRY
@@ -224,14 +224,18 @@ fn report(snapshot: &Snapshot) -> Report {
 /// Why a document is not in force as it stands.
 fn refused(document: &DocumentStatus) -> Option<FailingObject> {
     let what = match &document.state {
-        DocumentState::InForce | DocumentState::Unread => return None,
+        // What leaves goes by itself, in a moment.
+        DocumentState::InForce | DocumentState::Unread | DocumentState::Leaving => return None,
         DocumentState::RefusedEarlierInForce => {
             "refused, an earlier version is in force".to_owned()
         }
         DocumentState::Refused => "refused".to_owned(),
+        DocumentState::Closed => {
+            "refused, though it was admitted by an earlier version or configuration of the agent: what it allowed is denied until it is mended".to_owned()
+        }
         DocumentState::Shadowed { by } => format!("not in force: {by} defines the same object"),
         DocumentState::Retained => {
-            "no longer in its file, in force until the file is gone".to_owned()
+            "no longer in its file, which is empty or has an error in it: in force until that is mended or the file is gone".to_owned()
         }
         DocumentState::Unreadable { in_force } => {
             format!("the file cannot be read; {in_force} objects of it stay in force")

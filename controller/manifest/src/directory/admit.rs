@@ -1,6 +1,6 @@
 //! Admission: file by file, document by document, and of each object one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use oxilium_crds::{EndpointSlice, Service};
@@ -12,6 +12,7 @@ use super::{
 use crate::diagnostic::{Diagnostic, Findings, ObjectId, Problem};
 use crate::kind::Header;
 use crate::object::{self, Input, Object};
+use crate::policy::LowerConfig;
 use crate::policy::service::Services;
 use crate::reader;
 use crate::tree::{Node, Position};
@@ -28,6 +29,8 @@ struct FileMemo {
     content: Content,
     /// What had been admitted before.
     earlier: AdmittedFile,
+    /// Objects are in force that the file no longer has, until it is known to be written whole.
+    leaving: bool,
     admitted: AdmittedFile,
     documents: Vec<DocumentStatus>,
 }
@@ -44,12 +47,21 @@ impl Memo {
     pub(super) fn has(&self, file: &str) -> bool {
         self.files.contains_key(file)
     }
+
+    /// Files that lose objects once their content is known to be whole.
+    pub(super) fn leaving(&self) -> impl Iterator<Item = &Arc<str>> {
+        let leaving = self.files.iter().filter(|(_, memo)| memo.leaving);
+        leaving.map(|(file, _)| file)
+    }
 }
 
 impl FileMemo {
     /// The same content on the same state gives the same; and so does it on its own result.
-    fn holds(&self, content: &Content, earlier: &AdmittedFile) -> bool {
-        self.content == *content && (same(&self.admitted, earlier) || same(&self.earlier, earlier))
+    fn holds(&self, content: &Content, earlier: &AdmittedFile, whole: bool) -> bool {
+        let undecided = self.leaving && whole;
+        !undecided
+            && self.content == *content
+            && (same(&self.admitted, earlier) || same(&self.earlier, earlier))
     }
 }
 
@@ -71,10 +83,12 @@ fn same(a: &AdmittedFile, b: &AdmittedFile) -> bool {
             .all(|(a, b)| Arc::ptr_eq(&a.tree, &b.tree))
 }
 
-/// [`super::admit_files`], with what was worked out before. A memo goes with one [`Settings`].
+/// [`super::admit_files`], with what was worked out before, and of files of which only `whole` have stood still for
+/// long enough to be known to be written whole. A memo goes with one [`Settings`].
 pub(super) fn admit_with(
     before: &Admitted,
     listing: &Listing,
+    whole: &BTreeSet<Arc<str>>,
     settings: &Settings,
     memo: &mut Memo,
 ) -> (Admitted, Snapshot) {
@@ -86,13 +100,14 @@ pub(super) fn admit_with(
     let mut files = BTreeMap::new();
     for (file, content) in listing {
         let earlier = before.files.get(file).cloned().unwrap_or_default();
+        let whole = whole.contains(file);
         let found = match memo
             .files
             .remove(file)
-            .filter(|memo| memo.holds(content, &earlier))
+            .filter(|memo| memo.holds(content, &earlier, whole))
         {
             Some(memo) => memo,
-            None => work.fresh_file(file, content, earlier),
+            None => work.fresh_file(file, content, earlier, whole),
         };
         work.documents.extend(found.documents.iter().cloned());
         work.admitted
@@ -119,19 +134,31 @@ impl Work<'_> {
         file: &Arc<str>,
         content: &Content,
         earlier: AdmittedFile,
+        whole: bool,
     ) -> FileMemo {
         let others = std::mem::take(&mut self.documents);
-        let admitted = self.file(file, content, earlier.clone());
+        let admitted = self.file(file, content, earlier.clone(), whole);
+        let documents = std::mem::replace(&mut self.documents, others);
         FileMemo {
             content: content.clone(),
             earlier,
+            leaving: !whole
+                && documents
+                    .iter()
+                    .any(|document| document.state == DocumentState::Leaving),
             admitted,
-            documents: std::mem::replace(&mut self.documents, others),
+            documents,
         }
     }
 
     /// The admitted documents of one file.
-    fn file(&mut self, file: &Arc<str>, content: &Content, earlier: AdmittedFile) -> AdmittedFile {
+    fn file(
+        &mut self,
+        file: &Arc<str>,
+        content: &Content,
+        earlier: AdmittedFile,
+        whole: bool,
+    ) -> AdmittedFile {
         let complete = content.as_ref().is_ok_and(|bytes| is_complete(bytes));
         let documents = match content {
             Ok(_) if earlier.complete && !complete => Err(unreadable(file, HALF_WRITTEN)),
@@ -160,11 +187,21 @@ impl Work<'_> {
         for tree in documents {
             stored.extend(self.document(file, tree, &mut seen));
         }
+        // A file without an error says what it says; one with an error, or without a document, may be half-written.
+        let says_all =
+            complete && !self.documents.is_empty() && self.documents.iter().all(is_accepted);
         for before in earlier.documents {
-            if seen.insert(before.id.clone()) {
-                self.retain(file, &before.id);
-                stored.push(before);
+            if seen.contains(&before.id) || says_all && whole {
+                continue;
             }
+            seen.insert(before.id.clone());
+            let state = if says_all {
+                DocumentState::Leaving
+            } else {
+                DocumentState::Retained
+            };
+            self.retain(file, &before.id, state);
+            stored.push(before);
         }
         AdmittedFile {
             complete,
@@ -234,7 +271,7 @@ impl Work<'_> {
     }
 
     /// An earlier version stays in force: the file's own is refused, or there is none any more.
-    fn retain(&mut self, file: &Arc<str>, id: &ObjectId) {
+    fn retain(&mut self, file: &Arc<str>, id: &ObjectId, state: DocumentState) {
         let mut refused = false;
         for document in self
             .documents
@@ -249,7 +286,7 @@ impl Work<'_> {
                 file: file.clone(),
                 position: Position::NONE,
                 object: id.clone(),
-                state: DocumentState::Retained,
+                state,
                 errors: Vec::new(),
                 warnings: Vec::new(),
             });
@@ -281,12 +318,12 @@ impl Work<'_> {
         let services = self.services(owners.values().map(|(file, tree)| (*file, *tree)));
         let config = self.settings.options.config(&services);
         let mut objects = Vec::with_capacity(owners.len());
-        let mut kept = BTreeMap::new();
+        let (mut kept, mut refused) = (BTreeMap::new(), Vec::new());
         for (id, (file, tree)) in owners {
             let known = memo.remove(id).filter(|memo| memo.holds(file, tree));
             let object = match known {
                 Some(memo) => Ok(memo.object),
-                None => object::admit(tree, Some(file), &self.settings.node, &config).map(Arc::new),
+                None => self.admit_again(file, tree, &config),
             };
             match object {
                 Ok(object) => {
@@ -300,18 +337,17 @@ impl Work<'_> {
                     );
                     objects.push(object);
                 }
-                // Admitted by another version of the agent or another configuration.
-                Err(errors) => self.documents.push(DocumentStatus {
-                    file: file.clone(),
-                    position: tree.position,
-                    object: id.clone(),
-                    state: DocumentState::Refused,
-                    errors,
-                    warnings: Vec::new(),
-                }),
+                Err(errors) => {
+                    refused.push((file.clone(), id.clone(), tree.position, errors));
+                    objects.extend(object::closed(tree, Some(file), &config).map(Arc::new));
+                }
             }
         }
         *memo = kept;
+        for (file, id, position, errors) in refused {
+            let closed = objects.iter().any(|object| object.id == id);
+            self.no_longer_admitted((file, id), position, errors, closed);
+        }
         for document in &mut self.documents {
             let key = (document.file.clone(), document.object.clone());
             if document.state != DocumentState::Refused
@@ -321,6 +357,54 @@ impl Work<'_> {
             }
         }
         objects
+    }
+
+    /// What was admitted once, perhaps by another version of the agent or in another configuration.
+    fn admit_again(
+        &self,
+        file: &Arc<str>,
+        tree: &Node,
+        config: &LowerConfig<'_>,
+    ) -> Result<Arc<Object>, Vec<Diagnostic>> {
+        let object = object::admit(tree, Some(file), &self.settings.node, config)?;
+        // What is not read is never admitted: this kind was read then.
+        if object.input == Input::Unread {
+            return Err(object.warnings);
+        }
+        Ok(Arc::new(object))
+    }
+
+    fn no_longer_admitted(
+        &mut self,
+        (file, object): (Arc<str>, ObjectId),
+        position: Position,
+        errors: Vec<Diagnostic>,
+        closed: bool,
+    ) {
+        let state = if closed {
+            DocumentState::Closed
+        } else {
+            DocumentState::Refused
+        };
+        let known = self
+            .documents
+            .iter_mut()
+            .find(|document| document.file == file && document.object == object);
+        match known {
+            Some(document) => {
+                document.state = state;
+                document.errors.extend(errors);
+                document.errors.dedup();
+            }
+            None => self.documents.push(DocumentStatus {
+                file,
+                position,
+                object,
+                state,
+                errors,
+                warnings: Vec::new(),
+            }),
+        }
     }
 
     fn services<'t>(&self, trees: impl Iterator<Item = (&'t Arc<str>, &'t Arc<Node>)>) -> Services {
@@ -338,6 +422,14 @@ impl Work<'_> {
         }
         object::services(&services, &slices)
     }
+}
+
+/// Nothing is wrong with the document.
+fn is_accepted(document: &DocumentStatus) -> bool {
+    matches!(
+        document.state,
+        DocumentState::InForce | DocumentState::Unread
+    )
 }
 
 /// A file that used to end with a whole line and no longer does is taken for one that is being written.
@@ -362,12 +454,13 @@ fn unreadable(file: &Arc<str>, reason: &str) -> Diagnostic {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use proptest::prelude::*;
 
     use super::{Memo, admit_with};
-    use crate::directory::{Admitted, Content, Listing, Settings, admit_files};
+    use crate::directory::{Admitted, Content, Listing, Settings};
 
     const POLICY: &str = "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: NAME}\nspec:\n  endpointSelector: {}\n  egress:\n  - toServices: [{k8sService: {serviceName: db}}]\n    toPorts: [{ports: [{port: \"PORT\"}]}]\n";
     const SERVICE: &str =
@@ -415,9 +508,11 @@ mod tests {
                         listing.insert(name, content);
                     }
                 }
-                for _ in 0..2 {
-                    let (now, snapshot) = admit_with(&kept, &listing, &settings, &mut memo);
-                    let (fresh, expected) = admit_files(&plain, &listing, &settings);
+                let all: BTreeSet<Arc<str>> = listing.keys().cloned().collect();
+                for whole in [BTreeSet::new(), BTreeSet::new(), all.clone(), all] {
+                    let (now, snapshot) = admit_with(&kept, &listing, &whole, &settings, &mut memo);
+                    let mut none = Memo::default();
+                    let (fresh, expected) = admit_with(&plain, &listing, &whole, &settings, &mut none);
                     prop_assert_eq!(&snapshot, &expected);
                     prop_assert_eq!(&now, &fresh);
                     (kept, plain) = (now, fresh);

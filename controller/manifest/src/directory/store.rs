@@ -1,6 +1,6 @@
 //! The files: the directory that people write and the state that outlives the agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -59,8 +59,8 @@ const SUFFIX: &str = ".admitted";
 /// A longer name would leave no room for the end of its state file's name.
 const LONGEST_NAME: usize = 240;
 
-/// How long a file must be missing to be gone: editors and git take it away and put it back, and a listing
-/// may miss a file that is renamed under it.
+/// How long a file must be missing to be gone, and an object in its file: editors and git take files away and put
+/// them back, a listing may miss a file that is renamed under it, and a file may be read while it is being written.
 pub const GONE_AFTER: Duration = Duration::from_secs(1);
 
 /// What was admitted of one file.
@@ -81,6 +81,8 @@ pub struct ManifestDirectory {
     last: Option<(Listing, Snapshot)>,
     /// Files of which something is in force and that are not there, since when.
     missing: BTreeMap<Arc<str>, Instant>,
+    /// Since when each file has held what it holds.
+    still: BTreeMap<Arc<str>, Instant>,
     /// Files whose state on disk is not what was admitted: it lies beside, or is to be removed.
     unkept: BTreeMap<Arc<str>, Unkept>,
 }
@@ -112,6 +114,7 @@ impl ManifestDirectory {
             memo: Memo::default(),
             last: None,
             missing: BTreeMap::new(),
+            still: BTreeMap::new(),
             unkept: BTreeMap::new(),
         })
     }
@@ -122,7 +125,7 @@ impl ManifestDirectory {
     }
 
     /// Reads all files at `now`, admits what can be admitted, and keeps that on disk before saying so.
-    /// A file that is missing is gone once it was missing for [`GONE_AFTER`].
+    /// A file that is missing is gone once it was missing for [`GONE_AFTER`]; so is an object that a file no longer has.
     ///
     /// # Errors
     /// [`DirectoryError::Unreadable`] and [`DirectoryError::Keep`]; what was in force stays in force.
@@ -144,22 +147,46 @@ impl ManifestDirectory {
             source,
         })?;
         self.keep_missing(&mut listing, now);
+        let whole = self.standing_still(&listing, now);
         if let Some((last, snapshot)) = &self.last
             && *last == listing
+            && !self.memo.leaving().any(|file| whole.contains(file))
         {
             return Ok(snapshot.clone());
         }
-        let (admitted, snapshot) =
-            admit_with(&self.admitted, &listing, &self.settings, &mut self.memo);
+        let (admitted, snapshot) = admit_with(
+            &self.admitted,
+            &listing,
+            &whole,
+            &self.settings,
+            &mut self.memo,
+        );
         self.write(admitted)
             .map_err(|source| self.not_kept(source))?;
         self.last = Some((listing, snapshot.clone()));
         Ok(snapshot)
     }
 
-    /// Files are missing that are not gone yet: look again after [`GONE_AFTER`].
-    pub fn misses_files(&self) -> bool {
-        !self.missing.is_empty()
+    /// Something is in force still that is about to go, unless its file says otherwise: look again after
+    /// [`GONE_AFTER`].
+    pub fn in_doubt(&self) -> bool {
+        !self.missing.is_empty() || self.memo.leaving().next().is_some()
+    }
+
+    /// The files that hold now what they have held for [`GONE_AFTER`].
+    fn standing_still(&mut self, listing: &Listing, now: Instant) -> BTreeSet<Arc<str>> {
+        let before = std::mem::take(&mut self.still);
+        let last = self.last.as_ref().map(|(last, _)| last);
+        let mut whole = BTreeSet::new();
+        for (file, content) in listing {
+            let same = last.is_some_and(|last| last.get(file) == Some(content));
+            let since = before.get(file).copied().filter(|_| same).unwrap_or(now);
+            self.still.insert(file.clone(), since);
+            if now.saturating_duration_since(since) >= GONE_AFTER {
+                whole.insert(file.clone());
+            }
+        }
+        whole
     }
 
     fn keep_missing(&mut self, listing: &mut Listing, now: Instant) {
