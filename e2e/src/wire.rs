@@ -79,7 +79,11 @@ impl Tap {
             .with_context(|| format!("packet socket on {interface} in {}", netns.name()))
     }
 
-    fn open_here(interface: &str) -> Result<Self> {
+    /// Opens it on `interface` in the network namespace of this thread.
+    ///
+    /// # Errors
+    /// As [`Tap::open`].
+    pub fn open_here(interface: &str) -> Result<Self> {
         let socket = socket(
             AddressFamily::Packet,
             SockType::Raw,

@@ -7,7 +7,7 @@ mod phases;
 mod skb;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC},
     macros::classifier,
     programs::TcContext,
 };
@@ -35,6 +35,7 @@ fn run<H: Hook>(context: &TcContext) -> i32 {
     let packet = Skb::new(context);
     let maps = KernelMaps(packet);
     match judge_number::<H, Skb, KernelMaps>(packet, maps) {
+        0 if maps.has_last_word() => TC_ACT_OK,
         // The next program on the hook decides.
         0 => TC_ACT_UNSPEC,
         reason if maps.dry_run() => TC_ACT_SHOT | (reason << REASON_SHIFT).cast_signed(),

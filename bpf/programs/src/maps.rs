@@ -28,6 +28,9 @@ static CT_SEED: u64 = 0;
 /// Not 0: judge, write nothing, make no event.
 #[unsafe(no_mangle)]
 static DRY_RUN: u8 = 0;
+/// Not 0: what passes is shown to no program behind this one on the hook. While one of ours is moved, two are there.
+#[unsafe(no_mangle)]
+static LAST_WORD: u8 = 0;
 /// Events a second that a CPU may make.
 #[unsafe(no_mangle)]
 static EVENT_RATE: u64 = 1000;
@@ -113,6 +116,13 @@ fn word(map: &Array<u64>, index: u32) -> u64 {
         // SAFETY: the map gave it; array elements live as long as the map, and 8 bytes are not torn.
         unsafe { word.read_volatile() }
     })
+}
+
+impl KernelMaps {
+    #[inline(always)]
+    pub(crate) fn has_last_word(self) -> bool {
+        constant(&LAST_WORD) != 0
+    }
 }
 
 impl Maps for KernelMaps {

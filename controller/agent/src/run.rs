@@ -27,6 +27,10 @@ use crate::source::{self, TombstoneWatch};
 
 /// tcx hooks announce no change: how often they are asked.
 const HOOKS_EVERY: Duration = Duration::from_secs(1);
+/// How many hooks get tcx links at once: those of one pod. More are staged.
+const LINKS_AT_ONCE: usize = 2;
+/// How long no pod must have come before staged programs get their links.
+const SETTLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Log lines go to stderr. Once in a process.
 pub fn log_to_stderr(debug: bool, format: LogFormat) {
@@ -184,6 +188,7 @@ fn serve(
         attach_mode,
     } = kernel;
     config.programs = node.programs();
+    config.stage_above = node.uses_tcx().then_some(LINKS_AT_ONCE);
     let node_name = config.node_name.to_string();
     let start = Start {
         node,
@@ -193,6 +198,7 @@ fn serve(
         tombstones: options.tombstones.clone(),
         sweep: options.sweep(),
         hooks: HOOKS_EVERY,
+        settle: SETTLE_AFTER,
     };
     let (inputs, received) = channel();
     tracing::info!(node = node_name, attach_mode, "agent starts");

@@ -9,7 +9,7 @@ use oxilium_abi::{
 };
 use oxilium_kernel::{ApplyError, Node, Retry};
 use oxilium_model::node_state::{AttachPoint, Hook};
-use oxilium_model::observed::{AttachedProgram, Observed};
+use oxilium_model::observed::{AttachedProgram, Observed, Place};
 use oxilium_model::plan::Write;
 
 fn policy_key(identity: u32) -> PolicyKey {
@@ -36,6 +36,7 @@ fn interface(ifindex: u32, endpoint: u16) -> InterfaceConfig {
 
 fn attach(node: &dyn Node, ifindex: u32, endpoint: u16, hook: Hook) -> Write {
     Write::Attach {
+        staged: false,
         point: AttachPoint { ifindex, hook },
         endpoint,
         program: node.programs()[&hook],
@@ -45,6 +46,7 @@ fn attach(node: &dyn Node, ifindex: u32, endpoint: u16, hook: Hook) -> Write {
 fn replace(node: &dyn Node, ifindex: u32, endpoint: u16, hook: Hook) -> Write {
     match attach(node, ifindex, endpoint, hook) {
         Write::Attach {
+            staged: false,
             point,
             endpoint,
             program,
@@ -370,7 +372,7 @@ fn programs_are_attached_replaced_in_order_and_detached() {
                 Hook::ALL.map(|hook| {
                     let program = AttachedProgram {
                         tag: programs[&hook],
-                        in_order: true,
+                        place: Place::Settled,
                     };
                     (ifindex, hook, program)
                 })
@@ -417,7 +419,7 @@ fn a_device_that_is_gone_takes_its_programs_along_and_frees_the_endpoints_pin() 
         node.apply(&write).expect("the old pin is in nobody's way");
         let seen = attached(bed, &mut *node);
         assert_eq!(seen.len(), 1);
-        assert!(seen[0].2.in_order);
+        assert!(seen[0].2.place == Place::Settled);
         assert_eq!(node.tidy().expect("pins can be read"), 0);
     });
 }
@@ -428,6 +430,7 @@ fn a_program_that_is_not_loaded_is_never_attached() {
         let mut node = bed.start();
         let device = bed.add_device();
         let write = Write::Attach {
+            staged: false,
             point: AttachPoint {
                 ifindex: device,
                 hook: Hook::ToContainer,

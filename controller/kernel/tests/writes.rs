@@ -116,6 +116,7 @@ fn work(bed: &dyn Bed, node: &mut dyn Node) {
     for hook in Hook::ALL {
         let program = node.programs()[&hook];
         node.apply(&Write::Attach {
+            staged: false,
             point: AttachPoint { ifindex, hook },
             endpoint: 1,
             program,

@@ -34,9 +34,21 @@ pub struct Observed {
 pub struct AttachedProgram {
     /// Which program.
     pub tag: ProgramTag,
-    /// It is there in the way in which it would be attached today: once, by a link or filter that is
-    /// ours, pinned where it belongs. If not, it is put in order by [`crate::plan::Write::Replace`].
-    pub in_order: bool,
+    /// How it is there.
+    pub place: Place,
+}
+
+/// How a program of ours is on its hook. Wherever it is, it judges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the way in which it is to be there for good: once, before all others, by a link or filter that is ours,
+    /// pinned where it belongs.
+    Settled,
+    /// As [`crate::plan::Write::Attach`] puts it there when many are to be attached at once: once, by a filter, and
+    /// no link is on the hook. As good, but easier for others to take away.
+    Staged,
+    /// Otherwise. It is put in order by [`crate::plan::Write::Replace`].
+    Misplaced,
 }
 
 impl Observed {

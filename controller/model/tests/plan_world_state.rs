@@ -16,9 +16,9 @@ use oxilium_abi::{Direction, NETNS_UNKNOWN, NodeWord};
 use oxilium_model::condition::Reason;
 use oxilium_model::identity::{IdentityLabels, NamedPorts, NumericIdentity, Protocol};
 use oxilium_model::label::Label;
-use oxilium_model::node_state::{EndpointState, NodeState};
-use oxilium_model::observed::Observed;
-use oxilium_model::plan::{PlanError, interface_config, plan};
+use oxilium_model::node_state::{AttachPoint, EndpointState, NodeState};
+use oxilium_model::observed::{AttachedProgram, Observed, Place};
+use oxilium_model::plan::{self, PlanError, Write, interface_config, plan};
 use oxilium_model::policy::peer::{CidrGroupPeer, CidrPeer, Peer, Peers};
 use oxilium_model::policy::rule::PortRules;
 use oxilium_model::world::{
@@ -460,6 +460,91 @@ fn the_first_plan_reads_as_what_a_node_needs_for_its_first_pod() {
     let plan = plan(&Observed::default(), &state, &world.config, complete).expect("a plan");
     let order: Vec<String> = plan.writes().map(ToString::to_string).collect();
     insta::assert_snapshot!(format!("{plan}\nin their order:\n{}", order.join("\n")));
+}
+
+#[test]
+fn where_many_programs_are_missing_they_are_staged_and_settle_last() {
+    let mut world = empty_world();
+    for (index, name) in (10..).zip(["a", "b", "c"]) {
+        add(
+            &mut world,
+            pod(name, "a"),
+            index,
+            &[&format!("10.1.2.{index}")],
+        );
+    }
+    let complete = world.synced.complete().expect("all have delivered");
+    let state = desired(&world);
+    let all: Vec<AttachPoint> = state.attachments.keys().copied().collect();
+    let (settled, staged) = (Place::Settled, Place::Staged);
+    for (case, above, there, attached, settling) in [
+        ("staging is of no use here", None, vec![], 6, 0),
+        ("there are not too many", Some(6), vec![], 6, 0),
+        ("too many", Some(5), vec![], 6, 6),
+        ("two more", Some(2), vec![settled; 4], 2, 0),
+        ("two more in a burst", Some(2), vec![staged; 4], 2, 6),
+        ("the end of a burst", Some(2), vec![staged; 6], 0, 6),
+        ("all is well", Some(2), vec![settled; 6], 0, 0),
+    ] {
+        let config = NodeConfig {
+            stage_above: above,
+            ..(*world.config).clone()
+        };
+        let mut observed = Observed::default();
+        for (point, place) in all.iter().zip(there) {
+            let tag = state.attachments[point];
+            observed
+                .attachments
+                .insert(*point, AttachedProgram { tag, place });
+        }
+        let plan = plan(&observed, &state, &config, complete).expect("a plan");
+        let stages = settling > 0;
+        let attaching = plan
+            .writes()
+            .filter(|write| matches!(write, Write::Attach { staged, .. } if *staged == stages));
+        assert_eq!(attaching.count(), attached, "{case}");
+        let steps = plan.steps();
+        let last = &steps[steps.len() - settling..];
+        let all_settle = last.iter().all(|step| {
+            step.reason == plan::Reason::Settle && matches!(step.write, Write::Replace { .. })
+        });
+        assert!(all_settle, "{case}: {last:?}");
+        let replaced = plan
+            .writes()
+            .filter(|write| matches!(write, Write::Replace { .. }));
+        assert_eq!(replaced.count(), settling, "{case}");
+    }
+}
+
+#[test]
+fn a_misplaced_program_is_put_in_order_at_once_also_in_a_burst() {
+    let mut world = empty_world();
+    add(&mut world, pod("a", "a"), 10, &["10.1.2.10"]);
+    let complete = world.synced.complete().expect("all have delivered");
+    let state = desired(&world);
+    let config = NodeConfig {
+        stage_above: Some(2),
+        ..(*world.config).clone()
+    };
+    let mut observed = Observed::default();
+    for (point, place) in state
+        .attachments
+        .keys()
+        .zip([Place::Staged, Place::Misplaced])
+    {
+        let tag = state.attachments[point];
+        observed
+            .attachments
+            .insert(*point, AttachedProgram { tag, place });
+    }
+    let plan = plan(&observed, &state, &config, complete).expect("a plan");
+    let reasons: Vec<plan::Reason> = plan
+        .steps()
+        .iter()
+        .filter(|step| matches!(step.write, Write::Replace { .. }))
+        .map(|step| step.reason)
+        .collect();
+    assert_eq!(reasons, [plan::Reason::Program, plan::Reason::Settle]);
 }
 
 #[test]

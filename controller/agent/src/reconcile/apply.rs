@@ -11,7 +11,7 @@ use oxilium_model::plan::{Plan, Write, plan};
 use oxilium_model::world::Complete;
 
 use super::failures::Object;
-use super::{Reconciler, fold};
+use super::{Reconciler, fold, settle};
 
 /// Plans that one turn makes at most: each failure needs another look at the kernel.
 const PLANS: u32 = 8;
@@ -19,6 +19,9 @@ const PLANS: u32 = 8;
 /// How long programs are put on hooks before other inputs are looked at. The kernel waits for an RCU grace
 /// period for each, milliseconds that a hundred new pods take one after the other.
 const SLICE: Duration = Duration::from_millis(100);
+
+/// Pods of a plan that are enforced are told of at once, but no more often than this: it takes a picture of all.
+const TELL_EVERY: Duration = Duration::from_millis(5);
 
 /// What applying a plan came to.
 enum Applied {
@@ -165,8 +168,12 @@ impl<N: Node> Reconciler<N> {
         let planned = plan(observed, &self.state, self.index.config(), complete);
         match planned {
             Ok(plan) => {
-                if std::mem::take(&mut self.sweep.found) && !plan.is_empty() {
-                    let writes = plan.steps().len();
+                let repairs = plan
+                    .steps()
+                    .iter()
+                    .filter(|step| !settle::is_settling(step));
+                let writes = repairs.count();
+                if std::mem::take(&mut self.sweep.found) && writes > 0 {
                     self.sweep.repaired += writes as u64;
                     tracing::warn!(
                         writes,
@@ -195,6 +202,7 @@ impl<N: Node> Reconciler<N> {
         let mut planned = BTreeSet::new();
         let started = Instant::now();
         let end = started + SLICE;
+        let mut told = started;
         let steps = plan.steps();
         let tables = steps
             .iter()
@@ -202,7 +210,12 @@ impl<N: Node> Reconciler<N> {
                 object_of(&step.write) == Object::Tables && step.write.target().is_some()
             })
             .map_or(0, |last| last + 1);
+        self.settling.planned(plan, now);
         for (place, step) in (1..).zip(steps) {
+            if settle::is_settling(step) {
+                planned.extend(settle::object_of(&step.write));
+                continue;
+            }
             let object = object_of(&step.write);
             planned.insert(object.clone());
             if self.failures.waits(&object, now) {
@@ -220,8 +233,11 @@ impl<N: Node> Reconciler<N> {
             }
             if let Write::Attach { point, .. } | Write::Replace { point, .. } = &step.write {
                 attached.insert(*point);
-                if place >= tables {
-                    self.completed(point.ifindex);
+                if place >= tables && self.completed(point.ifindex) && told.elapsed() >= TELL_EVERY
+                {
+                    self.show();
+                    self.answer_waiters(Instant::now());
+                    told = Instant::now();
                 }
             }
             if (tables..steps.len()).contains(&place) && Instant::now() >= end {
@@ -241,7 +257,7 @@ impl<N: Node> Reconciler<N> {
 
     /// A program was put on a hook of this interface, with all tables written: if it was the last one, the
     /// endpoint behind it is enforced, and who waits for that need not wait for others.
-    fn completed(&mut self, ifindex: u32) {
+    fn completed(&mut self, ifindex: u32) -> bool {
         let state = Arc::clone(&self.state);
         let is_there = |point: &AttachPoint| {
             self.observed
@@ -257,11 +273,11 @@ impl<N: Node> Reconciler<N> {
             .endpoints
             .values()
             .find(|endpoint| endpoint.ifindex == Some(ifindex));
-        if let Some(endpoint) = endpoint.filter(|_| all) {
-            self.lives.applied(endpoint, true, self.revisions.plan);
-            self.show();
-            self.answer_waiters(Instant::now());
-        }
+        let Some(endpoint) = endpoint.filter(|_| all) else {
+            return false;
+        };
+        self.lives.applied(endpoint, true, self.revisions.plan);
+        true
     }
 
     fn write_failed(
@@ -271,6 +287,19 @@ impl<N: Node> Reconciler<N> {
         error: &ApplyError,
         now: Instant,
     ) -> Applied {
+        let alone = object != Object::Tables;
+        self.note_failed(object, write, error, now);
+        Applied::Failed { again: alone }
+    }
+
+    /// A write failed: what is there must be read again.
+    pub(super) fn note_failed(
+        &mut self,
+        object: Object,
+        write: &Write,
+        error: &ApplyError,
+        now: Instant,
+    ) {
         self.observed = None;
         let retry = error.retry();
         if retry == Retry::Now {
@@ -278,11 +307,9 @@ impl<N: Node> Reconciler<N> {
             tracing::info!(%error, "a write came too late");
             self.links_changed = true;
         }
-        let alone = object != Object::Tables;
         let again = matches!(retry, Retry::Now | Retry::Backoff);
         self.failures
             .failed(object, format!("{write}: {error}"), again, now);
-        Applied::Failed { again: alone }
     }
 
     /// Everything that revision `revision` asks for is in the kernel, or fails by itself.

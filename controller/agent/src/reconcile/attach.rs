@@ -24,6 +24,7 @@ impl<N: Node> Reconciler<N> {
         if adds.is_empty() {
             return;
         }
+        self.settling.put_off(now);
         let links: BTreeMap<u32, LinkInfo> = match self.node.links() {
             Ok(links) => links.into_iter().map(|link| (link.ifindex, link)).collect(),
             Err(error) => {

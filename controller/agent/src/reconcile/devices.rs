@@ -4,12 +4,15 @@
 //! as it was before the pod's first process started; only what the node alone decides is read anew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
+use std::sync::Arc;
 
-use oxilium_kernel::Node;
 use oxilium_kernel::port::LinkInfo;
-use oxilium_model::world::{Attachment, AttachmentId, Device};
+use oxilium_kernel::{NetlinkError, Node};
+use oxilium_model::observed::Place;
+use oxilium_model::world::{Attachment, AttachmentId, Claims, Device};
 
 use crate::disk::AttachmentRecord;
 
@@ -27,44 +30,138 @@ impl Links {
         self.0.contains_key(&ifindex)
     }
 
-    /// The attachment with the device that it has now.
-    pub(crate) fn attachment(&self, record: &AttachmentRecord, node: &mut impl Node) -> Attachment {
-        let device = self
-            .device_of(record, node)
-            .map(|link| device(record, link));
-        Attachment {
-            id: record.id.clone(),
-            pod: record.pod.clone(),
-            pod_uid: record.pod_uid.as_str().into(),
-            boot_id: record.boot_id.as_str().into(),
-            lifecycle: record.lifecycle,
-            device,
+    /// All attachments with the devices that they have now. Of those that could not be looked at the device stays as
+    /// it was before, and the reason is told: then none may be taken for gone.
+    pub(crate) fn attachments<'r>(
+        &self,
+        records: impl Iterator<Item = &'r AttachmentRecord>,
+        known: Known<'_>,
+        node: &mut impl Node,
+    ) -> (Vec<Attachment>, Option<NetlinkError>) {
+        let looked: Vec<_> = records
+            .map(|record| (record, self.device_of(record, node)))
+            .collect();
+        let taken: BTreeSet<u32> = looked
+            .iter()
+            .filter_map(|(_, found)| found.as_ref().ok()?.map(|link| link.ifindex))
+            .collect();
+        let (mut attachments, mut unsure) = (Vec::new(), None);
+        for (record, found) in looked {
+            let link = match found {
+                Ok(Some(link)) => Some(link),
+                Ok(None) => self.marked(record, &taken, known.claims, node),
+                Err(error) => {
+                    unsure = Some(error);
+                    self.marked(record, &taken, known.claims, node)
+                        .or_else(|| self.before(record, known.attachments))
+                }
+            };
+            attachments.push(Attachment {
+                id: record.id.clone(),
+                pod: record.pod.clone(),
+                pod_uid: record.pod_uid.as_str().into(),
+                boot_id: record.boot_id.as_str().into(),
+                lifecycle: record.lifecycle,
+                device: link.map(|link| device(record, link)),
+            });
         }
+        (attachments, unsure)
     }
 
     /// The link that is the node's end of the attachment's veth. An index alone proves nothing: the kernel
     /// gives it to the next device at once.
-    fn device_of(&self, record: &AttachmentRecord, node: &mut impl Node) -> Option<&LinkInfo> {
-        let link = self.0.get(&record.host.ifindex)?;
-        let fits = link.kind == "veth"
-            && link.netns_id.is_some()
-            && link.peer == Some(record.container.ifindex);
-        if !fits {
-            return None;
+    fn device_of(
+        &self,
+        record: &AttachmentRecord,
+        node: &mut impl Node,
+    ) -> Result<Option<&LinkInfo>, NetlinkError> {
+        let Some(link) = self.veth(record) else {
+            return Ok(None);
+        };
+        if link.peer != Some(record.container.ifindex) {
+            return Ok(None);
         }
-        if link.mac.map(mac_text).as_deref() == Some(record.host.mac.as_str()) {
-            return Some(link);
+        if has_host_mac(link, record) {
+            return Ok(Some(link));
         }
         // Another device at this index, or somebody gave ours another MAC address: the pod's end tells.
-        let inside = node
-            .pod_interface(Path::new(&record.netns), &record.id.interface)
-            .ok()?;
+        let inside = match node.pod_interface(Path::new(&record.netns), &record.id.interface) {
+            Ok(inside) => inside,
+            Err(error) if tells_of_another(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let same = inside.peer == Some(link.ifindex)
             && Some(inside.netns_id) == link.netns_id
             && inside.ifindex == record.container.ifindex
             && mac_text(inside.mac) == record.container.mac;
-        same.then_some(link)
+        Ok(same.then_some(link))
     }
+
+    /// The link at the record's index, if its other end is in another namespace.
+    fn veth(&self, record: &AttachmentRecord) -> Option<&LinkInfo> {
+        let link = self.0.get(&record.host.ifindex)?;
+        (link.kind == "veth" && link.netns_id.is_some()).then_some(link)
+    }
+
+    /// The link that bears our mark: a pod may give its end another index (moving it through a namespace of its own),
+    /// but not take our programs off the node's end. These go with their device, so no later one of the index has them.
+    fn marked(
+        &self,
+        record: &AttachmentRecord,
+        taken: &BTreeSet<u32>,
+        claims: &Claims,
+        node: &mut impl Node,
+    ) -> Option<&LinkInfo> {
+        let link = self.veth(record)?;
+        // Some plugins give all their links one address: then another attachment may have it.
+        if !has_host_mac(link, record) || taken.contains(&link.ifindex) {
+            return None;
+        }
+        let mut claimed = claims.endpoints.iter();
+        let (endpoint, _) = claimed.find(|(_, claim)| claim.owner == record.id)?;
+        let hooks = BTreeMap::from([(link.ifindex, *endpoint)]);
+        let there = node.attachments(&hooks).ok()?;
+        let marked = there
+            .values()
+            .any(|program| program.place != Place::Misplaced);
+        marked.then_some(link)
+    }
+
+    /// The device that the attachment had before, if there is still one like it.
+    fn before(
+        &self,
+        record: &AttachmentRecord,
+        attachments: &BTreeMap<AttachmentId, Arc<Attachment>>,
+    ) -> Option<&LinkInfo> {
+        let had = attachments.get(&record.id)?.device.as_ref()?;
+        let link = self.veth(record)?;
+        (had.ifindex == link.ifindex && *had.name == *link.name).then_some(link)
+    }
+}
+
+/// What was known before this look.
+#[derive(Clone, Copy)]
+pub(crate) struct Known<'a> {
+    /// All attachments.
+    pub(crate) attachments: &'a BTreeMap<AttachmentId, Arc<Attachment>>,
+    /// Whose endpoint id is which.
+    pub(crate) claims: &'a Claims,
+}
+
+fn has_host_mac(link: &LinkInfo, record: &AttachmentRecord) -> bool {
+    link.mac.map(mac_text).as_deref() == Some(record.host.mac.as_str())
+}
+
+/// The namespace, or the interface in it, is not there any more or not what it was. All other errors say nothing of it.
+fn tells_of_another(error: &NetlinkError) -> bool {
+    let NetlinkError::Namespace { source, .. } = error else {
+        return false;
+    };
+    // Invalid input: what is mounted there is no namespace any more.
+    matches!(
+        source.kind(),
+        ErrorKind::NotFound | ErrorKind::InvalidData | ErrorKind::InvalidInput
+    )
 }
 
 fn device(record: &AttachmentRecord, link: &LinkInfo) -> Device {
@@ -121,23 +218,29 @@ pub(crate) fn parse_mac(text: &str) -> Option<[u8; 6]> {
     parts.next().is_none().then_some(mac)
 }
 
+/// The device on which kube-proxy, in its IPVS mode, puts the address of every Service: these are not the node's.
+const SERVICES: &str = "kube-ipvs0";
+
 /// The node's own addresses: every one that a packet of the node's can have as its source on the way to a
 /// pod. Loopback addresses never leave the node.
 pub(crate) fn local_addresses(
     node: &mut impl Node,
-) -> Result<BTreeSet<IpAddr>, oxilium_kernel::NetlinkError> {
+    links: &Links,
+) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+    let of_services = |ifindex| {
+        let link = links.0.get(&ifindex);
+        link.is_some_and(|link| link.name == SERVICES && link.kind == "dummy")
+    };
     Ok(node
         .addresses()?
         .into_iter()
+        .filter(|info| !of_services(info.ifindex) && !info.address.is_loopback())
         .map(|info| info.address)
-        .filter(|address| !address.is_loopback())
         .collect())
 }
 
 /// Attachments whose device is gone: CNI need not say so, a veth does not come back.
-pub(crate) fn gone(
-    attachments: &BTreeMap<AttachmentId, std::sync::Arc<Attachment>>,
-) -> Vec<AttachmentId> {
+pub(crate) fn gone(attachments: &BTreeMap<AttachmentId, Arc<Attachment>>) -> Vec<AttachmentId> {
     attachments
         .values()
         .filter(|attachment| attachment.device.is_none())

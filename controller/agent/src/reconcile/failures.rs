@@ -18,6 +18,8 @@ pub(crate) enum Object {
     Tables,
     /// A program on a hook.
     Attach(AttachPoint),
+    /// A staged program that is to settle: it is enforced all the while.
+    Settle(AttachPoint),
     /// Flows of an endpoint that is gone.
     Purge(u16),
     /// Reading the kernel.
@@ -41,6 +43,9 @@ impl Object {
         match self {
             Self::Tables => "tables".to_owned(),
             Self::Attach(point) => format!("{} on interface {}", point.hook, point.ifindex),
+            Self::Settle(point) => {
+                format!("the link of {} on interface {}", point.hook, point.ifindex)
+            }
             Self::Purge(endpoint) => format!("flows of endpoint {endpoint}"),
             Self::Observe => "reading the kernel".to_owned(),
             Self::Links => "reading interfaces".to_owned(),
@@ -129,7 +134,7 @@ impl Failures {
     /// not to be done any more.
     pub(crate) fn retain_planned(&mut self, planned: &BTreeSet<Object>) {
         self.0.retain(|object, _| match object {
-            Object::Attach(_) | Object::Purge(_) => planned.contains(object),
+            Object::Attach(_) | Object::Settle(_) | Object::Purge(_) => planned.contains(object),
             _ => true,
         });
     }
@@ -147,7 +152,11 @@ impl Failures {
         self.0.iter().any(|(object, failure)| {
             !matches!(
                 object,
-                Object::Tombstones | Object::Flows | Object::Pins | Object::Publish
+                Object::Settle(_)
+                    | Object::Tombstones
+                    | Object::Flows
+                    | Object::Pins
+                    | Object::Publish
             ) && failure.next <= now
         })
     }
@@ -163,8 +172,8 @@ impl Failures {
     pub(crate) fn next(&self) -> Option<Instant> {
         self.0
             .iter()
-            // Flows have a round of their own.
-            .filter(|(object, _)| **object != Object::Flows)
+            // Flows and links that are to be made have rounds of their own.
+            .filter(|(object, _)| !matches!(object, Object::Flows | Object::Settle(_)))
             .map(|(_, failure)| failure.next)
             .min()
     }

@@ -1,7 +1,7 @@
 //! What the kernel holds after a write, without reading it again.
 
 use oxilium_abi::NodeWord;
-use oxilium_model::observed::{AttachedProgram, Observed};
+use oxilium_model::observed::{AttachedProgram, Observed, Place};
 use oxilium_model::plan::Write;
 
 /// Notes a write that the kernel made. A sweep compares what is noted with what is there.
@@ -54,10 +54,22 @@ pub(super) fn note(observed: &mut Observed, write: &Write) {
                 observed.endpoint_words.remove(&endpoint);
             }
         }
+        Write::Attach {
+            point,
+            program,
+            staged: true,
+            ..
+        } => {
+            let staged = AttachedProgram {
+                tag: program,
+                place: Place::Staged,
+            };
+            observed.attachments.insert(point, staged);
+        }
         Write::Attach { point, program, .. } | Write::Replace { point, program, .. } => {
             let attached = AttachedProgram {
                 tag: program,
-                in_order: true,
+                place: Place::Settled,
             };
             observed.attachments.insert(point, attached);
         }

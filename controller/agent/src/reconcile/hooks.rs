@@ -1,14 +1,34 @@
-//! Hooks that announce nothing are asked, each second: what somebody took off is back before long.
+//! Hooks that announce nothing are asked, each second: what somebody took off is back before long. Those that
+//! announce their changes are asked when they do.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use oxilium_kernel::Node;
 use oxilium_model::node_state::AttachPoint;
-use oxilium_model::observed::{AttachedProgram, Observed};
+use oxilium_model::observed::{AttachedProgram, Observed, Place};
 
 use super::failures::Object;
 use super::{Reconciler, jitter};
+
+/// When hooks are looked at.
+#[derive(Debug)]
+pub(super) struct Looks {
+    every: Duration,
+    pub(super) next: Instant,
+    /// It was announced that somebody, perhaps this agent, changed what is on hooks.
+    pub(super) changed: bool,
+}
+
+impl Looks {
+    pub(super) fn new(every: Duration, now: Instant) -> Self {
+        Self {
+            every,
+            next: now + every,
+            changed: false,
+        }
+    }
+}
 
 impl<N: Node> Reconciler<N> {
     /// Nothing came in and nothing is due: what a look at the hooks leaves to be done is nothing.
@@ -20,17 +40,23 @@ impl<N: Node> Reconciler<N> {
     /// Compares the hooks of our interfaces with what is remembered of them, if it is time; true when they
     /// differ. Whoever changed a hook may have changed more: then everything is compared.
     fn look_at_hooks(&mut self, now: Instant) -> bool {
-        if now < self.next_hooks {
-            return false;
+        let announced = self.node.announces_hooks();
+        let due = if announced {
+            self.looks.changed
+        } else {
+            now >= self.looks.next
+        };
+        if now >= self.looks.next {
+            self.looks.next = now + jitter(self.looks.every);
         }
-        self.next_hooks = now + jitter(self.hooks_every);
-        if self.node.announces_hooks() || self.failures.waits(&Object::Observe, now) {
+        if !due || self.failures.waits(&Object::Observe, now) {
             return false;
         }
         // What is to be read anew, or written still, is looked at by whoever does that.
         let Some(known) = self.observed.as_ref().filter(|_| !self.unfinished) else {
             return false;
         };
+        self.looks.changed = false;
         let interfaces: BTreeMap<u32, u16> = known
             .interfaces
             .iter()
@@ -47,10 +73,10 @@ impl<N: Node> Reconciler<N> {
                 }
                 for point in &differing {
                     let found = found.get(point).map_or("no program of ours", |program| {
-                        if program.in_order {
-                            "another program"
-                        } else {
+                        if program.place == Place::Misplaced {
                             "a program out of order"
+                        } else {
+                            "another program"
                         }
                     });
                     tracing::info!(interface = point.ifindex, hook = %point.hook, found, "a hook is not as it was left");

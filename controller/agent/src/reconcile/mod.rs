@@ -12,6 +12,7 @@ mod fold;
 mod hooks;
 mod index;
 mod life;
+mod settle;
 mod view;
 
 use std::collections::BTreeSet;
@@ -35,9 +36,11 @@ use crate::staged::StagedReports;
 
 pub(crate) use devices::mac_text;
 use failures::{Failures, Object};
+use hooks::Looks;
 use index::Index;
 pub use index::{OBJECT_SOURCES, Objects};
 use life::Lives;
+use settle::Settling;
 pub use view::{EndpointView, Revisions, SweepReport, View};
 
 /// Inputs that one turn takes in at most, so that a flood of them cannot keep it from happening.
@@ -92,6 +95,8 @@ pub struct Start<N> {
     pub sweep: Duration,
     /// Time between two looks at hooks that announce nothing.
     pub hooks: Duration,
+    /// How long no pod must have come before the programs of a burst get their links.
+    pub settle: Duration,
 }
 
 /// An ADD that is not answered yet.
@@ -129,10 +134,10 @@ pub struct Reconciler<N> {
     sweep_every: Duration,
     next_sweep: Instant,
     sweep: SweepReport,
-    hooks_every: Duration,
-    next_hooks: Instant,
+    looks: Looks,
     /// Nothing is due before this time, unless an input comes.
     rest_until: Instant,
+    settling: Settling,
     view: watch::Sender<Arc<View>>,
 }
 
@@ -150,6 +155,7 @@ impl<N: Node> Reconciler<N> {
             tombstones,
             sweep,
             hooks,
+            settle,
         } = start;
         let attachments = Attachments::open(&state_dir, &config.boot_id)?;
         let (claims, valid) = ClaimsFile::open(&state_dir)?;
@@ -185,9 +191,9 @@ impl<N: Node> Reconciler<N> {
             sweep_every: sweep,
             next_sweep: now + sweep,
             sweep: SweepReport::default(),
-            hooks_every: hooks,
-            next_hooks: now + hooks,
+            looks: Looks::new(hooks, now),
             rest_until: now,
+            settling: Settling::new(settle, now),
             view: sender,
         };
         Ok((reconciler, receiver))
@@ -228,7 +234,7 @@ impl<N: Node> Reconciler<N> {
                 }
                 Input::KernelChanged { hooks } => {
                     self.links_changed = true;
-                    self.sweep.due |= hooks;
+                    self.looks.changed |= hooks;
                 }
                 Input::Attach(attach, reply) => adds.push((attach, reply)),
                 Input::Detach(detach, reply) => {
@@ -262,7 +268,7 @@ impl<N: Node> Reconciler<N> {
             self.work(now);
             self.rest_until = self.next_turn();
         }
-        self.rest_until.min(self.next_hooks)
+        self.rest_until.min(self.looks.next)
     }
 
     fn work(&mut self, now: Instant) {
@@ -289,6 +295,7 @@ impl<N: Node> Reconciler<N> {
         self.show();
         self.answer_waiters(Instant::now());
         self.publish(now);
+        self.settle(now);
     }
 
     fn next_turn(&self) -> Instant {
@@ -298,6 +305,7 @@ impl<N: Node> Reconciler<N> {
         }
         let mut next = self.next_sweep;
         next = next.min(self.failures.next().unwrap_or(next));
+        next = next.min(self.settling.next().unwrap_or(next));
         for waiter in &self.waiters {
             next = next.min(waiter.deadline);
         }
@@ -307,8 +315,9 @@ impl<N: Node> Reconciler<N> {
     /// Reads links and addresses, and finds each attachment's device among them.
     fn read_links(&mut self, now: Instant) {
         let read = self.node.links().and_then(|links| {
-            let addresses = devices::local_addresses(&mut self.node)?;
-            Ok((devices::Links::new(links), addresses))
+            let links = devices::Links::new(links);
+            let addresses = devices::local_addresses(&mut self.node, &links)?;
+            Ok((links, addresses))
         });
         match read {
             Err(error) => {
@@ -316,7 +325,6 @@ impl<N: Node> Reconciler<N> {
                     .failed(Object::Links, error.to_string(), true, now);
             }
             Ok((links, addresses)) => {
-                self.failures.works(&Object::Links);
                 self.links_changed = false;
                 if let Some(observed) = &mut self.observed {
                     // Programs went with their device.
@@ -324,11 +332,21 @@ impl<N: Node> Reconciler<N> {
                         .attachments
                         .retain(|point, _| links.has(point.ifindex));
                 }
-                let attachments = self
-                    .attachments
-                    .iter()
-                    .map(|record| links.attachment(record, &mut self.node))
-                    .collect();
+                let known = devices::Known {
+                    attachments: self.index.attachments(),
+                    claims: self.index.claims(),
+                };
+                let records = self.attachments.iter();
+                let (attachments, unsure) = links.attachments(records, known, &mut self.node);
+                match unsure {
+                    None => self.failures.works(&Object::Links),
+                    // Looked at again after a while; until then nothing is gone.
+                    Some(error) => {
+                        self.links_changed = true;
+                        self.failures
+                            .failed(Object::Links, error.to_string(), true, now);
+                    }
+                }
                 let before = self.index.revision();
                 self.index.set_kernel(attachments, addresses);
                 if self.index.revision() != before {

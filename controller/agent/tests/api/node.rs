@@ -63,6 +63,7 @@ impl Node {
             tombstones: directory.path().join("deleted"),
             sweep: Duration::from_hours(1),
             hooks: Duration::from_hours(1),
+            settle: Duration::from_hours(1),
         };
         let runtime = Runtime::new().unwrap();
         let handle = runtime.handle().clone();

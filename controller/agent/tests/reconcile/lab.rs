@@ -249,6 +249,7 @@ fn start(
         cluster_uid: "test".into(),
         boot_id: boot.into(),
         programs: programs.clone(),
+        stage_above: Some(2),
         ..NodeConfig::default()
     };
     Reconciler::new(Start {
@@ -259,6 +260,7 @@ fn start(
         tombstones: directory.join("deleted"),
         sweep: Duration::from_hours(1),
         hooks: Duration::from_millis(20),
+        settle: Duration::ZERO,
     })
     .unwrap()
 }

@@ -10,6 +10,7 @@ mod lab;
 mod staged;
 mod status;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use lab::{Lab, attach, key, pod_yaml};
 use oxilium_agent::reconcile::Input;
 use oxilium_api::{CollectGarbage, ErrorCode};
 use oxilium_kernel::fake::{Fault, Faults};
+use oxilium_kernel::port::{AddressInfo, AddressScope};
+use oxilium_model::observed::Place;
 use oxilium_model::plan::Write;
 use tokio::sync::oneshot;
 
@@ -73,6 +76,66 @@ fn add_is_answered_when_the_pod_is_enforced_and_programs_come_last() {
         .position(|write| matches!(write, Write::Publish(_)))
         .unwrap();
     assert!(published < first_attach);
+}
+
+/// Where the programs of all hooks are.
+fn places(lab: &Lab) -> Vec<Place> {
+    let attachments = lab.kernel.tables().attachments;
+    attachments.values().map(|there| there.place).collect()
+}
+
+fn burst() -> (Lab, Vec<lab::Answer<oxilium_api::Attached>>) {
+    let names = ["a", "b", "c"];
+    let mut lab = Lab::with(&names.map(|name| pod_yaml(name, "{app: web}")).concat());
+    lab.kernel.clear_history();
+    let mut answers = Vec::new();
+    for (index, name) in (7..).zip(names) {
+        lab.veth(index);
+        answers.push(lab.add(name, index, LONG));
+    }
+    (lab, answers)
+}
+
+#[test]
+fn a_burst_is_enforced_by_filters_and_gets_its_links_when_nobody_waits() {
+    let (mut lab, answers) = burst();
+    lab.turn();
+    for mut answer in answers {
+        assert!(answer.get().is_ok());
+    }
+    let staged = |write: &&Write| matches!(write, Write::Attach { staged: true, .. });
+    assert_eq!(lab.writes().iter().filter(staged).count(), 6);
+    assert!(places(&lab).contains(&Place::Staged), "one link a turn");
+    lab.until(|lab| places(lab) == [Place::Settled; 6]);
+    let settled = |write: &&Write| matches!(write, Write::Replace { .. });
+    assert_eq!(lab.writes().iter().filter(settled).count(), 6);
+    let writes = lab.writes().len();
+    lab.settle();
+    assert_eq!(lab.writes().len(), writes, "and that is all");
+}
+
+#[test]
+fn a_restart_in_a_burst_settles_what_is_left_and_no_more() {
+    let (mut lab, _answers) = burst();
+    let manifests = ["a", "b", "c"]
+        .map(|name| pod_yaml(name, "{app: web}"))
+        .concat();
+    lab.turn();
+    let left = places(&lab)
+        .iter()
+        .filter(|place| **place == Place::Staged)
+        .count();
+    assert!(left > 0);
+    lab.restart(&manifests);
+    lab.until(|lab| places(lab) == [Place::Settled; 6]);
+    let writes = lab.writes();
+    assert!(
+        writes
+            .iter()
+            .all(|write| matches!(write, Write::Replace { .. })),
+        "{writes:?}"
+    );
+    assert_eq!(writes.len(), left);
 }
 
 #[test]
@@ -175,6 +238,106 @@ fn another_device_with_the_index_of_one_that_went_is_not_taken_for_it() {
     lab.settle();
     assert!(lab.kernel.tables().interfaces.is_empty());
     assert!(lab.view().state.endpoints.is_empty());
+}
+
+#[test]
+fn a_pod_that_gives_its_end_another_index_keeps_its_endpoint() {
+    let mut lab = Lab::with(&two_pods());
+    let before = lab.pod("web", 7);
+    let tables = lab.kernel.tables();
+    // Moved through a namespace of the pod's own: another index, and for a while another namespace.
+    let mut moved = lab::link(7);
+    moved.peer = Some(99);
+    lab.kernel.set_link(moved.clone());
+    lab.take(Input::KernelChanged { hooks: false });
+    lab.settle();
+    let endpoints = lab.view().state.endpoints.clone();
+    assert_eq!(endpoints.keys().collect::<Vec<_>>(), [&before.endpoint]);
+    assert_eq!(lab.kernel.tables().interfaces, tables.interfaces);
+    lab.restart(&two_pods());
+    lab.settle();
+    assert_eq!(lab.writes(), [], "nor does a restart forget it");
+
+    // What has its index and its address, and not our programs, is another device.
+    lab.kernel.remove_link(7);
+    lab.kernel.set_link(moved);
+    lab.take(Input::KernelChanged { hooks: false });
+    lab.settle();
+    assert!(lab.view().state.endpoints.is_empty());
+}
+
+#[test]
+fn a_device_that_another_attachment_has_is_not_taken_for_ones_own() {
+    let mut lab = Lab::with(&two_pods());
+    lab.pod("web", 7);
+    // A plugin that gives all its links one address, and the index served again at once.
+    lab.kernel.remove_link(7);
+    let mut other = lab::link(7);
+    other.peer = Some(5);
+    lab.kernel.set_link(other);
+    let mut request = attach("db", 7, LONG);
+    request.key.container_id = "another".to_owned();
+    request.container.ifindex = 5;
+    let (reply, mut answer) = oneshot::channel();
+    lab.take(Input::Attach(Box::new(request), reply));
+    lab.settle();
+    assert!(answer.try_recv().unwrap().is_ok());
+    let view = lab.view();
+    let pods: Vec<String> = view
+        .state
+        .endpoints
+        .values()
+        .map(|endpoint| endpoint.pod.to_string())
+        .collect();
+    assert_eq!(pods, ["default/db"]);
+}
+
+#[test]
+fn a_namespace_that_cannot_be_looked_into_is_not_one_that_is_gone() {
+    const EIO: i32 = 5;
+    const EMFILE: i32 = 24;
+    let mut lab = Lab::with(&two_pods());
+    lab.pod("web", 7);
+    lab.settle();
+    let tables = lab.kernel.tables();
+    let netns = std::path::Path::new("/run/netns/web");
+    let mut link = lab::link(7);
+    link.mac = Some([2, 9, 9, 9, 9, 9]);
+    lab.kernel.set_link(link);
+    for errno in [EIO, EMFILE] {
+        lab.kernel.bar_netns(netns, Some(errno));
+        lab.take(Input::KernelChanged { hooks: false });
+        lab.turn();
+        assert_eq!(lab.kernel.tables().interfaces, tables.interfaces);
+        assert_eq!(lab.view().state.endpoints.len(), 1);
+        let failing = lab.view().failing.clone();
+        assert_eq!(failing[0].object, "reading interfaces");
+    }
+    // Now it can be told that it is gone.
+    lab.kernel.bar_netns(netns, None);
+    lab.settle();
+    assert!(lab.view().state.endpoints.is_empty());
+}
+
+#[test]
+fn addresses_of_services_are_not_the_nodes_own() {
+    let mut lab = Lab::new();
+    let mut device = lab::link(3);
+    device.name = "kube-ipvs0".to_owned();
+    device.kind = "dummy".to_owned();
+    lab.kernel.set_link(device);
+    for (ifindex, address) in [(2, "192.0.2.1"), (3, "10.96.0.10")] {
+        lab.kernel.add_address(AddressInfo {
+            ifindex,
+            address: address.parse().unwrap(),
+            prefix_len: 32,
+            scope: AddressScope::Global,
+        });
+    }
+    lab.manifests(&two_pods());
+    lab.settle();
+    let own = lab.view().world.local_addresses.clone();
+    assert_eq!(own, BTreeSet::from(["192.0.2.1".parse().unwrap()]));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! all others (one that came first could let a packet pass for good), and pinned where it belongs.
 
 mod catalog;
+mod hand_over;
 mod hooks;
 mod pins;
 #[cfg(test)]
@@ -16,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use oxilium_model::node_state::{AttachPoint, Hook};
-use oxilium_model::observed::AttachedProgram;
+use oxilium_model::observed::{AttachedProgram, Place};
 use oxilium_model::plan::Table;
 
 pub(crate) use catalog::Catalog;
@@ -25,7 +26,7 @@ pub(crate) use pins::Pins;
 use crate::count::{Action, Target, WriteCounter};
 use crate::error::{ApplyError, NetlinkError, ObserveError};
 use crate::netlink::Netlink;
-use crate::netlink::filters::Place;
+use crate::netlink::filters::FilterSlot;
 use crate::port::{HookKind, HookProgram};
 use crate::sys::{self, Kind, TcxHook};
 
@@ -49,6 +50,8 @@ pub(crate) struct Attacher {
     pub pins: Pins,
     pub catalog: Catalog,
     pub counter: Arc<WriteCounter>,
+    /// See [`Loadable::last_word`]; loaded when first needed.
+    pub last_words: BTreeMap<Hook, OwnedFd>,
 }
 
 pub(crate) const fn tcx_hook(hook: Hook) -> TcxHook {
@@ -105,16 +108,28 @@ impl Attacher {
         };
         let in_place = match first.kind {
             HookKind::Tcx { link } => {
-                self.way == Way::Tcx
-                    && link != 0
-                    && endpoint
-                        .is_some_and(|endpoint| self.pins.leads_to(endpoint, point.hook, link))
+                let pinned = |endpoint| link != 0 && self.pins.leads_to(endpoint, point.hook, link);
+                match self.way {
+                    Way::Tcx if endpoint.is_some_and(pinned) => Place::Settled,
+                    _ => Place::Misplaced,
+                }
             }
-            HookKind::Filter { priority, .. } => self.way == Way::Filter && priority == PRIORITY,
+            HookKind::Filter { priority, .. } => match self.way {
+                _ if priority != PRIORITY => Place::Misplaced,
+                Way::Filter => Place::Settled,
+                // A program by tcx runs before it, and could let a packet pass for good.
+                Way::Tcx if programs.iter().any(is_tcx) => Place::Misplaced,
+                Way::Tcx => Place::Staged,
+            },
+        };
+        let place = if ours.len() == 1 && first_of_its_kind(programs, first) {
+            in_place
+        } else {
+            Place::Misplaced
         };
         Ok(Some(AttachedProgram {
             tag: self.catalog.tag(first.program_id)?,
-            in_order: in_place && ours.len() == 1 && first_of_its_kind(programs, first),
+            place,
         }))
     }
 
@@ -130,11 +145,22 @@ impl Attacher {
         let programs = self.hook(netlink, point, true)?;
         let ours: Vec<HookProgram> = programs.iter().filter(|p| p.ours).cloned().collect();
         match (expected, ours.is_empty()) {
-            (Expected::Nothing, false) => return Err(stale(point, libc::EEXIST)),
+            (Expected::Nothing | Expected::NothingStaged, false) => {
+                return Err(stale(point, libc::EEXIST));
+            }
             (Expected::Ours, true) => return Err(stale(point, libc::ENOENT)),
             _ => {}
         }
-        let settled = match self.way {
+        let way = match expected {
+            // Before a filter others' programs by tcx would run.
+            Expected::NothingStaged if !programs.iter().any(is_tcx) => Way::Filter,
+            _ => self.way,
+        };
+        let moves = ours.iter().any(|p| is_tcx(p) != (way == Way::Tcx));
+        if moves && programs.iter().all(|p| p.ours) {
+            return self.hand_over(netlink, point, endpoint, program, &programs);
+        }
+        let settled = match way {
             Way::Tcx => self.put_link(netlink, point, endpoint, program, &programs)?,
             Way::Filter => self.put_filter(netlink, point, program.fd.as_fd(), &programs)?,
         };
@@ -254,23 +280,25 @@ impl Attacher {
         programs: &[HookProgram],
     ) -> Result<Option<HookKind>, ApplyError> {
         let counter = Arc::clone(&self.counter);
-        netlink
-            .ensure_clsact(point.ifindex, &counter)
-            .map_err(|error| match error {
-                // Looking again would not help: a qdisc of another kind is in its place.
-                NetlinkError::Refused { source, .. }
-                    if source.raw_os_error() == Some(libc::EEXIST) =>
-                {
-                    ApplyError::Refused {
-                        what: format!(
-                            "clsact beside the ingress qdisc of interface {}",
-                            point.ifindex
-                        ),
-                        source,
-                    }
+        let has_filter = programs.iter().any(|p| !is_tcx(p));
+        let made = if has_filter || has_filters_on_the_other_hook(netlink, point)? {
+            Ok(())
+        } else {
+            netlink.ensure_clsact(point.ifindex, &counter)
+        };
+        made.map_err(|error| match error {
+            // Looking again would not help: a qdisc of another kind is in its place.
+            NetlinkError::Refused { source, .. } if source.raw_os_error() == Some(libc::EEXIST) => {
+                ApplyError::Refused {
+                    what: format!(
+                        "clsact beside the ingress qdisc of interface {}",
+                        point.ifindex
+                    ),
+                    source,
                 }
-                error => netlink_failed(point, error),
-            })?;
+            }
+            error => netlink_failed(point, error),
+        })?;
         let keep = programs.iter().find_map(|p| match p.kind {
             HookKind::Filter { priority, handle } if p.ours && priority == PRIORITY => Some(handle),
             _ => None,
@@ -286,14 +314,14 @@ impl Attacher {
             Some(_) => Action::Replace,
             None => Action::Create,
         };
-        let place = Place {
+        let slot = FilterSlot {
             ifindex: point.ifindex,
             hook: point.hook,
             priority: PRIORITY,
             handle,
         };
         netlink
-            .set_filter(place, program, &counter, action)
+            .set_filter(slot, program, &counter, action)
             .map_err(|error| netlink_failed(point, error))?;
         Ok(keep.map(|handle| HookKind::Filter {
             priority: PRIORITY,
@@ -324,7 +352,7 @@ impl Attacher {
         match program.kind {
             HookKind::Filter { priority, handle } => netlink
                 .delete_filter(
-                    Place {
+                    FilterSlot {
                         ifindex: point.ifindex,
                         hook: point.hook,
                         priority,
@@ -375,22 +403,46 @@ pub(crate) struct Loadable<'a> {
     pub id: u32,
     /// Loads the same once more.
     pub copy: &'a dyn Fn() -> Result<OwnedFd, ApplyError>,
+    /// Loads one that judges alike, and shows what passes to no program behind it.
+    pub last_word: &'a dyn Fn() -> Result<OwnedFd, ApplyError>,
 }
 
 /// What a write expects on its hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     Nothing,
+    /// Nothing, and a filter will do for now.
+    NothingStaged,
     Ours,
+}
+
+const fn is_tcx(program: &HookProgram) -> bool {
+    matches!(program.kind, HookKind::Tcx { .. })
 }
 
 /// No program of the same kind of attachment runs before this one. tcx programs all run before filters.
 fn first_of_its_kind(programs: &[HookProgram], program: &HookProgram) -> bool {
-    let tcx = |p: &HookProgram| matches!(p.kind, HookKind::Tcx { .. });
     programs
         .iter()
-        .find(|other| tcx(other) == tcx(program))
+        .find(|other| is_tcx(other) == is_tcx(program))
         .is_some_and(|first| first.kind == program.kind)
+}
+
+/// Then the interface has its clsact qdisc, which both hooks share.
+fn has_filters_on_the_other_hook(
+    netlink: &mut Netlink,
+    point: AttachPoint,
+) -> Result<bool, ApplyError> {
+    for hook in Hook::ALL.into_iter().filter(|hook| *hook != point.hook) {
+        let filters = netlink.filters(point.ifindex, hook);
+        if !filters
+            .map_err(|error| netlink_failed(point, error))?
+            .is_empty()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn describe(point: AttachPoint) -> String {

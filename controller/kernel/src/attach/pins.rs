@@ -32,6 +32,12 @@ impl Pins {
             .join(format!("{endpoint}_{}", hook.program()))
     }
 
+    /// Where a pin is set that is to take the place of another.
+    fn new_path(&self, endpoint: u16, hook: Hook) -> PathBuf {
+        self.directory
+            .join(format!("new_{endpoint}_{}", hook.program()))
+    }
+
     /// The pin of this endpoint and hook leads to this link.
     pub(crate) fn leads_to(&self, endpoint: u16, hook: Hook, link: u32) -> bool {
         sys::obj_get(&self.path(endpoint, hook))
@@ -42,21 +48,28 @@ impl Pins {
     /// Makes sure that the endpoint's pin can be set: what is there is of this hook, or of a device
     /// that is gone.
     pub(crate) fn clear_way(&self, endpoint: u16, point: AttachPoint) -> Result<(), ApplyError> {
-        let path = self.path(endpoint, point.hook);
-        let Some(fd) = absent(sys::obj_get(&path)).map_err(|error| failed(&path, error))? else {
-            return Ok(());
-        };
-        match sys::link_info(fd.as_fd()) {
-            Ok(info) if info.is_tcx && info.ifindex != 0 && info.ifindex != point.ifindex => {
-                Err(ApplyError::PinInTheWay {
-                    path,
-                    other: info.ifindex,
-                })
+        // A pin that was half set may be the only one of its link.
+        for path in [
+            self.path(endpoint, point.hook),
+            self.new_path(endpoint, point.hook),
+        ] {
+            let Some(fd) = absent(sys::obj_get(&path)).map_err(|error| failed(&path, error))?
+            else {
+                continue;
+            };
+            match sys::link_info(fd.as_fd()) {
+                Ok(info) if info.is_tcx && info.ifindex != 0 && info.ifindex != point.ifindex => {
+                    return Err(ApplyError::PinInTheWay {
+                        path,
+                        other: info.ifindex,
+                    });
+                }
+                Ok(info) if info.is_tcx && info.ifindex == point.ifindex => {}
+                // Defunct, or no link at all.
+                _ => self.unlink(&path)?,
             }
-            Ok(info) if info.is_tcx && info.ifindex == point.ifindex => Ok(()),
-            // Defunct, or no link at all.
-            _ => self.unlink(&path),
         }
+        Ok(())
     }
 
     /// Pins a link as this endpoint's and no other's, atomically over what is there.
@@ -88,9 +101,7 @@ impl Pins {
         };
         match pin(&path) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                let new = self
-                    .directory
-                    .join(format!("new_{endpoint}_{}", hook.program()));
+                let new = self.new_path(endpoint, hook);
                 if new.exists() {
                     self.unlink(&new)?;
                 }
@@ -115,16 +126,14 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes the pins of links whose device is gone, and those of pins half set.
+    /// Removes the pins of links whose device is gone, and all but the first by name of each link: one that was half
+    /// set (`new_…`) goes before one in its place. The only pin of a link whose device lives stays, whatever its name.
     pub(crate) fn tidy(&self) -> Result<usize, ApplyError> {
         let all = self.all().map_err(|error| failed(&self.directory, error))?;
         let mut seen = BTreeSet::new();
         let mut removed = 0;
         for (path, info) in all {
-            let half_set = path
-                .file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("new_"));
-            if info.ifindex == 0 || half_set || !seen.insert(info.id) {
+            if info.ifindex == 0 || !seen.insert(info.id) {
                 self.unlink(&path)?;
                 removed += 1;
             }

@@ -2,15 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use oxilium_e2e::require::{Need, require};
+use oxilium_e2e::wire::{Mac, Tap};
+use oxilium_e2e::{packet, wait};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
-use oxilium_model::observed::AttachedProgram;
+use oxilium_model::observed::{AttachedProgram, Place};
 use oxilium_model::plan::Write;
 
 use super::tcx_hook;
 use crate::common::{Bed, KernelBed, has_tcx, name_of, on_kernel, run};
+use crate::count::Target;
 use crate::port::{AttachMode, HookKind, HookProgram, Node};
 use crate::sys::{self, ProgLoad};
 use crate::{KernelConfig, KernelNode};
@@ -73,10 +79,26 @@ impl<'a> Stage<'a> {
     fn attach(&mut self) {
         let (point, program) = (self.point, self.tag());
         self.apply(Write::Attach {
+            staged: false,
             point,
             endpoint: 7,
             program,
         });
+    }
+
+    fn stage(&mut self) {
+        let (point, program) = (self.point, self.tag());
+        self.apply(Write::Attach {
+            point,
+            endpoint: 7,
+            program,
+            staged: true,
+        });
+    }
+
+    /// Where ours is, if it is there.
+    fn place(&mut self) -> Option<Place> {
+        self.seen().map(|program| program.place)
     }
 
     fn replace(&mut self, endpoint: u16) {
@@ -117,7 +139,7 @@ impl<'a> Stage<'a> {
         self.seen()
             == Some(AttachedProgram {
                 tag,
-                in_order: true,
+                place: Place::Settled,
             })
     }
 
@@ -247,7 +269,7 @@ fn another_build_takes_over_behind_the_same_link_and_the_old_pins_go() {
             stage.seen(),
             Some(AttachedProgram {
                 tag: old,
-                in_order: true
+                place: Place::Settled
             })
         );
         assert_eq!(
@@ -359,6 +381,7 @@ fn an_endpoints_pin_on_a_device_that_lives_is_not_taken_away() {
         stage.attach();
         let other = bed.add_device();
         let write = Write::Attach {
+            staged: false,
             point: AttachPoint {
                 ifindex: other,
                 hook: HOOK,
@@ -373,4 +396,198 @@ fn an_endpoints_pin_on_a_device_that_lives_is_not_taken_away() {
         );
         assert!(stage.in_order());
     });
+}
+
+fn is_filter(program: &HookProgram) -> bool {
+    matches!(program.kind, HookKind::Filter { .. })
+}
+
+#[test]
+fn a_staged_program_is_a_filter_and_settles_into_a_link() {
+    on_kernel(AttachMode::Tcx, |bed| {
+        let mut stage = Stage::new(bed);
+        stage.stage();
+        assert!(is_filter(&stage.ours()[0]), "{:?}", stage.ours());
+        assert_eq!(stage.place(), Some(Place::Staged));
+        let before = stage.node.writes();
+        stage.replace(7);
+        assert!(stage.in_order());
+        let ours = stage.ours();
+        assert!(ours.len() == 1 && !is_filter(&ours[0]), "{ours:?}");
+        assert!(stage.pin(7).exists());
+        let mut calls = Vec::new();
+        for ((target, action), count) in stage.node.writes() {
+            let earlier = before.get(&(target, action)).map_or(0, |count| count.calls);
+            // Another instance of the program is loaded once for all.
+            let made = count.calls - earlier;
+            if made > 0 && matches!(target, Target::Links | Target::Filters) {
+                calls.push(format!("{target} {action} {made}"));
+            }
+        }
+        assert_eq!(
+            calls,
+            [
+                "links create 1",
+                "links replace 1",
+                "links pin 1",
+                "filters remove 1"
+            ]
+        );
+    });
+}
+
+#[test]
+fn nothing_is_staged_behind_programs_of_others() {
+    on_kernel(AttachMode::Tcx, |bed| {
+        let mut stage = Stage::new(bed);
+        let program = foreign();
+        let first = stage.push_in_front(&program);
+        stage.stage();
+        assert_eq!(stage.names(), ["from_container", "foreign"]);
+        assert!(stage.in_order());
+        let point = stage.point;
+        stage.apply(Write::Detach { point });
+        drop(first);
+
+        let mut stage = Stage::new(bed);
+        stage.stage();
+        assert_eq!(stage.place(), Some(Place::Staged));
+        let _second = stage.push_in_front(&program);
+        assert_eq!(
+            stage.place(),
+            Some(Place::Misplaced),
+            "the other could let a packet pass for good"
+        );
+        stage.replace(7);
+        assert_eq!(stage.names(), ["from_container", "foreign"]);
+        assert!(stage.in_order());
+    });
+}
+
+#[test]
+fn each_packet_is_judged_once_while_ours_moves_from_a_filter_to_a_link_and_back() {
+    if !require(&[Need::Root, Need::Bpf]) || !has_tcx() {
+        return;
+    }
+    on_kernel(AttachMode::Tcx, |bed| {
+        let mut stage = Stage::of_pod(bed);
+        let tap = Tap::open_here("pod0").expect("a packet socket");
+        let frame = asks_for_neighbour();
+        let done = AtomicBool::new(false);
+        let sent = thread::scope(|scope| {
+            // Also when this fails.
+            let stop = Stop(&done);
+            stage.stage();
+            let sender = scope.spawn(|| {
+                let mut sent = 0_u64;
+                while !done.load(Ordering::Relaxed) {
+                    tap.send(&frame).expect("the link is up");
+                    sent += 1;
+                }
+                sent
+            });
+            for mode in [AttachMode::Tcx, AttachMode::Tc, AttachMode::Tcx] {
+                if mode == AttachMode::Tc || stage.place() != Some(Place::Staged) {
+                    stage.restart(|config| config.attach_mode = mode);
+                }
+                stage.replace(7);
+                assert!(stage.in_order(), "{mode:?}");
+            }
+            drop(stop);
+            sender.join().expect("it sends")
+        });
+        let judged = |stage: &mut Stage<'_>| {
+            let counters = stage.node.counters().expect("readable");
+            assert!(
+                counters.keys().all(|(_, reason)| *reason == 0),
+                "{counters:?}"
+            );
+            counters
+                .values()
+                .map(|counter| counter.packets)
+                .sum::<u64>()
+        };
+        wait::until("all frames are judged", wait::LONG, || {
+            Ok((judged(&mut stage) >= sent).then_some(()))
+        })
+        .expect("every frame meets a program");
+        assert_eq!(judged(&mut stage), sent);
+    });
+}
+
+#[test]
+fn the_only_pin_of_a_link_that_lives_stays_although_it_was_half_set() {
+    on_kernel(AttachMode::Tcx, |bed| {
+        let mut stage = Stage::new(bed);
+        stage.attach();
+        let half_set = stage.pin(7).with_file_name(format!("new_7_{HOOK}"));
+        fs::rename(stage.pin(7), &half_set).expect("it is there");
+        // Nobody wants the interface any more, so that nobody puts its pins in order.
+        assert_eq!(stage.node.tidy().expect("readable"), 0);
+        assert_eq!(stage.ours().len(), 1);
+        assert!(half_set.exists());
+        // And no other device of the endpoint's id takes its place.
+        let other = Write::Attach {
+            point: AttachPoint {
+                ifindex: bed.add_device(),
+                hook: HOOK,
+            },
+            endpoint: 7,
+            program: stage.tag(),
+            staged: false,
+        };
+        let refused = stage.node.apply(&other).expect_err("7 is somewhere else");
+        assert!(
+            matches!(refused, crate::ApplyError::PinInTheWay { .. }),
+            "{refused}"
+        );
+        assert_eq!(stage.ours().len(), 1);
+        // Put in order, it has the pin that it should have.
+        stage.replace(7);
+        assert!(stage.in_order() && !half_set.exists());
+    });
+}
+
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
+const POD_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
+
+/// A frame that every pod may send.
+fn asks_for_neighbour() -> Vec<u8> {
+    let pod = (Mac(POD_MAC), POD_ADDRESS);
+    let asks = packet::arp(1, pod, (Mac([0; 6]), Ipv4Addr::new(10, 0, 0, 1)));
+    packet::ethernet(Mac([0xFF; 6]), Mac(POD_MAC), 0x0806, &asks)
+}
+
+impl<'a> Stage<'a> {
+    /// A pod that sends nothing by itself.
+    fn of_pod(bed: &'a KernelBed) -> Self {
+        let mut stage = Self::new(bed);
+        let device = name_of(stage.point.ifindex);
+        run(
+            "ip",
+            &["link", "set", "pod0", "address", "02:00:00:00:00:07"],
+        );
+        for end in [device.as_str(), "pod0"] {
+            run("ip", &["link", "set", end, "addrgenmode", "none"]);
+            run("ip", &["link", "set", end, "up"]);
+        }
+        let ifindex = stage.point.ifindex;
+        let mut config = oxilium_abi::InterfaceConfig {
+            ifindex,
+            endpoint: 7,
+            mac: POD_MAC,
+            ..Default::default()
+        };
+        config.ipv4[0] = POD_ADDRESS.octets();
+        stage.apply(Write::InterfaceReplace { ifindex, config });
+        stage
+    }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oxilium_abi::{Counter, Direction, DropReason, Event};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
-use oxilium_model::observed::{AttachedProgram, Observed};
+use oxilium_model::observed::{AttachedProgram, Observed, Place};
 use oxilium_model::plan::Write;
 use oxilium_model::world::Capacities;
 
@@ -71,6 +71,15 @@ impl FakeKernel {
         self.state()
             .pods
             .insert((netns.to_owned(), name.to_owned()), interface);
+    }
+
+    /// A pod's network namespace cannot be entered, with this errno; it can again with none.
+    pub fn bar_netns(&self, netns: &Path, errno: Option<i32>) {
+        let mut state = self.state();
+        match errno {
+            Some(errno) => state.barred.insert(netns.to_owned(), errno),
+            None => state.barred.remove(netns),
+        };
     }
 
     /// A pod's network namespace goes.
@@ -181,6 +190,12 @@ impl Node for FakeNode {
         state.faults.read()?;
         let mut attachments = state.tables.attachments.clone();
         attachments.retain(|point, _| interfaces.contains_key(&point.ifindex));
+        for (point, program) in &mut attachments {
+            let pinned = state.pins.get(&(interfaces[&point.ifindex], point.hook));
+            if program.place == Place::Settled && pinned != Some(&point.ifindex) {
+                program.place = Place::Misplaced;
+            }
+        }
         Ok(attachments)
     }
 
@@ -202,15 +217,13 @@ impl Node for FakeNode {
 
     fn pod_interface(&mut self, netns: &Path, name: &str) -> Result<PodInterface, NetlinkError> {
         let key: (PathBuf, String) = (netns.to_owned(), name.to_owned());
-        self.kernel
-            .state()
-            .pods
-            .get(&key)
-            .cloned()
-            .ok_or_else(|| NetlinkError::Namespace {
-                path: key.0,
-                source: std::io::Error::from_raw_os_error(libc::ENOENT),
-            })
+        let state = self.kernel.state();
+        let barred = state.barred.get(netns).copied();
+        let found = state.pods.get(&key).filter(|_| barred.is_none());
+        found.cloned().ok_or_else(|| NetlinkError::Namespace {
+            path: key.0,
+            source: std::io::Error::from_raw_os_error(barred.unwrap_or(libc::ENOENT)),
+        })
     }
 
     fn flows(&mut self) -> Result<Vec<Flow>, ObserveError> {

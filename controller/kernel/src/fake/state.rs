@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use oxilium_abi::{Counter, Direction, DropReason, Event, NodeWord, map};
 use oxilium_model::node_state::{AttachPoint, Hook};
-use oxilium_model::observed::{AttachedProgram, Observed};
+use oxilium_model::observed::{AttachedProgram, Observed, Place};
 use oxilium_model::plan::{Operation, Table, Write};
 use oxilium_model::world::Capacities;
 use tokio::sync::mpsc;
@@ -27,7 +27,9 @@ pub(super) struct State {
     pub(super) tables: Observed,
     pub(super) foreign: Vec<HookProgram>,
     /// Pins of links, by endpoint and hook.
-    pins: BTreeMap<(u16, Hook), u32>,
+    pub(super) pins: BTreeMap<(u16, Hook), u32>,
+    /// Network namespaces that cannot be entered, and why.
+    pub(super) barred: BTreeMap<PathBuf, i32>,
     pub(super) links: BTreeMap<u32, LinkInfo>,
     pub(super) addresses: BTreeSet<AddressInfo>,
     pub(super) pods: BTreeMap<(PathBuf, String), PodInterface>,
@@ -49,6 +51,7 @@ impl State {
             tables: Observed::default(),
             foreign: Vec::new(),
             pins: BTreeMap::new(),
+            barred: BTreeMap::new(),
             links: BTreeMap::new(),
             addresses: BTreeSet::new(),
             pods: BTreeMap::new(),
@@ -220,12 +223,22 @@ impl State {
                 point,
                 endpoint,
                 program,
+                staged,
             } => {
                 self.exists(point)?;
                 if self.tables.attachments.contains_key(&point) {
                     return Err(stale(Table::Attachments, libc::EEXIST));
                 }
-                self.put(point, endpoint, program)?;
+                if staged {
+                    let place = Place::Staged;
+                    let staged = AttachedProgram {
+                        tag: program,
+                        place,
+                    };
+                    self.tables.attachments.insert(point, staged);
+                } else {
+                    self.put(point, endpoint, program)?;
+                }
             }
             Write::Replace {
                 point,
@@ -279,7 +292,7 @@ impl State {
             point,
             AttachedProgram {
                 tag,
-                in_order: true,
+                place: Place::Settled,
             },
         );
         Ok(())

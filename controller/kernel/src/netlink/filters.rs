@@ -44,7 +44,7 @@ pub(crate) struct Filter {
 
 /// Where a filter is to be.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct FilterSlot {
     pub ifindex: u32,
     pub hook: Hook,
     pub priority: u16,
@@ -67,7 +67,7 @@ fn header(ifindex: u32, handle: u32, parent: u32, info: u32) -> [u8; TCMSG] {
     bytes
 }
 
-fn filter_header(place: Place) -> [u8; TCMSG] {
+fn filter_header(place: FilterSlot) -> [u8; TCMSG] {
     let info = (u32::from(place.priority) << 16) | u32::from(ALL_PROTOCOLS.to_be());
     header(place.ifindex, place.handle, parent(place.hook), info)
 }
@@ -101,15 +101,13 @@ impl Netlink {
         }
     }
 
-    /// Makes a clsact qdisc unless there is one.
+    /// Makes a clsact qdisc. Where there is one, the call fails and that counts as done: asking first costs a list of
+    /// all qdiscs of the node, and a new device has none.
     pub(crate) fn ensure_clsact(
         &mut self,
         ifindex: u32,
         counter: &WriteCounter,
     ) -> Result<(), NetlinkError> {
-        if self.clsact_interfaces()?.contains(&ifindex) {
-            return Ok(());
-        }
         let fixed = header(ifindex, CLSACT_HANDLE, CLSACT_PARENT, 0);
         let request = Request::new(
             kind::NEW_QDISC,
@@ -117,20 +115,30 @@ impl Netlink {
             &fixed,
         )
         .with(KIND, b"clsact\0");
-        self.change(
+        let made = self.change(
             "new clsact",
             request,
             counter,
             Target::Filters,
             Action::Create,
-        )
+        );
+        match made {
+            // Or a qdisc of another kind is in its place.
+            Err(error)
+                if error.errno() == Some(libc::EEXIST)
+                    && self.clsact_interfaces()?.contains(&ifindex) =>
+            {
+                Ok(())
+            }
+            made => made,
+        }
     }
 
     /// Puts a program on a hook; over the filter of the same priority and handle, if there is one,
     /// in one step.
     pub(crate) fn set_filter(
         &mut self,
-        place: Place,
+        place: FilterSlot,
         program: BorrowedFd<'_>,
         counter: &WriteCounter,
         action: Action,
@@ -161,7 +169,7 @@ impl Netlink {
     /// Takes a filter away; one that is not there counts as taken.
     pub(crate) fn delete_filter(
         &mut self,
-        place: Place,
+        place: FilterSlot,
         counter: &WriteCounter,
     ) -> Result<(), NetlinkError> {
         let request =

@@ -49,8 +49,18 @@ impl KernelNode {
                 .endpoint_words
                 .update(&endpoint_word_index(endpoint, bank), &word.0),
             Write::Attach {
-                point, endpoint, ..
-            } => return self.attach(point, endpoint, Expected::Nothing, write),
+                point,
+                endpoint,
+                staged,
+                ..
+            } => {
+                let expected = if staged {
+                    Expected::NothingStaged
+                } else {
+                    Expected::Nothing
+                };
+                return self.attach(point, endpoint, expected, write);
+            }
             Write::Replace {
                 point, endpoint, ..
             } => return self.attach(point, endpoint, Expected::Ours, write),
@@ -95,8 +105,14 @@ impl KernelNode {
             directory: &self.directory,
             counter: &self.counter,
         };
-        let copy = || {
-            load_copy(&source, point.hook).map_err(|error| ApplyError::Refused {
+        let mut constants = self.constants.clone();
+        constants.insert("LAST_WORD", vec![1]);
+        let last_word = Source {
+            constants: &constants,
+            ..source
+        };
+        let load = |source: &Source<'_>| {
+            load_copy(source, point.hook).map_err(|error| ApplyError::Refused {
                 what: format!("a second copy of {}", point.hook),
                 source: io::Error::other(error),
             })
@@ -104,7 +120,8 @@ impl KernelNode {
         let program = Loadable {
             fd: &program.fd,
             id: program.id,
-            copy: &copy,
+            copy: &|| load(&source),
+            last_word: &|| load(&last_word),
         };
         self.attacher
             .put(&mut self.netlink, point, endpoint, &program, expected)

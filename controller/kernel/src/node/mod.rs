@@ -141,6 +141,7 @@ fn attacher(
         pins: Pins::new(directory.join("links"), Arc::clone(counter)),
         catalog,
         counter: Arc::clone(counter),
+        last_words: BTreeMap::new(),
     })
 }
 
@@ -175,6 +176,7 @@ fn constants(config: &KernelConfig, seed: u64) -> Constants {
         ("CT_SEED", seed.to_ne_bytes().to_vec()),
         ("CLUSTER_ID", config.cluster_id.to_ne_bytes().to_vec()),
         ("DRY_RUN", vec![0]),
+        ("LAST_WORD", vec![0]),
         ("EVENT_RATE", config.event_rate.to_ne_bytes().to_vec()),
         ("TRACE", vec![u8::from(config.trace)]),
     ])

@@ -9,7 +9,9 @@
 //! 7. New interfaces, born with the plan's number.
 //! 8. The number is published: what is evaluated from now on is good.
 //! 9. Programs: a new endpoint is complete before the first packet meets one.
+//!    Many at once are staged, see [`Write::Attach`].
 //! 10. The bank that is not read any more, flows of endpoints that are gone, tables that nobody uses.
+//! 11. Staged programs settle: nothing waits for that.
 
 use std::collections::BTreeSet;
 
@@ -20,8 +22,8 @@ use super::assign::{Assigner, Assignment, Change, Room};
 use super::interfaces::InterfaceDiff;
 use super::room::check_room;
 use super::{Plan, PlanError, Reason, Step, Write};
-use crate::node_state::NodeState;
-use crate::observed::Observed;
+use crate::node_state::{AttachPoint, NodeState, ProgramTag};
+use crate::observed::{AttachedProgram, Observed, Place};
 use crate::world::{Complete, NodeConfig};
 
 /// The plan that leads from what the kernel holds to what it should hold. Empty when there is nothing to do.
@@ -53,6 +55,10 @@ pub fn plan(
 struct Builder<'a> {
     observed: &'a Observed,
     desired: &'a NodeState,
+    /// Hooks that get links at once; see [`NodeConfig::stage_above`].
+    stage_above: Option<usize>,
+    /// This plan stages programs.
+    stages: bool,
     room: Room,
     /// The bank that programs read when the plan begins.
     bank: u32,
@@ -80,6 +86,8 @@ impl<'a> Builder<'a> {
         let mut builder = Self {
             observed,
             desired,
+            stage_above: config.stage_above,
+            stages: false,
             room,
             bank,
             addresses,
@@ -173,6 +181,7 @@ impl<'a> Builder<'a> {
             self.level_banks();
         }
         self.clean_up(banks);
+        self.settle();
         Plan { steps: self.steps }
     }
 
@@ -308,14 +317,31 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// What should be on which hook, with the endpoint behind it and what is there.
+    fn hooks(&self) -> Vec<(AttachPoint, ProgramTag, u16, Option<AttachedProgram>)> {
+        let hook = |(point, program): (&AttachPoint, &ProgramTag)| {
+            let interface = self.desired.interfaces.get(&point.ifindex)?;
+            let there = self.observed.attachments.get(point).copied();
+            Some((*point, *program, interface.endpoint, there))
+        };
+        self.desired.attachments.iter().filter_map(hook).collect()
+    }
+
+    /// Too many hooks are without a program to wait for a link on each; or that was so a moment ago.
+    fn is_burst(&self, missing: usize) -> bool {
+        let staged = |there: &AttachedProgram| there.place == Place::Staged;
+        self.stage_above
+            .is_some_and(|most| missing > most || self.observed.attachments.values().any(staged))
+    }
+
     fn attach(&mut self) {
-        for (point, program) in &self.desired.attachments {
-            let Some(interface) = self.desired.interfaces.get(&point.ifindex) else {
-                continue;
-            };
-            let (point, program, endpoint) = (*point, *program, interface.endpoint);
-            let write = match self.observed.attachments.get(&point) {
-                Some(there) if there.tag == program && there.in_order => continue,
+        let hooks = self.hooks();
+        let missing = hooks.iter().filter(|(.., there)| there.is_none()).count();
+        let staged = self.is_burst(missing);
+        self.stages = staged;
+        for (point, program, endpoint, there) in hooks {
+            let write = match there {
+                Some(there) if there.tag == program && there.place != Place::Misplaced => continue,
                 Some(_) => Write::Replace {
                     point,
                     endpoint,
@@ -325,9 +351,27 @@ impl<'a> Builder<'a> {
                     point,
                     endpoint,
                     program,
+                    staged,
                 },
             };
             self.push(write, Reason::Program);
+        }
+    }
+
+    fn settle(&mut self) {
+        for (point, program, endpoint, there) in self.hooks() {
+            let staged = AttachedProgram {
+                tag: program,
+                place: Place::Staged,
+            };
+            if there == Some(staged) || there.is_none() && self.stages {
+                let write = Write::Replace {
+                    point,
+                    endpoint,
+                    program,
+                };
+                self.push(write, Reason::Settle);
+            }
         }
     }
 

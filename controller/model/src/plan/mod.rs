@@ -69,6 +69,9 @@ pub enum Reason {
     Epoch,
     /// A program is missing or not the loaded one.
     Program,
+    /// A staged program goes to where it is to be for good. These writes are a plan's last; they change nothing of
+    /// what is enforced, and may be made any time later.
+    Settle,
     /// What is there contradicts itself or is nobody's.
     Repair,
 }

@@ -64,6 +64,9 @@ impl fmt::Display for Reason {
             Self::AddressChange => f.write_str("addresses change their identity"),
             Self::Epoch => f.write_str("recorded verdicts become stale"),
             Self::Program => f.write_str("programs are missing or not the loaded ones"),
+            Self::Settle => {
+                f.write_str("programs that were attached by filters for quickness get their links")
+            }
             Self::Repair => f.write_str("what is there contradicts itself or is nobody's"),
         }
     }
@@ -126,16 +129,23 @@ impl fmt::Display for Write {
                 point,
                 endpoint,
                 program,
+                ..
             }
             | Self::Replace {
                 point,
                 endpoint,
                 program,
-            } => write!(
-                f,
-                "{} on interface {} of endpoint {endpoint} = {program}",
-                point.hook, point.ifindex
-            ),
+            } => {
+                write!(
+                    f,
+                    "{} on interface {} of endpoint {endpoint} = {program}",
+                    point.hook, point.ifindex
+                )?;
+                match self {
+                    Self::Attach { staged: true, .. } => f.write_str(" (staged)"),
+                    _ => Ok(()),
+                }
+            }
             Self::Detach { point } => write!(f, "{} on interface {}", point.hook, point.ifindex),
             Self::PurgeConntrack { endpoint } => write!(f, "flows of endpoint {endpoint}"),
             Self::Barrier => f.write_str("wait for running programs"),

@@ -96,8 +96,12 @@ pub enum Write {
         endpoint: u16,
         /// The program.
         program: ProgramTag,
+        /// Where it takes microseconds, for the time being. (A tcx link takes an RCU grace period, 10 to 20 ms, during
+        /// which the kernel lets no other be made.)
+        staged: bool,
     },
-    /// Our program on a hook where an older one of ours is, or where ours is not in order; atomically.
+    /// Our program where it is to be for good, on a hook where an older one of ours is, or where ours is staged or not
+    /// in order. At no moment is the hook without; and where all on it are ours, no packet is judged twice.
     Replace {
         /// The hook.
         point: AttachPoint,

@@ -25,6 +25,9 @@ pub struct NodeConfig {
     pub allow_spoofing: SpoofingOptOut,
     /// The loaded programs. A hook without one is not attached to.
     pub programs: BTreeMap<Hook, ProgramTag>,
+    /// When more hooks than this are without their program at once, they get it staged
+    /// ([`crate::plan::Write::Attach`]). None: where attaching takes no time, nothing is staged.
+    pub stage_above: Option<usize>,
     /// Seconds before a released number may be given to another owner.
     pub quarantine: u64,
     /// Address of this node towards the others, as the tunnel endpoint of its pods. None without tunnels.
@@ -41,6 +44,7 @@ impl Default for NodeConfig {
             capacities: Capacities::default(),
             allow_spoofing: SpoofingOptOut::default(),
             programs: BTreeMap::new(),
+            stage_above: None,
             quarantine: 300,
             tunnel_address: None,
         }

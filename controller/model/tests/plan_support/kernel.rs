@@ -8,7 +8,7 @@ use oxilium_abi::{
 };
 use oxilium_model::identity::NumericIdentity;
 use oxilium_model::node_state::{AttachPoint, Hook};
-use oxilium_model::observed::{AttachedProgram, Observed};
+use oxilium_model::observed::{AttachedProgram, Observed, Place};
 use oxilium_model::plan::{Write, ipcache_prefix};
 
 /// A kernel that refuses writes which contradict what it holds, as the real maps do.
@@ -95,10 +95,26 @@ impl Kernel {
                     kernel.endpoint_words.remove(&endpoint);
                 }
             }
-            Write::Attach { point, program, .. } | Write::Replace { point, program, .. } => {
+            Write::Attach {
+                point,
+                program,
+                staged,
+                ..
+            } => {
                 let program = AttachedProgram {
                     tag: program,
-                    in_order: true,
+                    place: if staged {
+                        Place::Staged
+                    } else {
+                        Place::Settled
+                    },
+                };
+                assert_eq!(kernel.attachments.insert(point, program), None);
+            }
+            Write::Replace { point, program, .. } => {
+                let program = AttachedProgram {
+                    tag: program,
+                    place: Place::Settled,
                 };
                 assert_ne!(kernel.attachments.insert(point, program), Some(program));
             }

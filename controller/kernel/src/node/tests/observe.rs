@@ -30,6 +30,7 @@ fn with_traffic(bed: &KernelBed) -> (KernelNode, Pod, u32) {
         let program = node.programs()[&hook];
         let point = AttachPoint { ifindex, hook };
         node.apply(&Write::Attach {
+            staged: false,
             point,
             endpoint: 1,
             program,
