@@ -17,7 +17,7 @@ pub struct KernelConfig {
     pub accept_private_bpffs: bool,
     /// How programs get onto hooks.
     pub attach_mode: AttachMode,
-    /// Sizes of maps. Those of maps that are pinned already must be the same.
+    /// Sizes of maps. A pinned map of another size is replaced by one with the same entries, if they fit.
     pub sizes: MapSizes,
     /// Events that programs may make, per second and CPU.
     pub event_rate: u64,

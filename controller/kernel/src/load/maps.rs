@@ -1,13 +1,16 @@
 //! Maps: those that are pinned taken over after a look at them, the others made and pinned.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya_obj::Object;
 use aya_obj::maps::Map;
 
+use super::resize::{OLD, Pinned, beside, can_resize, carry_flows, resize};
 use super::{LoadError, layout, pin_error};
 use crate::config::MapSizes;
 use crate::count::{Action, Target, WriteCounter};
@@ -17,6 +20,8 @@ use crate::sys::{self, MapDescription};
 #[derive(Debug)]
 pub(crate) struct Maps {
     maps: BTreeMap<String, (OwnedFd, MapDescription)>,
+    /// Maps of other sizes whose place these took, by name, with their pins: hooks may use them still.
+    former: BTreeMap<String, (OwnedFd, PathBuf)>,
 }
 
 impl Maps {
@@ -25,7 +30,7 @@ impl Maps {
         object: &Object,
         directory: &Path,
         sizes: &MapSizes,
-        counter: &WriteCounter,
+        counter: &Arc<WriteCounter>,
     ) -> Result<Self, LoadError> {
         let mut wanted: BTreeMap<String, MapDescription> = layout::maps(sizes)
             .into_iter()
@@ -43,12 +48,51 @@ impl Maps {
             }
             wanted.insert(name.to_owned(), defined);
         }
-        let mut maps = BTreeMap::new();
+        let (mut maps, mut former) = (BTreeMap::new(), BTreeMap::new());
         for (name, description) in wanted {
-            let opened = open_or_make(&directory.join(&name), &description, counter)?;
+            let path = directory.join(&name);
+            let opened = open_or_make(&path, &description, counter)?;
+            let old = beside(&path, OLD);
+            match sys::obj_get(&old) {
+                Ok(fd) => drop(former.insert(name.clone(), (fd, old))),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(pin_error(&old, "open the pinned map")(error)),
+            }
             maps.insert(name, opened);
         }
-        Ok(Self { maps })
+        Ok(Self { maps, former })
+    }
+
+    /// There are maps of other sizes whose place these took.
+    pub(crate) fn has_former(&self) -> bool {
+        !self.former.is_empty()
+    }
+
+    /// Carries flows over that were noted in maps whose place these took; how many.
+    pub(crate) fn carry_flows(&self, counter: &Arc<WriteCounter>) -> io::Result<usize> {
+        let mut carried = 0;
+        for (name, (old, _)) in &self.former {
+            if let Some((new, _)) = self.maps.get(name) {
+                carried += carry_flows(old, new, counter)?;
+            }
+        }
+        Ok(carried)
+    }
+
+    /// Removes the pins of maps whose place these took; how many.
+    pub(crate) fn forget_former(&mut self, counter: &WriteCounter) -> io::Result<usize> {
+        let count = self.former.len();
+        while let Some((name, (fd, path))) = self.former.pop_first() {
+            let removed = match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            };
+            if let Err(error) = counter.result(Target::Maps, Action::File, removed) {
+                self.former.insert(name, (fd, path));
+                return Err(error);
+            }
+        }
+        Ok(count)
     }
 
     /// A map by its name.
@@ -119,12 +163,15 @@ fn agree(
 fn open_or_make(
     path: &Path,
     wanted: &MapDescription,
-    counter: &WriteCounter,
+    counter: &Arc<WriteCounter>,
 ) -> Result<(OwnedFd, MapDescription), LoadError> {
     match sys::obj_get(path) {
         Ok(fd) => {
             let found =
                 sys::map_info(fd.as_fd()).map_err(pin_error(path, "read what the pin leads to"))?;
+            if found.max_entries != wanted.max_entries && can_resize(&found, wanted) {
+                return resize(&Pinned { path, fd, found }, wanted, counter);
+            }
             let flags = ("flags", found.flags, wanted.flags);
             let agreed = if flags.1 == flags.2 {
                 Ok(())

@@ -7,6 +7,7 @@ mod elf;
 mod layout;
 mod maps;
 mod programs;
+mod resize;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,10 +29,10 @@ pub enum LoadError {
     /// No place for pins.
     #[error(transparent)]
     Bpffs(#[from] BpffsError),
-    /// A pinned map is not what this version or configuration needs.
+    /// A pinned map is not what this version needs.
     #[error(
-        "the map pinned at {path} has {field} {found}, this agent needs {expected}; it was made by another version or \
-         with another configuration: set the old value, or remove the pin while no pod needs it"
+        "the map pinned at {path} has {field} {found}, this agent needs {expected}; it was made by another version: \
+         remove the pin while no pod needs it"
     )]
     Layout {
         /// The pin.
@@ -42,6 +43,21 @@ pub enum LoadError {
         found: u32,
         /// What it should be.
         expected: u32,
+    },
+    /// What a pinned map holds does not fit into one of the size that is asked for.
+    #[error(
+        "the map pinned at {path} was made for {found} entries and cannot be made for {wanted}: what it holds needs room \
+         for {needed}; set at least that size, or the old one"
+    )]
+    TooSmall {
+        /// The pin.
+        path: PathBuf,
+        /// Entries that there must be room for.
+        needed: u32,
+        /// Entries that it has room for.
+        found: u32,
+        /// Entries that it is to have room for.
+        wanted: u32,
     },
     /// The object defines a map otherwise than this agent.
     #[error(

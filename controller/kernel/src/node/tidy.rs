@@ -22,11 +22,33 @@ impl KernelNode {
         let attachments = self.observe()?.attachments;
         let mut keep: Vec<ProgramTag> = attachments.values().map(|program| program.tag).collect();
         keep.extend(self.programs.values().map(|program| program.tag));
-        Ok(self.restore_map_pins()?
+        let former = self.leave_former_maps(attachments.values().map(|program| program.tag))?;
+        Ok(former
+            + self.restore_map_pins()?
             + self.restore_program_pins()?
             + self.attacher.pins.tidy()?
             + self.remove_program_pins(&keep)?
             + self.silence()?)
+    }
+
+    /// Flows of maps whose place others took are carried over; and when no hook runs a program that uses such maps,
+    /// they go.
+    fn leave_former_maps(
+        &mut self,
+        mut on_hooks: impl Iterator<Item = ProgramTag>,
+    ) -> Result<usize, ApplyError> {
+        if !self.maps.has_former() {
+            return Ok(0);
+        }
+        let told =
+            |error| ApplyError::of(Table::Conntrack, || "maps of another size".into(), error);
+        let carried = self.maps.carry_flows(&self.counter).map_err(told)?;
+        tracing::info!(carried, "flows were carried over to maps of another size");
+        let loaded = |tag| self.programs.values().any(|program| program.tag == tag);
+        if !on_hooks.all(loaded) {
+            return Ok(carried);
+        }
+        Ok(carried + self.maps.forget_former(&self.counter).map_err(told)?)
     }
 
     fn restore_map_pins(&self) -> Result<usize, ApplyError> {

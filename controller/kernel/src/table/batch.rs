@@ -34,7 +34,7 @@ fn lacks_batches(error: &io::Error) -> bool {
 }
 
 impl RawTable {
-    pub(super) fn for_each(&self, see: &mut dyn FnMut(&[u8], &[u8])) -> io::Result<()> {
+    pub(crate) fn for_each(&self, see: &mut dyn FnMut(&[u8], &[u8])) -> io::Result<()> {
         if self.has_batches() {
             if self.for_each_batch(see)? {
                 return Ok(());
@@ -114,7 +114,7 @@ impl RawTable {
         Ok(())
     }
 
-    pub(super) fn update_all(&self, keys: &[u8], values: &[u8]) -> Result<(), BatchError> {
+    pub(crate) fn update_all(&self, keys: &[u8], values: &[u8]) -> Result<(), BatchError> {
         let total = keys.len() / self.key_size;
         let mut done = 0;
         while done < total {

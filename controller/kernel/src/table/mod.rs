@@ -225,6 +225,30 @@ impl<K: Plain, V: Plain> Table<K, V> {
 }
 
 impl RawTable {
+    /// Any map, by what the kernel says of it. Not a per-CPU one.
+    pub(crate) fn of(
+        fd: OwnedFd,
+        map: &sys::MapDescription,
+        target: Target,
+        counter: Arc<WriteCounter>,
+    ) -> Self {
+        Self {
+            fd,
+            name: "any",
+            target,
+            counter,
+            key_size: map.key_size as usize,
+            value_size: map.value_size as usize,
+            max_entries: map.max_entries,
+            batch: AtomicBool::new(true),
+        }
+    }
+
+    /// Writes an entry where there is none of this key.
+    pub(crate) fn insert(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.update(key, value, NO_EXIST)
+    }
+
     fn update(&self, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
         let result = sys::map_update(self.fd.as_fd(), key, value, flags);
         self.counter.result(self.target, Action::Update, result)

@@ -4,6 +4,7 @@ mod conntrack;
 mod network;
 mod observe;
 mod pins;
+mod resize;
 
 use std::time::Duration;
 

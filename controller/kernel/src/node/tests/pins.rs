@@ -30,7 +30,6 @@ fn a_pinned_map_of_another_layout_is_refused_and_left_as_it_is() {
             ("type", "hash", "16", "64", "1024", "0"),
             ("key size", "lru_hash", "20", "64", "1024", "0"),
             ("value size", "lru_hash", "16", "56", "1024", "0"),
-            ("max_entries", "lru_hash", "16", "64", "2048", "0"),
             ("flags", "lru_hash", "16", "64", "1024", "2"),
         ];
         for (wrong, kind, key, value, entries, flags) in cases {
@@ -46,28 +45,6 @@ fn a_pinned_map_of_another_layout_is_refused_and_left_as_it_is() {
             fs::remove_file(&path).expect("it is there");
         }
         bed.open();
-    });
-}
-
-#[test]
-fn another_size_in_the_configuration_is_refused_while_the_map_lives() {
-    on_kernel(AttachMode::Auto, |bed| {
-        drop(bed.open());
-        let mut config = bed.config();
-        config.sizes.conntrack *= 2;
-        let error = KernelNode::open(&config).expect_err("the pinned map is smaller");
-        assert!(
-            matches!(
-                &error,
-                LoadError::Layout {
-                    field: "max_entries",
-                    found: 1024,
-                    expected: 2048,
-                    ..
-                }
-            ),
-            "{error}"
-        );
     });
 }
 
