@@ -22,8 +22,8 @@ pub(crate) struct Cli {
     #[arg(long, short = 'H', visible_alias = "host", global = true, env = "CILIUM_SOCK", default_value = paths::SOCKET, value_name = "PATH")]
     socket: String,
 
-    /// For programs: json or yaml. For people: nothing.
-    #[arg(long, short, global = true, value_enum, value_name = "FORMAT")]
+    /// For programs: json, yaml or jsonpath=TEMPLATE. For people: nothing.
+    #[arg(long, short, global = true, value_name = "FORMAT")]
     pub(crate) output: Option<Format>,
 
     #[command(subcommand)]

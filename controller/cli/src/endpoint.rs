@@ -58,8 +58,8 @@ pub(crate) fn get<W: Write>(
 ) -> anyhow::Result<Verdict> {
     let endpoint = client.call(call::EndpointGet(what.to_owned()))?;
     // As Cilium's: JSON unless asked otherwise.
-    let format = out.format.unwrap_or(Format::Json);
-    out.structured(format, &endpoint)?;
+    let format = out.format.clone().unwrap_or(Format::Json);
+    out.structured(&format, &endpoint)?;
     Ok(Verdict::Yes)
 }
 

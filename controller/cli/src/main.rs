@@ -7,6 +7,7 @@ mod endpoint;
 mod explain;
 mod files;
 mod identity;
+mod jsonpath;
 mod monitor;
 mod output;
 mod plan;

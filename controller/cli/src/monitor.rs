@@ -18,16 +18,22 @@ pub(crate) fn run<W: Write>(
         to: args.to.clone(),
         related_to: args.related_to.clone(),
     };
+    let format = out.format.clone();
     for event in client.monitor(filter)? {
         match event {
-            Ok(event) if args.json || out.format == Some(Format::Json) => {
-                out.line(&serde_json::to_string(&event)?)?;
-            }
-            Ok(event) if out.format == Some(Format::Yaml) => {
-                out.line("---")?;
-                out.structured(Format::Yaml, &event)?;
-            }
-            Ok(event) => out.line(&line(&event, args.verbose))?,
+            Ok(event) => match &format {
+                _ if args.json => out.line(&serde_json::to_string(&event)?)?,
+                None => out.line(&line(&event, args.verbose))?,
+                Some(Format::Json) => out.line(&serde_json::to_string(&event)?)?,
+                Some(format @ Format::Yaml) => {
+                    out.line("---")?;
+                    out.structured(format, &event)?;
+                }
+                Some(format @ Format::JsonPath(_)) => {
+                    out.structured(format, &event)?;
+                    out.line("")?;
+                }
+            },
             // Lost events: the stream goes on.
             Err(ClientError::Agent(error)) if error.retryable => {
                 out.line(&format!("! {error}"))?;

@@ -1,19 +1,38 @@
 //! How answers are printed: tables for people, JSON and YAML for programs.
 
 use std::io::{self, Write};
+use std::str::FromStr;
 
 use anyhow::Context;
-use clap::ValueEnum;
 use serde::Serialize;
 use tabwriter::TabWriter;
 
+use crate::jsonpath::Template;
+
 /// For programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug)]
 pub(crate) enum Format {
     /// JSON.
     Json,
     /// YAML.
     Yaml,
+    /// What a template finds in the JSON.
+    JsonPath(Template),
+}
+
+impl FromStr for Format {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        match text {
+            "json" => Ok(Self::Json),
+            "yaml" => Ok(Self::Yaml),
+            _ => match text.strip_prefix("jsonpath=") {
+                Some(template) => Ok(Self::JsonPath(template.parse()?)),
+                None => anyhow::bail!("write json, yaml or jsonpath=TEMPLATE"),
+            },
+        }
+    }
 }
 
 /// What a script learns by the exit status.
@@ -50,7 +69,7 @@ impl<W: Write> Out<W> {
         value: &T,
         table: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> anyhow::Result<()> {
-        match self.format {
+        match self.format.clone() {
             None => {
                 // Cilium's own widths.
                 let mut writer = TabWriter::new(Vec::new()).minwidth(5).padding(3);
@@ -60,7 +79,7 @@ impl<W: Write> Out<W> {
                     writeln!(self.writer, "{}", line.trim_end())?;
                 }
             }
-            Some(format) => self.structured(format, value)?,
+            Some(format) => self.structured(&format, value)?,
         }
         self.writer.flush()?;
         Ok(())
@@ -69,7 +88,7 @@ impl<W: Write> Out<W> {
     /// Prints `value` in a format for programs.
     pub(crate) fn structured<T: Serialize>(
         &mut self,
-        format: Format,
+        format: &Format,
         value: &T,
     ) -> anyhow::Result<()> {
         match format {
@@ -80,6 +99,10 @@ impl<W: Write> Out<W> {
             Format::Yaml => {
                 let text = serde_saphyr::to_string(value).context("cannot write YAML")?;
                 writeln!(self.writer, "{}", text.trim_end())?;
+            }
+            Format::JsonPath(template) => {
+                let value = serde_json::to_value(value)?;
+                write!(self.writer, "{}", template.fill(&value))?;
             }
         }
         Ok(())
