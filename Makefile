@@ -72,6 +72,16 @@ bench-policy: ## the policy engine on three worlds: parse, resolve, change, memo
 	@scripts/setup.sh build
 	$(CARGO) bench --package oxilium-manifest --bench policy_worlds -- --summary
 
+.PHONY: chart
+chart: ## the chart: helm's lint, what it comes to, what it refuses (builds helm once)
+	@scripts/helm.sh >/dev/null
+	OXILIUM_REQUIRE=helm $(CARGO) test --package oxilium-e2e --test chart
+
+.PHONY: image
+image: ## the image as an OCI archive, without docker (ARCHIVE=target/image/oxilium.tar NAME=...)
+	@scripts/setup.sh build
+	@scripts/image.sh $(ARCHIVE) $(NAME)
+
 .PHONY: lint
 lint: ## formatting, clippy, documentation, dependencies, layers, tree
 	@scripts/setup.sh build lint

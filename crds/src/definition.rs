@@ -187,6 +187,13 @@ const NODE_CONFIG: Names = Names {
     deprecated: &[],
 };
 
+/// Label of a definition with the version of its schema: Cilium's operators compare it, and ours do.
+pub const SCHEMA_VERSION_LABEL: &str = "io.cilium.k8s.crd.schema.version";
+
+/// The version of Cilium's schemas that ours stand beside: a definition of a later one is left as it is. To be raised
+/// with each change of a schema.
+pub const SCHEMA_VERSION: &str = "1.33.11";
+
 /// Every definition, as `apiextensions.k8s.io/v1` CustomResourceDefinition.
 pub fn all() -> Vec<Value> {
     vec![
@@ -233,7 +240,10 @@ fn definition<T: Resource + schemars::JsonSchema>(names: &Names) -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{}.{GROUP}", names.plural)},
+        "metadata": {
+            "name": format!("{}.{GROUP}", names.plural),
+            "labels": {SCHEMA_VERSION_LABEL: SCHEMA_VERSION},
+        },
         "spec": {
             "group": GROUP,
             "names": described,

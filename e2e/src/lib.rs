@@ -15,6 +15,7 @@ pub mod apiserver;
 pub mod cluster;
 pub mod cni;
 pub mod dump;
+pub mod helm;
 pub mod lab;
 pub mod manifest;
 pub mod netns;

@@ -36,6 +36,8 @@ pub enum Need {
     Tcx,
     /// etcd, kube-apiserver and kubectl. Not in `all`: building them takes a Go that Debian 12 does not have.
     ApiServer,
+    /// helm. Not in `all`: building it takes a Go that Debian 12 does not have.
+    Helm,
 }
 
 impl Need {
@@ -51,12 +53,16 @@ impl Need {
             Self::BridgeNetfilter => "bridge-netfilter",
             Self::Tcx => "tcx",
             Self::ApiServer => "api-server",
+            Self::Helm => "helm",
         }
     }
 
     /// `all` does not mean it.
     fn is_optional(self) -> bool {
-        matches!(self, Self::BridgeNetfilter | Self::Tcx | Self::ApiServer)
+        matches!(
+            self,
+            Self::BridgeNetfilter | Self::Tcx | Self::ApiServer | Self::Helm
+        )
     }
 
     /// Why the machine does not meet the need and what would make it.
@@ -88,6 +94,7 @@ impl Need {
             Self::ApiServer => crate::apiserver::programs::find()
                 .err()
                 .map(|error| format!("{error:#}")),
+            Self::Helm => crate::helm::find().err().map(|error| format!("{error:#}")),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use oxilium_agent::AgentOptions;
 use oxilium_api::{Client, MonitorKind, paths};
+use oxilium_operator::OperatorOptions;
 
 use crate::cni::Cni;
 use crate::output::Format;
@@ -46,6 +47,8 @@ impl Cli {
 pub(crate) enum Command {
     /// Run the node agent.
     Agent(Box<AgentOptions>),
+    /// Run the cluster's operator.
+    Operator(Box<OperatorOptions>),
     /// The CNI plugin on this node: put in place, taken away.
     #[command(subcommand)]
     Cni(Cni),

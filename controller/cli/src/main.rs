@@ -9,6 +9,7 @@ mod files;
 mod identity;
 mod jsonpath;
 mod monitor;
+mod operator;
 mod output;
 mod plan;
 mod policy;
@@ -93,6 +94,10 @@ fn run(cli: Cli) -> anyhow::Result<Verdict> {
             drop(out);
             oxilium_agent::run(*options, &socket).map(|()| Verdict::Yes)
         }
+        Command::Operator(options) => {
+            drop(out);
+            operator::run(&options)
+        }
         Command::Cni(command) => cni::run(&command, &mut out),
         Command::Status(args) => status::run(&client, &args, &mut out),
         Command::Endpoint(Endpoint::Show(List::List { no_headers })) => {
@@ -121,5 +126,42 @@ fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Monitor(args) => monitor::run(&client, &args, &mut out),
         Command::Plan(args) => plan::run(&client, &args, &mut out),
         Command::Explain(args) => explain::run(&client, &args, &mut out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oxilium_agent::config::keys::{self, Program, Treatment};
+
+    use super::*;
+
+    /// Long options and their variables of a sub-command and those in it.
+    fn options(command: &clap::Command) -> Vec<(String, Option<String>)> {
+        let own = command.get_arguments().filter_map(|argument| {
+            let variable = argument.get_env().map(|name| name.to_string_lossy().into());
+            Some((argument.get_long()?.to_owned(), variable))
+        });
+        own.chain(command.get_subcommands().flat_map(options))
+            .collect()
+    }
+
+    #[test]
+    fn each_key_of_operator_and_installer_is_an_option_with_cilium_s_variable() {
+        let command = Cli::command();
+        for (program, name) in [(Program::Operator, "operator"), (Program::Installer, "cni")] {
+            let options = options(command.find_subcommand(name).unwrap());
+            for key in keys::all() {
+                if matches!(key.treatment, Treatment::Option(programs) if programs.contains(&program))
+                {
+                    let option = (key.name.to_owned(), Some(key.variable()));
+                    assert!(options.contains(&option), "{name} has no {option:?}");
+                }
+            }
+            for (option, variable) in options {
+                let cilium_s = variable.is_some_and(|name| name.starts_with("CILIUM_"));
+                let listed = keys::find(&option).is_some() || option == "config-dir";
+                assert!(listed || !cilium_s, "{option} of {name} is in no row");
+            }
+        }
     }
 }

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Builds the image as an OCI archive, without docker: two programs that need nothing else, and the names that they go by.
+#
+#   scripts/image.sh [ARCHIVE [NAME:TAG]]      default: target/image/oxilium.tar docker.io/oxilium/oxilium:VERSION
+#
+# `ctr images import ARCHIVE`, `docker load --input ARCHIVE` and `kind load image-archive ARCHIVE` take it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+version=$(sed -nE 's/^version = "(.*)"$/\1/p' Cargo.toml | head -n1)
+archive=${1:-target/image/oxilium.tar}
+name=${2:-docker.io/oxilium/oxilium:$version}
+
+say() { printf 'image: %s\n' "$*" >&2; }
+die() { say "$@"; exit 1; }
+
+host=$(rustc -vV | sed -n 's/^host: //p')
+# musl where its library is there, else glibc, which is linked in whole as well: what looks names up is part of it.
+target=$host
+if [ -d "$(rustc --print target-libdir --target "${host/gnu/musl}" 2>/dev/null)" ]; then target=${host/gnu/musl}; fi
+variable=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$target")_RUSTFLAGS
+
+say "building oxilium and oxilium-cni $version for $target"
+env "$variable=-C target-feature=+crt-static" \
+    cargo build --quiet --release --target "$target" --package oxilium --package oxilium-cni --bins
+built=target/$target/release
+for program in oxilium oxilium-cni; do
+    if readelf --program-headers "$built/$program" | grep -q 'INTERP'; then
+        die "$program needs a loader: it is not linked statically"
+    fi
+done
+
+mkdir -p "$(dirname "$archive")"
+# The plugin is a program of its own: a burst of pods starts it a hundred times.
+scripts/oci-image.py "$archive" "$name" --env PATH=/usr/bin --cmd '["oxilium"]' \
+    --label org.opencontainers.image.title=oxilium --label "org.opencontainers.image.version=$version" \
+    "usr/bin/oxilium=$built/oxilium,usr/bin/oxilium-cni=$built/oxilium-cni,link:usr/bin/cilium=oxilium,link:usr/bin/cilium-dbg=oxilium,tmp="
