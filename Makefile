@@ -48,6 +48,11 @@ test-chaos: ## the agent killed before and after every write that it makes (root
 crds: ## write the definitions of the custom resources, crds/yaml, from the types
 	$(CARGO) run --quiet --package oxilium-crds --example definitions -- crds/yaml
 
+.PHONY: e2e
+e2e: ## a Kubernetes cluster out of namespaces, the chart installed, what its users do (root; SCENARIOS="seed-policies")
+	@scripts/setup.sh build
+	@scripts/e2e-cluster.sh $(SCENARIOS)
+
 .PHONY: test-kernels
 test-kernels: ## the kernel's tests on Linux 6.1 and 6.12 under QEMU (KERNELS="6.1 6.12")
 	scripts/test-kernels.sh $(KERNELS)

@@ -6,7 +6,9 @@
 . "$(dirname "$0")/../e2e/cluster/lib.sh"
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-KUBERNETES=1.36.3 ETCD=3.6.16 CONTAINERD=2.2.9 PLUGINS=1.9.1 COREDNS=1.14.7
+# kube-apiserver, kubectl and etcd are those of scripts/apiserver.sh; the rest of Kubernetes is of the same version.
+KUBERNETES=$(sed -nE 's#^.*k8s.io/kubernetes v([^ ]+).*#\1#p' "$root/scripts/apiserver/kubernetes/go.mod" | head -n1)
+CONTAINERD=2.2.9 PLUGINS=1.9.1 COREDNS=1.14.7
 # flannel's plugin has no module of its own; this is the last release of the plugins that still had it.
 PLUGINS_WITH_FLANNEL=0.9.1
 export CGO_ENABLED=0 GOFLAGS="-buildvcs=false -mod=mod" GOTOOLCHAIN=local
@@ -52,8 +54,8 @@ kubernetes_module() {
         # Named here, the packages' own dependencies become part of the build list.
         {
             printf '//go:build tools\n\npackage tools\n\nimport (\n'
-            printf '\t_ "k8s.io/kubernetes/%s"\n' cmd/kube-apiserver cmd/kube-controller-manager cmd/kube-scheduler \
-                cmd/kubelet cmd/kube-proxy cmd/kubectl test/images/agnhost
+            printf '\t_ "k8s.io/kubernetes/%s"\n' cmd/kube-controller-manager cmd/kube-scheduler cmd/kubelet \
+                cmd/kube-proxy test/images/agnhost
             printf ')\n'
         } >"$directory/tools.go"
     fi
@@ -69,7 +71,7 @@ kubernetes() {
         version+=" -X $package.gitTreeState=clean -X $package.gitCommit=0000000000000000000000000000000000000000"
         version+=" -X $package.buildDate=2026-01-01T00:00:00Z"
     done
-    for name in kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl kube-proxy; do
+    for name in kube-controller-manager kube-scheduler kubelet kube-proxy; do
         go_build "$name" "$module" "k8s.io/kubernetes/cmd/$name" "$version"
     done
     go_build agnhost "$module" k8s.io/kubernetes/test/images/agnhost -extldflags=-static
@@ -91,9 +93,9 @@ pause() {
 
 binaries() {
     local directory name plugins=github.com/containernetworking/plugins v
+    directory=$("$root/scripts/apiserver.sh")
+    for name in etcd kube-apiserver kubectl; do ln -sf "$directory/$name" "$BIN/$name"; done
     kubernetes "${1:-}"
-    directory=$(module etcd go.etcd.io/etcd/server/v3 "$ETCD")
-    go_build etcd "$directory" go.etcd.io/etcd/server/v3
     directory=$(module containerd github.com/containerd/containerd/v2 "$CONTAINERD")
     v="-X github.com/containerd/containerd/v2/version.Version=v$CONTAINERD"
     for name in containerd containerd-shim-runc-v2 ctr; do

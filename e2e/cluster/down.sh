@@ -5,7 +5,12 @@
 for pid in "$PIDS"/node-[1-9]; do
     [ ! -f "$pid" ] || "$CLUSTER_DIR/node.sh" down "${pid##*-}" || :
 done
-for name in kube-scheduler kube-controller-manager kube-apiserver etcd; do stop_daemon "$name"; done
+stopping=()
+for name in kube-scheduler kube-controller-manager kube-apiserver etcd; do
+    stop_daemon "$name" &
+    stopping+=($!)
+done
+wait "${stopping[@]}"
 for netns in $(ip netns list | awk -v "own=$NAME-" 'index($1, own) == 1 {print $1}'); do ip netns del "$netns"; done
 find /sys/fs/cgroup/*/"$NAME" -maxdepth 0 -type d -exec rmdir {} + 2>/dev/null || :
 if [ "${1:-}" = keep-logs ]; then

@@ -75,3 +75,12 @@ on_node() { # on_node I COMMAND...
     init=$(node_init "$1"); shift
     nsenter -t "$init" -m -n -p -u -i -C "$@"
 }
+
+# Imports into the node's containerd every image that is newer than its last import. For the node itself.
+import_images() {
+    local archive mark
+    for archive in "$IMAGES"/*.tar; do
+        mark=/var/lib/containerd/.imported-${archive##*/}
+        [ "$mark" -nt "$archive" ] || { ctr -n k8s.io images import --local "$archive" >/dev/null && touch "$mark"; }
+    done
+}

@@ -83,7 +83,6 @@ X
 runtime_answers() { ctr version; }
 
 container_runtime() {
-    local archive mark
     cat >/etc/containerd/config.toml <<X
 version = 3
 root = "/var/lib/containerd"
@@ -110,10 +109,7 @@ disabled_plugins = ["io.containerd.nri.v1.nri"]
 X
     containerd --config /etc/containerd/config.toml >"$LOGS/$name-containerd.log" 2>&1 &
     until_true 30 containerd runtime_answers
-    for archive in "$IMAGES"/*.tar; do
-        mark=/var/lib/containerd/.imported-${archive##*/}
-        [ "$mark" -nt "$archive" ] || { ctr -n k8s.io images import --local "$archive" >/dev/null && touch "$mark"; }
-    done
+    import_images
 }
 
 kubelet_config() {

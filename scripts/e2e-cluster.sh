@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# The scenarios of e2e/src/bin/cluster on a real cluster:
+#
+#   scripts/e2e-cluster.sh [SCENARIO…]    a cluster of three nodes out of namespaces, made and taken down (root); or the
+#                                         one that KUBECONFIG names, which must have the images and gets the chart
+#   KEEP=1                                leaves the cluster up
+#   SUITE=REGEX                           then runs those of Kubernetes' own tests, e.g. 'NetworkPolicy'
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. e2e/cluster/lib.sh
+chart=charts/oxilium
+
+take_down() {
+    local status=$?
+    trap - EXIT
+    if [ -n "${KEEP:-}" ]; then
+        say "left up: e2e/cluster/down.sh takes it down"
+    elif [ "$status" = 0 ]; then
+        e2e/cluster/down.sh
+    else
+        collect_logs
+        e2e/cluster/down.sh keep-logs
+        say "logs are in $LOGS"
+    fi
+    exit "$status"
+}
+
+collect_logs() {
+    local pod
+    for pod in $(kubectl_admin -n kube-system get pods -l app.kubernetes.io/part-of=cilium -o name 2>/dev/null); do
+        kubectl_admin -n kube-system logs --all-containers --prefix "$pod" >"$LOGS/${pod##*/}.log" 2>&1 || :
+    done
+}
+
+install_chart() { # KUBECTL…
+    scripts/helm.sh template oxilium "$chart" --namespace kube-system --include-crds | "$@" apply --server-side --force-conflicts -f - >/dev/null
+    "$@" -n kube-system rollout status daemonset/cilium --timeout=180s
+    "$@" -n kube-system rollout status deployment/cilium-operator --timeout=180s
+}
+
+cargo build --quiet --package oxilium-e2e --bin oxilium-e2e-cluster
+if [ -n "${KUBECONFIG:-}" ]; then
+    step "install the chart" install_chart kubectl
+    target/debug/oxilium-e2e-cluster "$@"
+    exit
+fi
+
+[ "$(id -u)" = 0 ] || die "a cluster of namespaces needs root"
+scripts/cluster-build.sh ${SUITE:+suite}
+step "image" scripts/image.sh "$IMAGES/oxilium.tar"
+trap take_down EXIT
+trap 'exit 130' INT TERM
+if [ -d "$PIDS" ]; then
+    step "image to the nodes" e2e/cluster/load.sh
+else
+    e2e/cluster/up.sh "${NODES:-3}"
+fi
+step "install the chart" install_chart kubectl_admin
+target/debug/oxilium-e2e-cluster "$@"
+if [ -n "${SUITE:-}" ]; then
+    mkdir -p "$LOGS/suite"
+    in_cp "$BIN/ginkgo" --procs="${PROCS:-6}" --focus="$SUITE" --no-color --silence-skips --timeout=60m "$BIN/e2e.test" -- \
+        --kubeconfig="$ADMIN" --provider=skeleton --num-nodes="${NODES:-3}" --minStartupPods=0 --report-dir="$LOGS/suite"
+fi
