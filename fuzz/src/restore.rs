@@ -18,7 +18,7 @@ use oxilium_model::{
     identity::NamedPorts,
     label::Label,
     node_state::{AttachPoint, EntryKey, Hook, NodeState, ProgramTag},
-    observed::{AttachedProgram, Observed},
+    observed::{AttachedProgram, Observed, Place},
     plan::{self, Plan, PlanError, Write, plan},
     world::{
         Attachment, AttachmentId, Complete, Device, Lifecycle, NodeConfig, Pod, PodRef, Source,
@@ -90,7 +90,7 @@ fn holds(tables: &Observed, state: &NodeState) {
     // A program on a hook of nobody's interface stays: without a configuration it lets nothing through.
     for (point, tag) in &state.attachments {
         let there = tables.attachments.get(point);
-        assert!(there.is_some_and(|there| there.tag == *tag && there.in_order));
+        assert!(there.is_some_and(|there| there.tag == *tag && there.place != Place::Misplaced));
     }
     assert_eq!(tables.published(), tables.high_water());
     assert_eq!(tables.ipcache.len(), state.ipcache.len());
@@ -188,7 +188,7 @@ fn damage(tables: &mut Observed, u: &mut Unstructured<'_>) -> Result<()> {
             };
             let program = AttachedProgram {
                 tag: ProgramTag(u.arbitrary()?),
-                in_order: u.arbitrary()?,
+                place: *u.choose(&[Place::Settled, Place::Staged, Place::Misplaced])?,
             };
             tables.attachments.insert(point, program);
         }

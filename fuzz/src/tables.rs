@@ -3,7 +3,7 @@
 
 use oxilium_abi::{EndpointWord, NodeWord, ShapeWord};
 use oxilium_model::{
-    observed::{AttachedProgram, Observed},
+    observed::{AttachedProgram, Observed, Place},
     plan::Write,
 };
 
@@ -71,7 +71,10 @@ pub fn apply(tables: &mut Observed, write: &Write) {
             let replaces = matches!(write, Write::Replace { .. });
             let program = AttachedProgram {
                 tag: program,
-                in_order: true,
+                place: match write {
+                    Write::Attach { staged: true, .. } => Place::Staged,
+                    _ => Place::Settled,
+                },
             };
             let old = tables.attachments.insert(point, program);
             assert_eq!(old.is_some(), replaces, "{write}");
