@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use oxilium_api::paths;
+use oxilium_manifest::object::{LabelFilter, LabelFilterError};
 use oxilium_model::policy::config::{AllowLocalhost, EnforcementMode, Families, PolicyConfig};
 
 use self::settle::Configured;
@@ -94,6 +95,11 @@ pub struct AgentOptions {
     /// Address of this node towards the others, for pods behind a tunnel.
     #[arg(long, env = "OXILIUM_TUNNEL_ADDRESS", value_name = "ADDRESS")]
     pub tunnel_address: Option<Ipv4Addr>,
+
+    /// Which labels of pods make identities, on top of the default rules: rules `[SOURCE:][!]EXPRESSION`, separated by
+    /// spaces; an expression matches the start of a key.
+    #[arg(long, env = "CILIUM_LABELS", value_parser = label_filter, default_value = "", value_name = "RULES")]
+    pub labels: LabelFilter,
 
     /// Namespaces whose pods may send from addresses that are not theirs.
     #[arg(
@@ -247,6 +253,10 @@ pub enum LogFormat {
     Text,
     /// For programs, one object a line.
     Json,
+}
+
+fn label_filter(rules: &str) -> Result<LabelFilter, LabelFilterError> {
+    LabelFilter::new(rules.split_whitespace())
 }
 
 impl AgentOptions {

@@ -39,6 +39,7 @@ pub enum OfflineError {
 pub fn lower_options(options: &AgentOptions) -> LowerOptions {
     LowerOptions {
         cluster: Some(options.cluster_name.clone()),
+        labels: options.labels.clone(),
         ..LowerOptions::default()
     }
 }

@@ -36,8 +36,8 @@ pub fn fill<'o>(world: &mut World, node: &str, objects: impl IntoIterator<Item =
                 next.remote_endpoints
                     .insert(endpoint.reference.clone(), Arc::new((**endpoint).clone()));
             }
-            Input::ClusterIdentity(number, labels) => {
-                next.cluster_identities.insert(*number, labels.clone());
+            Input::ClusterIdentity(number, identity) => {
+                next.cluster_identities.insert(*number, identity.clone());
             }
             Input::CidrGroup(group) => {
                 next.cidr_groups
@@ -53,6 +53,7 @@ pub fn fill<'o>(world: &mut World, node: &str, objects: impl IntoIterator<Item =
                 let label = Label::of_namespace("kubernetes.io/metadata.name", &pod.namespace);
                 Arc::new(Namespace {
                     name: pod.namespace.clone(),
+                    uid: "".into(),
                     labels: vec![label].into(),
                 })
             });

@@ -6,7 +6,7 @@ mod lower;
 use std::sync::Arc;
 
 use oxilium_crds::{EndpointSlice, Service};
-use oxilium_model::identity::{IdentityLabels, NumericIdentity};
+use oxilium_model::identity::NumericIdentity;
 use oxilium_model::world;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
@@ -17,8 +17,8 @@ use crate::policy::{self, LowerConfig, Lowered, check_metadata};
 use crate::schema;
 use crate::tree::{Node, Position};
 
-pub use label::is_security_relevant;
-pub use lower::services;
+pub use label::{LabelFilter, LabelFilterError};
+pub use lower::{MARKED_FOR_DELETION, services};
 
 /// What an object says to the model.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +38,7 @@ pub enum Input {
     /// A pod as its node's agent publishes it.
     RemoteEndpoint(Box<world::RemoteEndpoint>),
     /// A number that the cluster agreed on.
-    ClusterIdentity(NumericIdentity, IdentityLabels),
+    ClusterIdentity(NumericIdentity, world::ClusterIdentity),
     /// A CiliumCIDRGroup.
     CidrGroup(Box<world::CidrGroup>),
     /// An object of a kind that the agent does not read.
@@ -110,6 +110,8 @@ pub fn admit(
         root,
         header: &header,
         node,
+        admission: config.admission,
+        labels: config.labels,
         findings,
     };
     let input = if lowering.findings.has_errors() {

@@ -23,6 +23,7 @@ use oxilium_model::policy::selector::Scope;
 use crate::diagnostic::{Diagnostic, Findings, Located, ObjectId, Problem};
 use crate::forms;
 use crate::kind::{Header, Kind};
+use crate::object::LabelFilter;
 use crate::schema::{self, Admission};
 use crate::tree::Node;
 use service::Services;
@@ -52,6 +53,8 @@ pub struct LowerConfig<'a> {
     pub extended_protocols: bool,
     /// `enable-non-default-deny-policies`: `enableDefaultDeny` is honoured.
     pub non_default_deny: bool,
+    /// Which labels of pods make identities; the default ones unless given.
+    pub labels: Option<&'a LabelFilter>,
     /// What `toServices` can name.
     pub services: &'a Services,
 }
@@ -67,6 +70,7 @@ impl Default for LowerConfig<'_> {
             node_selector_labels: false,
             extended_protocols: false,
             non_default_deny: true,
+            labels: None,
             services: &NONE,
         }
     }
@@ -91,6 +95,8 @@ pub struct LowerOptions {
     pub extended_protocols: bool,
     /// See [`LowerConfig::non_default_deny`].
     pub non_default_deny: bool,
+    /// See [`LowerConfig::labels`].
+    pub labels: LabelFilter,
 }
 
 impl Default for LowerOptions {
@@ -103,6 +109,7 @@ impl Default for LowerOptions {
             node_selector_labels: config.node_selector_labels,
             extended_protocols: config.extended_protocols,
             non_default_deny: config.non_default_deny,
+            labels: LabelFilter::default(),
         }
     }
 }
@@ -117,6 +124,7 @@ impl LowerOptions {
             node_selector_labels: self.node_selector_labels,
             extended_protocols: self.extended_protocols,
             non_default_deny: self.non_default_deny,
+            labels: Some(&self.labels),
             services,
         }
     }

@@ -181,7 +181,8 @@ fn what_other_agents_publish_becomes_remote_endpoints_and_identities() {
         panic!("no identity")
     };
     assert_eq!(number.0, 4711);
-    assert_eq!(labels(&found), ["k8s:app=api", "k8s:empty"]);
+    assert_eq!(labels(&found.labels.unwrap()), ["k8s:app=api", "k8s:empty"]);
+    assert!(!found.marked);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use oxilium_abi::Direction;
 
+use crate::identity::NumericIdentity;
 use crate::policy::rule::PolicyRef;
 use crate::world::{AttachmentId, PodRef};
 
@@ -60,6 +61,11 @@ pub enum Reason {
     },
     /// The Pod object is not there, or is another life of that name.
     PodUnknown,
+    /// The cluster has not agreed on a number for the pod's labels yet.
+    IdentityPending {
+        /// The number that was asked for; none when none is free.
+        asked: Option<NumericIdentity>,
+    },
     /// The attachment is of another boot and is ignored.
     OtherBoot,
     /// Two owners for one address: who has it, and who does not.
@@ -119,6 +125,7 @@ impl Reason {
             Self::WouldOverflow { .. } => "WouldOverflow",
             Self::Unresolvable { .. } => "Unresolvable",
             Self::PodUnknown => "PodUnknown",
+            Self::IdentityPending { .. } => "IdentityPending",
             Self::OtherBoot => "OtherBoot",
             Self::AddressConflict { .. } => "AddressConflict",
             Self::TooManyAddresses { .. } => "TooManyAddresses",
@@ -149,6 +156,15 @@ impl fmt::Display for Reason {
             }
             Self::Unresolvable { error } => write!(f, "nothing is allowed: {error}"),
             Self::PodUnknown => f.write_str("no Pod object of this name and UID"),
+            Self::IdentityPending {
+                asked: Some(number),
+            } => write!(
+                f,
+                "waiting for the cluster to agree on identity {number} for its labels"
+            ),
+            Self::IdentityPending { asked: None } => {
+                f.write_str("no identity is free for its labels")
+            }
             Self::OtherBoot => f.write_str("it was made before the node's last boot; ignored"),
             Self::AddressConflict {
                 address,

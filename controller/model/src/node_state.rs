@@ -32,8 +32,19 @@ pub struct NodeState {
     pub identities: Arc<Identities>,
     /// The numbers that this state uses: to be kept on disk before a plan towards it begins.
     pub claims: Claims,
+    /// What the cluster is to be asked for, so that the labels of this node's pods have numbers.
+    pub identity_requests: BTreeMap<NumericIdentity, IdentityRequest>,
     /// What could not be done as asked.
     pub conditions: Vec<Condition>,
+}
+
+/// What is asked of the cluster for a number. The answer comes with the CiliumIdentity objects of a later World.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentityRequest {
+    /// An object that gives the number to these labels.
+    Create(IdentityLabels),
+    /// The object has these labels already and is marked for deletion: the mark is to go.
+    Keep(IdentityLabels),
 }
 
 /// A pod's interface as a subject of policy.
@@ -77,7 +88,8 @@ pub struct Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndpointState {
-    /// Its Pod object is not known: it has the identity of its last life, or `init`.
+    /// Its Pod object is not known, or the cluster has not agreed on a number for its labels: it has the identity
+    /// that it had last, or `init`.
     WaitingForIdentity,
     /// Nothing is missing.
     Ready,

@@ -351,7 +351,7 @@ fn what_the_cluster_agreed_on_comes_first_and_of_two_the_lowest() {
     for id in [500, 400] {
         world
             .cluster_identities
-            .insert(NumericIdentity(id), labels.clone());
+            .insert(NumericIdentity(id), labels.clone().into());
     }
     let state = desired(&world);
     assert_eq!(state.endpoints[&1].identity, NumericIdentity(400));

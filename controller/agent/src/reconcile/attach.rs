@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use oxilium_api::{ApiError, Attach, Attached, Check, CollectGarbage, Done, ErrorCode};
 use oxilium_kernel::Node;
 use oxilium_kernel::port::LinkInfo;
+use oxilium_model::condition::{self, Reason};
 use oxilium_model::node_state::{Endpoint, EndpointState};
 use oxilium_model::world::{AttachmentId, Lifecycle, PodRef};
 
@@ -239,15 +240,22 @@ impl<N: Node> Reconciler<N> {
         Ok(endpoint)
     }
 
+    /// Why an endpoint has no identity of its own.
+    fn awaits(&self, endpoint: &Endpoint) -> String {
+        let pending = self.state.conditions.iter().find(|told| {
+            told.object == condition::Object::Pod(endpoint.pod.clone())
+                && matches!(told.reason, Reason::IdentityPending { .. })
+        });
+        match pending {
+            Some(told) => told.reason.to_string(),
+            None => format!("there is no Pod {} with this UID yet", endpoint.pod),
+        }
+    }
+
     /// The kernel enforces what the present inputs say of the endpoint; else why not.
     pub(super) fn is_enforced(&self, endpoint: &Endpoint) -> Result<(), String> {
         let ifindex = match (endpoint.state, endpoint.ifindex) {
-            (EndpointState::WaitingForIdentity, _) => {
-                return Err(format!(
-                    "there is no Pod {} with this UID yet",
-                    endpoint.pod
-                ));
-            }
+            (EndpointState::WaitingForIdentity, _) => return Err(self.awaits(endpoint)),
             (EndpointState::Invalid, _) => return Err("its policy cannot be resolved".to_owned()),
             (EndpointState::Disconnecting, _) => return Err("it is being deleted".to_owned()),
             (EndpointState::Disconnected, _) | (_, None) => {

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use oxilium_model::identity::{IdentityLabels, NumericIdentity};
+use oxilium_model::identity::NumericIdentity;
 use oxilium_model::policy::rule::{Policy, PolicyRef};
 use oxilium_model::world::{
-    Attachment, AttachmentId, CidrGroup, Claims, Namespace, Node, NodeConfig, Pod, PodRef,
-    RemoteEndpoint, Source, Synced, Table, Timestamp, World,
+    Attachment, AttachmentId, CidrGroup, Claims, ClusterIdentity, Namespace, Node, NodeConfig, Pod,
+    PodRef, RemoteEndpoint, Source, Synced, Table, Timestamp, World,
 };
 
 /// What the cluster's objects say, whole: a source hands over a new one, never a change of one.
@@ -24,7 +24,7 @@ pub struct Objects {
     /// CiliumEndpoints.
     pub remote_endpoints: Table<PodRef, Arc<RemoteEndpoint>>,
     /// CiliumIdentities.
-    pub cluster_identities: Table<NumericIdentity, IdentityLabels>,
+    pub cluster_identities: Table<NumericIdentity, ClusterIdentity>,
     /// Policies.
     pub policies: Table<Arc<PolicyRef>, Arc<Policy>>,
     /// CiliumCIDRGroups.

@@ -279,8 +279,8 @@ pub fn objects(snapshot: &Snapshot, node: &str, before: &Objects) -> Objects {
                 new.remote_endpoints
                     .insert(endpoint.reference.clone(), Arc::new((**endpoint).clone()));
             }
-            Input::ClusterIdentity(id, labels) => {
-                new.cluster_identities.insert(*id, labels.clone());
+            Input::ClusterIdentity(id, identity) => {
+                new.cluster_identities.insert(*id, identity.clone());
             }
             Input::CidrGroup(group) => {
                 new.cidr_groups

@@ -12,11 +12,12 @@ use oxilium_model::identity::{IdentityLabels, NamedPorts, NumericIdentity, Proto
 use oxilium_model::label::Label;
 use oxilium_model::world::{self, NodeOrigin, PodRef};
 
-use super::{Input, decode, is_security_relevant};
+use super::{Input, LabelFilter, decode};
 use crate::diagnostic::{Findings, Problem};
 use crate::forms;
 use crate::kind::{Header, Kind};
 use crate::policy::service::{self, Services};
+use crate::schema::Admission;
 use crate::tree::Node;
 
 /// The work on one object.
@@ -24,6 +25,8 @@ pub(super) struct ObjectLowering<'t, 'c> {
     pub(super) root: &'t Node,
     pub(super) header: &'c Header,
     pub(super) node: &'c str,
+    pub(super) admission: Admission,
+    pub(super) labels: Option<&'c LabelFilter>,
     pub(super) findings: Findings<'t>,
 }
 
@@ -101,10 +104,12 @@ impl<'t> ObjectLowering<'t, '_> {
 
     /// Labels that a pod's author may not write are left out, with a warning.
     fn pod_labels(&mut self, pod: &Pod) -> IdentityLabels {
+        let default = LabelFilter::default();
+        let filter = self.labels.unwrap_or(&default);
         let mut labels = Vec::new();
         for (key, value) in &pod.metadata.labels {
             match Label::of_pod(key, value) {
-                Ok(label) if is_security_relevant(key) => labels.push(label),
+                Ok(label) if filter.takes(key) => labels.push(label),
                 Ok(_) => {}
                 Err(error) => {
                     let at = self
@@ -264,8 +269,12 @@ impl<'t> ObjectLowering<'t, '_> {
         if !namespace.metadata.labels.contains_key(NAMESPACE_NAME) {
             labels.push(Label::of_namespace(NAMESPACE_NAME, name));
         }
+        if let Some(filter) = self.labels {
+            labels.retain(|label| filter.takes_inherited(label.key()));
+        }
         Some(world::Namespace {
             name: name.into(),
+            uid: namespace.metadata.uid.as_str().into(),
             labels: labels.into(),
         })
     }
@@ -359,13 +368,36 @@ impl<'t> ObjectLowering<'t, '_> {
                 },
             );
         }
+        let labels = self.security_labels(&identity);
+        let marked = identity
+            .metadata
+            .annotations
+            .contains_key(MARKED_FOR_DELETION);
+        Some(Input::ClusterIdentity(
+            number?,
+            world::ClusterIdentity { labels, marked },
+        ))
+    }
+
+    /// None where they cannot be read. An object that an API server holds takes its number all the same, so it is
+    /// no error there.
+    fn security_labels(&mut self, identity: &CiliumIdentity) -> Option<IdentityLabels> {
         let at = self.root.get("security-labels").unwrap_or(self.root);
-        let labels = identity
-            .security_labels
-            .iter()
-            .filter_map(|(key, value)| self.label(at, &format!("{key}={value}")))
-            .collect();
-        Some(Input::ClusterIdentity(number?, labels))
+        let mut labels = Vec::new();
+        for (key, value) in &identity.security_labels {
+            match Label::parse(&format!("{key}={value}")) {
+                Ok(label) => labels.push(label),
+                Err(error) if self.admission == Admission::Agent => {
+                    let told = Problem::Conflict(format!("{error}; nobody gets this number"));
+                    self.findings.warning(at, told);
+                    return None;
+                }
+                Err(error) => self
+                    .findings
+                    .error(at, Problem::Conflict(error.to_string())),
+            }
+        }
+        Some(labels.into())
     }
 
     fn cidr_group(&mut self) -> Option<world::CidrGroup> {
@@ -389,6 +421,9 @@ impl<'t> ObjectLowering<'t, '_> {
         })
     }
 }
+
+/// The annotation with which Cilium's operator marks a CiliumIdentity that nobody uses (`HeartBeatAnnotation`).
+pub const MARKED_FOR_DELETION: &str = "io.cilium.heartbeat";
 
 /// The label that every namespace has, with its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";

@@ -24,6 +24,8 @@ pub(super) struct Draft {
     /// The labels of its identity; none while its Pod object is not known.
     pub(super) labels: Option<IdentityLabels>,
     pub(super) named_ports: NamedPorts,
+    /// Its labels have no number yet.
+    pub(super) waits: bool,
 }
 
 /// The attachments of this boot, by their ids.
@@ -61,6 +63,7 @@ pub(super) fn drafts(world: &World, conditions: &mut Vec<Condition>) -> Vec<Draf
             device,
             labels: pod.map(|pod| labels(world, pod)),
             named_ports: pod.map(|pod| pod.named_ports.clone()).unwrap_or_default(),
+            waits: false,
         });
     }
     give_each_address_to_one(world, &mut drafts, conditions);
@@ -161,7 +164,7 @@ impl Draft {
             EndpointState::Disconnected
         } else if self.attachment.lifecycle == Lifecycle::Deleted {
             EndpointState::Disconnecting
-        } else if self.labels.is_none() {
+        } else if self.labels.is_none() || self.waits {
             EndpointState::WaitingForIdentity
         } else if policy.resolved.policy.error.is_some() {
             EndpointState::Invalid

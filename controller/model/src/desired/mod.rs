@@ -115,6 +115,7 @@ pub fn desired_with(world: &World, resolver: &mut impl Resolver) -> NodeState {
         ipcache,
         identities,
         claims: numbers.claims.clone(),
+        identity_requests: numbers.requests.clone(),
         ..NodeState::default()
     };
     for ((draft, subject), policy) in drafts.into_iter().zip(subjects).zip(policies) {
@@ -122,6 +123,8 @@ pub fn desired_with(world: &World, resolver: &mut impl Resolver) -> NodeState {
             continue;
         };
         let identity = numbers.identity_of(&draft);
+        let waits = numbers.waits(&draft);
+        let draft = Draft { waits, ..draft };
         let endpoint = draft.into_endpoint(id, identity, subject, policy);
         if let Some((ifindex, interface)) = endpoints::interface(world, &endpoint) {
             state.interfaces.insert(ifindex, interface);

@@ -1,8 +1,11 @@
 //! Who gets which number. Claims come first; what is free is given out in an order that depends on
 //! the inputs alone; what is released rests before it gets another owner.
 
+mod agreement;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hasher;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use siphasher::sip::SipHasher24;
@@ -10,8 +13,10 @@ use siphasher::sip::SipHasher24;
 use super::endpoints::Draft;
 use crate::condition::{Condition, NumberKind, Object, Reason};
 use crate::identity::{IdentityLabels, NumericIdentity};
+use crate::node_state::IdentityRequest;
 use crate::world::{
-    AttachmentId, Claims, EndpointClaim, IdentityClaim, Quarantine, RemoteEndpoint, World,
+    AttachmentId, Claims, EndpointClaim, IdentityAllocation, IdentityClaim, Quarantine,
+    RemoteEndpoint, World,
 };
 
 /// Identities that a cluster gives to labels, without the cluster's id.
@@ -24,8 +29,11 @@ pub(super) struct Numbers {
     labels: BTreeMap<NumericIdentity, IdentityLabels>,
     endpoints: BTreeMap<AttachmentId, u16>,
     /// Identity that an endpoint had last, for those whose Pod object is not known.
+    /// And, where the cluster gives the numbers, for those whose labels have none yet.
     last: BTreeMap<AttachmentId, NumericIdentity>,
+    keeps_last: bool,
     pub(super) claims: Claims,
+    pub(super) requests: BTreeMap<NumericIdentity, IdentityRequest>,
 }
 
 impl Numbers {
@@ -40,15 +48,24 @@ impl Numbers {
 
     /// The identity of an endpoint: that of its labels; without them that of its last life; else `init`.
     pub(super) fn identity_of(&self, draft: &Draft) -> NumericIdentity {
-        match &draft.labels {
-            Some(labels) => self.identity(labels),
-            None => self
+        let of_labels = draft.labels.as_ref().map(|labels| self.identity(labels));
+        match of_labels {
+            Some(Some(id)) => Some(id),
+            Some(None) if !self.keeps_last => None,
+            // What it was has one number, which need not be the one that it had.
+            Some(None) | None => self
                 .last
                 .get(&draft.attachment.id)
-                .copied()
-                .filter(|id| self.labels.contains_key(id)),
+                .and_then(|id| self.labels.get(id))
+                .and_then(|labels| self.identity(labels)),
         }
         .unwrap_or(NumericIdentity::INIT)
+    }
+
+    /// The cluster has not agreed on a number for the endpoint's labels.
+    pub(super) fn waits(&self, draft: &Draft) -> bool {
+        let labels = draft.labels.as_ref();
+        self.keeps_last && labels.is_some_and(|labels| self.identity(labels).is_none())
     }
 
     /// The identity of a pod of another node: that of its labels, whatever number its node has for them.
@@ -122,33 +139,39 @@ pub(super) fn allot(
         numbers: &mut numbers,
         conditions,
     };
-    allotment.agreed_by_cluster();
-    allotment.claimed(drafts);
-    allotment.published_by_others();
-    let used = allotment.identities(drafts, prefixes);
+    allotment.claimed_endpoints(drafts);
+    let used = match world.config.identity_allocation {
+        IdentityAllocation::Node => {
+            allotment.agreed_by_cluster();
+            allotment.claimed_identities();
+            allotment.published_by_others();
+            allotment.identities(drafts, prefixes)
+        }
+        IdentityAllocation::Cluster => allotment.agreed_identities(drafts, prefixes),
+    };
     allotment.endpoints(drafts);
     allotment.claims(drafts, prefixes, &used);
     numbers
 }
 
-struct Allotment<'a> {
-    world: &'a World,
-    claims: &'a Claims,
-    numbers: &'a mut Numbers,
-    conditions: &'a mut Vec<Condition>,
+struct Allotment<'w> {
+    world: &'w World,
+    claims: &'w Claims,
+    numbers: &'w mut Numbers,
+    conditions: &'w mut Vec<Condition>,
 }
 
-impl Allotment<'_> {
+impl<'w> Allotment<'w> {
     /// CiliumIdentity objects: of several for the same labels the lowest is used, and all are known.
     fn agreed_by_cluster(&mut self) {
-        for (id, labels) in &self.world.cluster_identities {
-            if is_cluster_number(*id) {
+        for (id, object) in &self.world.cluster_identities {
+            if let Some(labels) = object.labels.as_ref().filter(|_| is_cluster_number(*id)) {
                 self.numbers.enter(*id, labels);
             }
         }
     }
 
-    fn claimed(&mut self, drafts: &[Draft]) {
+    fn claimed_identities(&mut self) {
         // Of two numbers with the same labels the one that does not rest.
         for rests in [false, true] {
             for (id, claim) in &self.claims.identities {
@@ -157,6 +180,9 @@ impl Allotment<'_> {
                 }
             }
         }
+    }
+
+    fn claimed_endpoints(&mut self, drafts: &[Draft]) {
         let present: BTreeSet<&AttachmentId> = drafts.iter().map(|d| &d.attachment.id).collect();
         for (id, claim) in &self.claims.endpoints {
             if present.contains(&claim.owner) {
@@ -179,7 +205,7 @@ impl Allotment<'_> {
             }
         }
         for (id, labels) in published {
-            if self.numbers.identity(labels).is_none() {
+            if self.numbers.identity(labels).is_none() && self.may_have(id, labels) {
                 self.numbers.enter(id, labels);
             }
         }
@@ -191,37 +217,54 @@ impl Allotment<'_> {
         drafts: &[Draft],
         prefixes: &BTreeMap<IpNet, IdentityLabels>,
     ) -> BTreeSet<NumericIdentity> {
-        let world = self.world;
-        let of_pods: HashSet<&IdentityLabels> = drafts
-            .iter()
-            .filter_map(|draft| draft.labels.as_ref())
-            .chain(world.remote_endpoints.values().filter_map(|remote| {
-                match remote_labels(remote) {
-                    RemoteLabels::Pod(labels) => Some(labels),
-                    RemoteLabels::Reserved(_) | RemoteLabels::None => None,
-                }
-            }))
-            .collect();
+        let of_pods = self.labels_of_pods(drafts);
         let of_prefixes: HashSet<&IdentityLabels> = prefixes.values().collect();
         self.free_rested(|labels| of_pods.contains(labels) || of_prefixes.contains(labels));
         self.identify(&of_pods, NumberKind::ClusterIdentity);
         self.identify(&of_prefixes, NumberKind::CidrIdentity);
-        let mut used: BTreeSet<NumericIdentity> = of_pods
-            .into_iter()
-            .chain(of_prefixes)
-            .filter_map(|labels| self.numbers.identity(labels))
-            .collect();
-        used.extend(drafts.iter().map(|draft| self.numbers.identity_of(draft)));
-        self.forget_unused(&used);
-        used
+        self.keep_used(drafts, of_pods.into_iter().chain(of_prefixes))
     }
 
-    /// A claim that nobody uses keeps its number, but is no identity that policy speaks of.
-    fn forget_unused(&mut self, used: &BTreeSet<NumericIdentity>) {
-        let agreed = &self.world.cluster_identities;
-        let known = |id: &NumericIdentity| used.contains(id) || agreed.contains_key(id);
-        self.numbers.labels.retain(|id, _| known(id));
-        self.numbers.by_labels.retain(|_, id| known(id));
+    /// The labels of pods, of this node and of others.
+    fn labels_of_pods<'d>(&self, drafts: &'d [Draft]) -> HashSet<&'d IdentityLabels>
+    where
+        'w: 'd,
+    {
+        let remote = |remote: &'w Arc<RemoteEndpoint>| match remote_labels(remote) {
+            RemoteLabels::Pod(labels) => Some(labels),
+            RemoteLabels::Reserved(_) | RemoteLabels::None => None,
+        };
+        drafts
+            .iter()
+            .filter_map(|draft| draft.labels.as_ref())
+            .chain(self.world.remote_endpoints.values().filter_map(remote))
+            .collect()
+    }
+
+    /// Returns the numbers that are in use. A claim that nobody uses keeps its number, but is no identity that
+    /// policy speaks of.
+    fn keep_used<'l>(
+        &mut self,
+        drafts: &[Draft],
+        wanted: impl Iterator<Item = &'l IdentityLabels>,
+    ) -> BTreeSet<NumericIdentity> {
+        let numbers = &mut *self.numbers;
+        let mut used: BTreeSet<NumericIdentity> = wanted
+            .filter_map(|labels| numbers.identity(labels))
+            .collect();
+        used.extend(drafts.iter().map(|draft| numbers.identity_of(draft)));
+        let objects = &self.world.cluster_identities;
+        numbers.labels.retain(|id, labels| {
+            let agreed = objects
+                .get(id)
+                .is_some_and(|object| !object.marked && object.labels.as_ref() == Some(labels));
+            agreed || used.contains(id)
+        });
+        let Numbers {
+            by_labels, labels, ..
+        } = numbers;
+        by_labels.retain(|_, id| labels.contains_key(id));
+        used
     }
 
     /// A number for those that have none, in the order of their labels.
@@ -244,12 +287,7 @@ impl Allotment<'_> {
                 (NumericIdentity::FIRST_CIDR + 1..NumericIdentity::FIRST_REMOTE_NODE).find(free)
             }
             NumberKind::ClusterIdentity | NumberKind::Endpoint => {
-                let cluster = u32::from(self.world.config.policy.cluster_id) << 16;
-                let start = first_choice(&self.world.config.cluster_uid, labels);
-                std::iter::once(start)
-                    .chain(CLUSTER_NUMBERS)
-                    .map(|number| cluster | number)
-                    .find(free)
+                self.choices(labels).find(|id| free(&id.0)).map(|id| id.0)
             }
         };
         match found {
@@ -261,6 +299,20 @@ impl Allotment<'_> {
         }
     }
 
+    /// The numbers that these labels may get, in the order in which they are tried.
+    fn choices(&self, labels: &IdentityLabels) -> impl Iterator<Item = NumericIdentity> + use<> {
+        let config = &self.world.config;
+        let cluster = u32::from(config.policy.cluster_id) << 16;
+        let uid = match config.identity_allocation {
+            IdentityAllocation::Node => None,
+            IdentityAllocation::Cluster => self.world.namespaces.get("kube-system"),
+        };
+        let uid = uid.map_or(&config.cluster_uid, |namespace| &namespace.uid);
+        std::iter::once(first_choice(uid, labels))
+            .chain(CLUSTER_NUMBERS)
+            .map(move |number| NumericIdentity(cluster | number))
+    }
+
     /// Frees the numbers whose owners have been gone for as long as the configuration asks, and do not come back.
     fn free_rested(&mut self, wanted: impl Fn(&IdentityLabels) -> bool) {
         for (id, claim) in &self.claims.identities {
@@ -269,7 +321,10 @@ impl Allotment<'_> {
             if !rested || agreed || wanted(&claim.labels) {
                 continue;
             }
-            self.numbers.labels.remove(id);
+            // Somebody else may have it by now.
+            if self.numbers.labels.get(id) == Some(&claim.labels) {
+                self.numbers.labels.remove(id);
+            }
             if self.numbers.identity(&claim.labels) == Some(*id) {
                 self.numbers.by_labels.remove(&claim.labels);
             }

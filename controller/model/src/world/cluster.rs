@@ -64,6 +64,8 @@ pub struct Node {
 pub struct Namespace {
     /// Its name.
     pub name: Arc<str>,
+    /// Its UID; empty where no API server made it. That of `kube-system` is the cluster's.
+    pub uid: Arc<str>,
     /// What its pods inherit ([`crate::label::Label::of_namespace`]).
     pub labels: IdentityLabels,
 }
@@ -105,6 +107,24 @@ pub struct RemoteEndpoint {
     pub named_ports: NamedPorts,
     /// `status.networking.node`: the address of its node.
     pub node_address: Option<Ipv4Addr>,
+}
+
+/// A CiliumIdentity: a number that the cluster gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterIdentity {
+    /// What the number stands for. None where the object's labels cannot be read: the number is taken all the same.
+    pub labels: Option<IdentityLabels>,
+    /// The operator found nobody who uses it, and deletes it after a while unless somebody takes the mark away.
+    pub marked: bool,
+}
+
+impl From<IdentityLabels> for ClusterIdentity {
+    fn from(labels: IdentityLabels) -> Self {
+        Self {
+            labels: Some(labels),
+            marked: false,
+        }
+    }
 }
 
 /// A CiliumCIDRGroup.

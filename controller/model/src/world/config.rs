@@ -13,7 +13,8 @@ use crate::world::PodRef;
 pub struct NodeConfig {
     /// Name of this node.
     pub node_name: Arc<str>,
-    /// UID of the cluster: keys the hash that identity numbers start from.
+    /// UID of the cluster: keys the hash that identity numbers start from. Where the cluster gives the numbers, the UID of
+    /// its namespace `kube-system` does.
     pub cluster_uid: Arc<str>,
     /// This boot's id; attachments of another boot do not exist.
     pub boot_id: Arc<str>,
@@ -28,6 +29,8 @@ pub struct NodeConfig {
     /// When more hooks than this are without their program at once, they get it staged
     /// ([`crate::plan::Write::Attach`]). None: where attaching takes no time, nothing is staged.
     pub stage_above: Option<usize>,
+    /// Who gives numbers to labels of pods.
+    pub identity_allocation: IdentityAllocation,
     /// Seconds before a released number may be given to another owner.
     pub quarantine: u64,
     /// Address of this node towards the others, as the tunnel endpoint of its pods. None without tunnels.
@@ -45,10 +48,21 @@ impl Default for NodeConfig {
             allow_spoofing: SpoofingOptOut::default(),
             programs: BTreeMap::new(),
             stage_above: None,
+            identity_allocation: IdentityAllocation::default(),
             quarantine: 300,
             tunnel_address: None,
         }
     }
+}
+
+/// Who gives numbers to labels of pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IdentityAllocation {
+    /// This node by itself; what others published is taken over where it is free.
+    #[default]
+    Node,
+    /// The cluster: a number is used once a CiliumIdentity object says so. Cilium's `identity-allocation-mode: crd`.
+    Cluster,
 }
 
 /// How much the kernel's tables hold, in entries.

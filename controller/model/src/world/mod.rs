@@ -22,12 +22,14 @@ pub use attachment::{Attachment, AttachmentId, Device, Lifecycle};
 pub use claims::{
     Claims, ClaimsError, EndpointClaim, IdentityClaim, Quarantine, Timestamp, ValidClaims,
 };
-pub use cluster::{CidrGroup, Namespace, Node, NodeOrigin, Pod, PodRef, RemoteEndpoint};
-pub use config::{Capacities, NodeConfig, SpoofingOptOut};
+pub use cluster::{
+    CidrGroup, ClusterIdentity, Namespace, Node, NodeOrigin, Pod, PodRef, RemoteEndpoint,
+};
+pub use config::{Capacities, IdentityAllocation, NodeConfig, SpoofingOptOut};
 pub use synced::{Complete, Source, Synced, Waiting};
 pub use table::Table;
 
-use crate::identity::{IdentityLabels, NumericIdentity};
+use crate::identity::NumericIdentity;
 use crate::policy::rule::{Policy, PolicyRef};
 
 /// One snapshot of all inputs.
@@ -54,7 +56,7 @@ pub struct World {
     /// CiliumEndpoints: the pods of other nodes, and of this one, which are ignored.
     pub remote_endpoints: Table<PodRef, Arc<RemoteEndpoint>>,
     /// CiliumIdentity objects: numbers that the cluster agreed on.
-    pub cluster_identities: Table<NumericIdentity, IdentityLabels>,
+    pub cluster_identities: Table<NumericIdentity, ClusterIdentity>,
     /// Policy objects that passed validation.
     pub policies: Table<Arc<PolicyRef>, Arc<Policy>>,
     /// CiliumCIDRGroups by name.

@@ -193,6 +193,7 @@ fn namespace(name: &str) -> Namespace {
     let env = if name == "red" { "prod" } else { "dev" };
     Namespace {
         name: name.into(),
+        uid: "".into(),
         labels: vec![Label::of_namespace("env", env)].into(),
     }
 }
