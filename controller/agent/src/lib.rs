@@ -4,7 +4,7 @@
 //! - [`kubernetes`]: the client of the API server
 //! - [`source`]: the manifest directory, word from the CNI plugin
 //! - [`reconcile`]: the index, the loop, the writes
-//! - [`publish`]: the status directory, events
+//! - [`publish`]: the status directory, the API server, events
 //! - [`api`]: the socket
 //! - [`staged`]: what staged policies would change
 //! - [`disk`]: what outlives the agent

@@ -10,18 +10,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use kube::Client;
 use nix::sys::stat::{Mode, umask};
 use oxilium_kernel::{AttachMode, KernelConfig, KernelNode, MapSizes, Monitor, Node};
-use oxilium_model::world::{Capacities, NodeConfig, PodRef, SpoofingOptOut};
+use oxilium_model::world::{Capacities, IdentityAllocation, NodeConfig, PodRef, SpoofingOptOut};
 use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::api::{Monitors, Server, Service};
-use crate::config::{self, AgentOptions, LogFormat};
+use crate::config::{self, AgentOptions, LogFormat, ObjectSource};
 use crate::disk::{InstanceLock, make_directory, write_whole};
 use crate::health;
+use crate::publish::{Publishing, publish};
 use crate::reconcile::{Input, Reconciler, Start, View};
 use crate::source::{self, TombstoneWatch};
 
@@ -118,6 +120,10 @@ fn node_config(options: &AgentOptions) -> Result<NodeConfig> {
         capacities: capacities(options),
         allow_spoofing: spoofing(options),
         tunnel_address: options.tunnel_address,
+        identity_allocation: match options.source() {
+            ObjectSource::Manifests(_) => IdentityAllocation::Node,
+            ObjectSource::Kubernetes(_) => IdentityAllocation::Cluster,
+        },
         ..NodeConfig::default()
     })
 }
@@ -207,7 +213,9 @@ fn serve(
     let server = Server::bind(socket)?;
     let view = start_reconciling(start, received, runtime.handle().clone())?;
     tokio::spawn(watch_kernel(monitor, inputs.clone()));
-    source::start(&options, &node_name, inputs.clone(), runtime)?;
+    if let Some(client) = source::start(&options, &node_name, inputs.clone(), runtime)? {
+        start_publishing(client, view.clone(), inputs.clone());
+    }
     start_conntrack(&options, inputs.clone())?;
     let _watch = watch_tombstones(&options.tombstones, &inputs);
     let service = Arc::new(Service {
@@ -279,6 +287,19 @@ fn start_reconciling<N: Node + 'static>(
         .context("cannot start the reconcile thread")?;
     let view = result.recv().context("the reconcile thread ended")??;
     Ok(view)
+}
+
+/// Tells the API server of this node. How it goes is told in status.
+fn start_publishing<N: Send + 'static>(
+    client: Client,
+    view: watch::Receiver<Arc<View>>,
+    inputs: Sender<Input<N>>,
+) {
+    let publishing = Publishing::default();
+    tokio::spawn(publish(client, publishing, view, move |report| {
+        // The loop ends with the process.
+        drop(inputs.send(Input::Published(Arc::new(report))));
+    }));
 }
 
 fn start_conntrack<N: Send + 'static>(

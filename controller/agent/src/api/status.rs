@@ -136,6 +136,9 @@ fn overall(view: &View, not_enforced: usize, refused: usize) -> ComponentStatus 
         )
     } else if let Some(problem) = &view.source.problem {
         (ComponentState::Warning, problem.clone())
+    } else if let Some(failing) = view.published.failing.first() {
+        let msg = format!("{} cannot be published: {}", failing.object, failing.reason);
+        (ComponentState::Warning, msg)
     } else if not_enforced + refused > 0 {
         let msg = format!(
             "{refused} objects are not in force as written, {not_enforced} are not enforced in part"
@@ -163,5 +166,6 @@ fn sources(view: &View) -> Vec<SourceStatus> {
         .iter()
         .cloned()
         .chain([cni])
+        .chain(view.published.component())
         .collect()
 }

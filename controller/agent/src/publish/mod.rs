@@ -3,9 +3,11 @@
 mod directory;
 mod event;
 mod hub;
+mod kubernetes;
 mod objects;
 
 pub use directory::StatusDirectory;
 pub use event::{Names, describe};
 pub use hub::{Hub, Received, Subscription};
+pub use kubernetes::{FIELD_MANAGER, Limits, PublishReport, Publishing, publish};
 pub use objects::{address_pairs, policy_conditions};

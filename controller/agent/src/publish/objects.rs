@@ -7,11 +7,14 @@ use oxilium_crds::endpoint::{
     AddressPair, EndpointHealth, EndpointIdentity, EndpointNetworking, EndpointPolicy,
     EndpointPolicyDirection, EndpointStatus, ExternalIdentifiers, NamedPort,
 };
+use oxilium_crds::meta::OwnerReference;
 use oxilium_crds::{CiliumEndpoint, CiliumIdentity, Condition, ObjectMeta, Resource};
 use oxilium_model::condition::{Object, Reason};
-use oxilium_model::identity::NumericIdentity;
+use oxilium_model::identity::{IdentityLabels, NumericIdentity};
+use oxilium_model::label::{LabelSource, POD_NAMESPACE};
 use oxilium_model::node_state::{Endpoint, EndpointState};
 use oxilium_model::policy::rule::PolicyRef;
+use oxilium_model::world::Pod;
 use serde::Serialize;
 
 use crate::reconcile::{EndpointView, View};
@@ -43,23 +46,7 @@ pub(super) fn all(view: &View) -> Vec<File> {
         if id.0 < NumericIdentity::FIRST_CLUSTER || id.is_cidr() || id.is_remote_node() {
             continue;
         }
-        let security_labels = identity
-            .labels
-            .iter()
-            .map(|label| {
-                let key = format!("{}:{}", label.source().name(), label.key());
-                (key, label.value().to_owned())
-            })
-            .collect();
-        let object = CiliumIdentity {
-            api_version: CiliumIdentity::API_VERSION.to_owned(),
-            kind: CiliumIdentity::KIND.to_owned(),
-            metadata: ObjectMeta {
-                name: id.0.to_string(),
-                ..ObjectMeta::default()
-            },
-            security_labels,
-        };
+        let object = cilium_identity(id, &identity.labels);
         add("CiliumIdentity", id.0.to_string(), yaml(&object));
     }
     for policy in view.world.policies.keys() {
@@ -71,6 +58,32 @@ pub(super) fn all(view: &View) -> Vec<File> {
         add("Policy", name, yaml(&PolicyFile::new(policy, view)));
     }
     files
+}
+
+/// A CiliumIdentity as Cilium writes it. Of the labels only the namespace is one of the object's as well: others may be
+/// longer than the API server lets labels be.
+pub(super) fn cilium_identity(number: NumericIdentity, labels: &IdentityLabels) -> CiliumIdentity {
+    let security_labels = labels
+        .iter()
+        .map(|label| {
+            let key = format!("{}:{}", label.source().name(), label.key());
+            (key, label.value().to_owned())
+        })
+        .collect();
+    let namespace = labels.find(&LabelSource::K8s, POD_NAMESPACE);
+    CiliumIdentity {
+        api_version: CiliumIdentity::API_VERSION.to_owned(),
+        kind: CiliumIdentity::KIND.to_owned(),
+        metadata: ObjectMeta {
+            name: number.0.to_string(),
+            labels: namespace
+                .map(|label| (label.key().to_owned(), label.value().to_owned()))
+                .into_iter()
+                .collect(),
+            ..ObjectMeta::default()
+        },
+        security_labels,
+    }
 }
 
 /// What the agent says of a policy object.
@@ -164,6 +177,37 @@ fn condition(reason: &Reason) -> Condition {
     }
 }
 
+/// A CiliumEndpoint as it goes to an API server, for the pod's life that `pod` is: what Cilium writes there, and no more.
+/// What passes or grows (its health, its log) stays with the agent.
+pub(super) fn published_endpoint(
+    endpoint: &Endpoint,
+    details: Option<&EndpointView>,
+    view: &View,
+    pod: &Pod,
+    node: IpAddr,
+) -> CiliumEndpoint {
+    let mut object = cilium_endpoint(endpoint, details, view);
+    object.metadata.owner_references = vec![OwnerReference {
+        api_version: oxilium_crds::Pod::API_VERSION.to_owned(),
+        kind: oxilium_crds::Pod::KIND.to_owned(),
+        name: pod.reference.name.to_string(),
+        uid: pod.uid.to_string(),
+        ..OwnerReference::default()
+    }];
+    object.metadata.labels = pod
+        .labels
+        .iter()
+        .map(|label| (label.key().to_owned(), label.value().to_owned()))
+        .collect();
+    let status = &mut object.status;
+    status.health = None;
+    status.conditions = Vec::new();
+    if let Some(networking) = &mut status.networking {
+        networking.node = Some(node.to_string());
+    }
+    object
+}
+
 fn cilium_endpoint(
     endpoint: &Endpoint,
     details: Option<&EndpointView>,
@@ -174,11 +218,7 @@ fn cilium_endpoint(
         EndpointState::Ready if !ready => "regenerating",
         state => state.name(),
     };
-    let health = if ready { "OK" } else { "Pending" };
-    let failing = details.and_then(|details| details.failing.as_ref());
-    let node = view.world.nodes.get(&view.world.config.node_name);
-    let node_address =
-        node.and_then(|node| node.addresses.iter().find(|address| address.is_ipv4()));
+    let pod = view.world.pods.get(&endpoint.pod);
     CiliumEndpoint {
         api_version: CiliumEndpoint::API_VERSION.to_owned(),
         kind: CiliumEndpoint::KIND.to_owned(),
@@ -189,26 +229,15 @@ fn cilium_endpoint(
         },
         status: EndpointStatus {
             id: Some(endpoint.id.into()),
-            external_identifiers: Some(ExternalIdentifiers {
-                cni_attachment_id: Some(endpoint.attachment.to_string()),
-                container_id: Some(endpoint.attachment.container.to_string()),
-                k8s_namespace: Some(endpoint.pod.namespace.to_string()),
-                k8s_pod_name: Some(endpoint.pod.name.to_string()),
-                pod_name: Some(endpoint.pod.to_string()),
-            }),
-            health: Some(EndpointHealth {
-                bpf: Some(if failing.is_some() { "Failure" } else { health }.to_owned()),
-                connected: Some(endpoint.ifindex.is_some()),
-                overall_health: Some(if failing.is_some() { "Failure" } else { health }.to_owned()),
-                policy: Some(health.to_owned()),
-            }),
+            external_identifiers: Some(external_identifiers(endpoint)),
+            health: Some(health(endpoint, ready, details)),
             identity: Some(EndpointIdentity {
                 id: Some(endpoint.identity.0.into()),
                 labels: endpoint.labels.iter().map(ToString::to_string).collect(),
             }),
             networking: Some(EndpointNetworking {
                 addressing: address_pairs(endpoint),
-                node: node_address.map(ToString::to_string),
+                node: node_address(view),
             }),
             policy: Some(EndpointPolicy {
                 ingress: Some(direction(endpoint.policy.ingress_enforced)),
@@ -224,10 +253,45 @@ fn cilium_endpoint(
                     protocol: protocol.to_string(),
                 })
                 .collect(),
+            service_account: pod
+                .and_then(|pod| pod.service_account.as_deref())
+                .map(ToOwned::to_owned),
             conditions: endpoint_conditions(endpoint, view),
             ..EndpointStatus::default()
         },
     }
+}
+
+fn external_identifiers(endpoint: &Endpoint) -> ExternalIdentifiers {
+    ExternalIdentifiers {
+        cni_attachment_id: Some(endpoint.attachment.to_string()),
+        container_id: Some(endpoint.attachment.container.to_string()),
+        k8s_namespace: Some(endpoint.pod.namespace.to_string()),
+        k8s_pod_name: Some(endpoint.pod.name.to_string()),
+        pod_name: Some(endpoint.pod.to_string()),
+    }
+}
+
+fn health(endpoint: &Endpoint, ready: bool, details: Option<&EndpointView>) -> EndpointHealth {
+    let policy = if ready { "OK" } else { "Pending" };
+    let failing = details.is_some_and(|details| details.failing.is_some());
+    let rest = if failing { "Failure" } else { policy };
+    EndpointHealth {
+        bpf: Some(rest.to_owned()),
+        connected: Some(endpoint.ifindex.is_some()),
+        overall_health: Some(rest.to_owned()),
+        policy: Some(policy.to_owned()),
+    }
+}
+
+/// An address of this node that is not one among its pods'.
+fn node_address(view: &View) -> Option<String> {
+    let node = view.world.nodes.get(&view.world.config.node_name)?;
+    let is_pods = |address: &IpAddr| node.pod_cidrs.iter().any(|cidr| cidr.contains(address));
+    node.addresses
+        .iter()
+        .find(|address| address.is_ipv4() && !is_pods(address))
+        .map(ToString::to_string)
 }
 
 fn endpoint_conditions(endpoint: &Endpoint, view: &View) -> Vec<Condition> {

@@ -30,7 +30,7 @@ use oxilium_model::world::{AttachmentId, NodeConfig, World};
 use tokio::sync::{oneshot, watch};
 
 use crate::disk::{Attachments, ClaimsFile, DiskError};
-use crate::publish::StatusDirectory;
+use crate::publish::{PublishReport, StatusDirectory};
 use crate::source::{Delivery, SourceReport, Tombstones};
 use crate::staged::StagedReports;
 
@@ -75,6 +75,8 @@ pub enum Input<N> {
     ConntrackGarbage,
     /// What staged policies would change: told, and no more.
     Staged(Arc<StagedReports>),
+    /// How publishing to the API server does: told, and no more.
+    Published(Arc<PublishReport>),
     /// See [`Errand`].
     Errand(Errand<N>),
 }
@@ -131,6 +133,7 @@ pub struct Reconciler<N> {
     lives: Lives,
     source: Arc<SourceReport>,
     staged: Arc<StagedReports>,
+    published: Arc<PublishReport>,
     sweep_every: Duration,
     next_sweep: Instant,
     sweep: SweepReport,
@@ -188,6 +191,7 @@ impl<N: Node> Reconciler<N> {
             lives,
             source: Arc::default(),
             staged: Arc::default(),
+            published: Arc::default(),
             sweep_every: sweep,
             next_sweep: now + sweep,
             sweep: SweepReport::default(),
@@ -252,6 +256,7 @@ impl<N: Node> Reconciler<N> {
                 Input::Tombstones => self.read_tombstones(now),
                 Input::ConntrackGarbage => self.collect_flows(now),
                 Input::Staged(reports) => self.staged = reports,
+                Input::Published(report) => self.published = report,
                 Input::Errand(errand) => {
                     let view = Arc::clone(&self.view.borrow());
                     errand(&mut self.node, &view);

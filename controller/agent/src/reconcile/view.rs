@@ -12,7 +12,7 @@ use oxilium_model::node_state::{Endpoint, NodeState};
 use oxilium_model::world::World;
 
 use super::Reconciler;
-use crate::publish::Names;
+use crate::publish::{Names, PublishReport};
 use crate::source::SourceReport;
 use crate::staged::StagedReports;
 
@@ -79,6 +79,8 @@ pub struct View {
     pub source: Arc<SourceReport>,
     /// What staged policies would change.
     pub staged: Arc<StagedReports>,
+    /// How publishing to the API server does.
+    pub published: Arc<PublishReport>,
     /// Endpoints by id.
     pub endpoints: BTreeMap<u16, EndpointView>,
 }
@@ -191,6 +193,7 @@ impl<N: Node> Reconciler<N> {
                 .map(|waiting| waiting.to_string()),
             source: Arc::clone(&self.source),
             staged: Arc::clone(&self.staged),
+            published: Arc::clone(&self.published),
             endpoints,
         });
         self.view.send_replace(Arc::clone(&view));

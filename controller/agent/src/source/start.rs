@@ -5,6 +5,7 @@ use std::sync::mpsc::Sender;
 use std::thread;
 
 use anyhow::{Context, Result};
+use kube::Client;
 use oxilium_manifest::directory::{ManifestDirectory, Settings};
 use oxilium_manifest::{Admission, LowerOptions};
 use tokio::runtime::Runtime;
@@ -15,7 +16,7 @@ use crate::kubernetes::{self, Cluster, KubernetesOptions};
 use crate::offline::lower_options;
 use crate::reconcile::Input;
 
-/// Begins to read objects for the node of that name.
+/// Begins to read objects for the node of that name. The client of the API server comes back, where there is one.
 ///
 /// # Errors
 /// When they cannot be read at all as the options stand. An API server that does not answer is no error: it is waited for.
@@ -24,10 +25,12 @@ pub(crate) fn start<N: Send + 'static>(
     node: &str,
     inputs: Sender<Input<N>>,
     runtime: &Runtime,
-) -> Result<()> {
+) -> Result<Option<Client>> {
     match options.source() {
-        ObjectSource::Manifests(directory) => manifests(options, directory, node, inputs),
-        ObjectSource::Kubernetes(cluster) => api(options, cluster, node, inputs, runtime),
+        ObjectSource::Manifests(directory) => {
+            manifests(options, directory, node, inputs).map(|()| None)
+        }
+        ObjectSource::Kubernetes(cluster) => api(options, cluster, node, inputs, runtime).map(Some),
     }
 }
 
@@ -58,13 +61,13 @@ fn api<N: Send + 'static>(
     node: &str,
     inputs: Sender<Input<N>>,
     runtime: &Runtime,
-) -> Result<()> {
+) -> Result<Client> {
     let Cluster { client, url } = runtime.block_on(kubernetes::connect(cluster))?;
     let reading = LowerOptions {
         admission: Admission::Agent,
         ..lower_options(options)
     };
-    let source = KubernetesSource::start(client, &url, node, reading, &options.state_dir)?;
+    let source = KubernetesSource::start(client.clone(), &url, node, reading, &options.state_dir)?;
     runtime.spawn(source.run(move |delivery| inputs.send(Input::Objects(delivery)).is_ok()));
-    Ok(())
+    Ok(client)
 }

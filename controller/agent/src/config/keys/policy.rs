@@ -109,11 +109,11 @@ pub(super) const KEYS: &[Key] = &[
         TRUE,
         "CiliumClusterwideNetworkPolicies are always enforced",
     ),
-    always(
+    option(
+        AGENT,
         "labels",
         Text,
-        &[],
-        "identities are made of the labels that Cilium takes by default",
+        "which labels of pods make identities, on top of the default rules",
     ),
     always(
         "enable-source-ip-verification",
