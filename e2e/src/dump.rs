@@ -20,6 +20,8 @@ use crate::{
     lab::Lab,
     pod::Pod,
     process::{command, run},
+    require::Need,
+    wait,
 };
 
 /// Numbers from here on are given to prefixes by each node for itself.
@@ -100,6 +102,20 @@ impl Names {
             _ => format!("{address}/{length}"),
         }
     }
+}
+
+/// [`enforced`], once no program is on its hook for the time being only: where many are attached at once they begin as
+/// filters, which enforce, and get their links a moment later.
+///
+/// # Errors
+/// As [`enforced`]; or if some have none after [`wait::LONG`].
+pub fn settled(lab: &Lab, pods: &[&Pod]) -> Result<Vec<String>> {
+    let has_links = Need::Tcx.is_met();
+    wait::until("programs have their links", wait::LONG, || {
+        let held = enforced(lab, pods)?;
+        let is_filter = |line: &String| line.contains("clsact/");
+        Ok((!has_links || !held.iter().any(is_filter)).then_some(held))
+    })
 }
 
 /// What the worker's kernel holds of ours, one fact a line, sorted. Pods are called by their names.

@@ -65,6 +65,11 @@ impl Need {
         )
     }
 
+    /// Whether the machine has it.
+    pub fn is_met(self) -> bool {
+        self.lack().is_none()
+    }
+
     /// Why the machine does not meet the need and what would make it.
     fn lack(self) -> Option<String> {
         match self {

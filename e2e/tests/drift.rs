@@ -8,6 +8,7 @@ use std::{
 
 use oxilium_e2e::{
     agent::{Agent, agent_command},
+    dump,
     lab::Lab,
     packet,
     pod::{Pod, host_interface},
@@ -194,5 +195,6 @@ fn taken_off_and_put_on_again(sweep_interval: &str) -> Option<(Agent, Lab)> {
         Ok((!lie_arrives() && repaired(&agent) > before).then_some(()))
     })
     .unwrap();
+    dump::settled(&lab, &[&liar, &victim]).unwrap();
     Some((agent, lab))
 }

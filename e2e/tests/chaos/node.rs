@@ -8,6 +8,7 @@ use oxilium_e2e::{
     dump,
     lab::Lab,
     pod::Pod,
+    require::Need,
     scenario::policy,
     trace::{Edge, Trace},
     traffic::Echo,
@@ -205,7 +206,7 @@ impl Node {
             &self.changeling,
         ];
         pods.extend(&self.guest);
-        dump::enforced(&self.lab, &pods)
+        dump::settled(&self.lab, &pods)
     }
 
     /// All that must hold of an agent that says that it is ready.

@@ -1,7 +1,7 @@
 //! Options from three places: a flag counts before the environment, that before the configuration directory.
 //!
 //! The directory's values become flags of a second pass over the command line, so one parser reads all of them; the
-//! values that the table of [`keys`](super::keys) knows are checked before, where it is still known whence they came.
+//! values that the table of [`keys`] knows are checked before, where it is still known whence they came.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
