@@ -3,8 +3,8 @@ FROM debian:12-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends git make ca-certificates python3
 COPY . /source
 WORKDIR /source
+ENV CARGO_HOME=/usr/local/cargo PATH=$PATH:/usr/local/cargo/bin
 RUN scripts/setup.sh build
-ENV PATH=$PATH:/root/.cargo/bin
 RUN target=$(rustc -vV | sed -n 's/^host: //p') \
     && env "CARGO_TARGET_$(echo "$target" | tr 'a-z-' 'A-Z_')_RUSTFLAGS=-C target-feature=+crt-static" \
     cargo build --release --target "$target" --package oxilium --package oxilium-cni --bins \

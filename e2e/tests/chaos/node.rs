@@ -8,7 +8,6 @@ use oxilium_e2e::{
     dump,
     lab::Lab,
     pod::Pod,
-    require::Need,
     scenario::policy,
     trace::{Edge, Trace},
     traffic::Echo,
