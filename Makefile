@@ -39,10 +39,10 @@ e2e-api: ## the tests on a real API server (also KUBEBUILDER_ASSETS; OXILIUM_API
 	@scripts/e2e-api.sh
 
 .PHONY: test-chaos
-test-chaos: ## the agent killed before and after every write that it makes (root; long)
+test-chaos: ## the agent killed before and after every write that it makes (root; long; PLACES=sample is shorter)
 	@scripts/setup.sh build run
 	$(CARGO) build --workspace --bins
-	OXILIUM_CHAOS=all $(CARGO) test --package oxilium-e2e --test chaos -- --nocapture --test-threads 1
+	OXILIUM_CHAOS=$(or $(PLACES),all) $(CARGO) test --package oxilium-e2e --test chaos -- --nocapture --test-threads 1
 
 .PHONY: crds
 crds: ## write the definitions of the custom resources, crds/yaml, from the types
