@@ -11,12 +11,13 @@
 //! 3. Link layer: VLAN tags, ethertype, the pod's MAC, ARP.
 //! 4. Network and L4 headers; the pod's source address; neighbour discovery and MLD.
 //! 5. The ipcache word and the endpoint's word of its bank, each once.
-//! 6. Conntrack: a verdict not older than both words holds without a lookup; an older one is found
+//! 6. Where the pod sends to a service: the backend, which takes the frontend's place in all that follows.
+//! 7. Conntrack: a verdict not older than both words holds without a lookup; an older one is found
 //!    again for the flow's original direction.
-//! 7. Where needed: the remote identity and policy.
-//! 8. Counters and events.
+//! 8. Where needed: the remote identity and policy.
+//! 9. Counters and events.
 //!
-//! Nothing is rewritten, redirected or marked.
+//! Nothing is redirected or marked; nothing is rewritten but the addresses of a flow to a service ([`services`]).
 #![cfg_attr(not(any(test, feature = "testing")), no_std)]
 
 mod address;
@@ -35,6 +36,8 @@ mod packet;
 mod parse;
 mod policy;
 mod report;
+mod rewrite;
+mod services;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod volatile;
@@ -46,6 +49,7 @@ pub use judge::{Phase, Scratch, run_phase};
 pub use maps::{CtTable, FlowMaps, Maps, Namespace, SCRATCH_SIZE, Socket};
 pub use packet::Packet;
 pub use policy::{Answer, Query, aggregate, lookup};
+pub use services::{Choice, MIDDLE_BACKENDS, choose, frontend};
 
 #[cfg(any(test, feature = "testing"))]
 use oxilium_abi::Direction;

@@ -2,7 +2,13 @@
 
 use core::mem::{MaybeUninit, size_of};
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::generated::{
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
 use oxilium_datapath::Packet;
 use zerocopy::FromBytes;
 
@@ -78,6 +84,29 @@ impl Packet for Skb {
             }
             Some(value.assume_init())
         }
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(self, offset: u32, bytes: [u8; N]) -> bool {
+        // SAFETY: the helper reads N bytes of an array that has as many.
+        unsafe {
+            bpf_skb_store_bytes(self.0.cast(), offset, bytes.as_ptr().cast(), N as u32, 0) == 0
+        }
+    }
+
+    #[inline(always)]
+    fn fix_l3(self, offset: u32, difference: u32) -> bool {
+        // SAFETY: the context is valid; the helper checks the offset.
+        unsafe { bpf_l3_csum_replace(self.0.cast(), offset, 0, u64::from(difference), 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn fix_l4(self, offset: u32, difference: u32, pseudo: bool, udp: bool) -> bool {
+        let pseudo = if pseudo { BPF_F_PSEUDO_HDR } else { 0 };
+        let udp = if udp { BPF_F_MARK_MANGLED_0 } else { 0 };
+        let flags = u64::from(pseudo | udp);
+        // SAFETY: the context is valid; the helper checks the offset.
+        unsafe { bpf_l4_csum_replace(self.0.cast(), offset, 0, u64::from(difference), flags) == 0 }
     }
 
     #[inline(always)]

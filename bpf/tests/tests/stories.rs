@@ -21,8 +21,10 @@ fn each_story_goes_as_told() -> Result<()> {
         object.forget_all()?;
         for (number, step) in story.steps.iter().enumerate() {
             let (direction, frame, expected) = match step {
-                Step::From(frame, expected) => (Direction::Egress, frame, expected),
-                Step::To(frame, expected) => (Direction::Ingress, frame, expected),
+                Step::From(frame, expected) => (Direction::Egress, frame, *expected),
+                Step::To(frame, expected) => (Direction::Ingress, frame, *expected),
+                Step::Sent(frame, _) => (Direction::Egress, frame, Ok(())),
+                Step::Received(frame, _) => (Direction::Ingress, frame, Ok(())),
                 Step::Plan(writes) => {
                     for write in writes {
                         object.write(write)?;
@@ -38,13 +40,24 @@ fn each_story_goes_as_told() -> Result<()> {
                 continue;
             }
             let seen = match object.run(direction, frame) {
-                Ok(run) => run.reason.map_or(Ok(()), Err),
+                Ok(run) => {
+                    if let (None, Step::Sent(_, goes_on) | Step::Received(_, goes_on)) =
+                        (run.reason, step)
+                        && run.bytes != goes_on.bytes
+                    {
+                        wrong.push(format!(
+                            "{}, step {number}: expected {:x?}, saw {:x?}",
+                            story.name, goes_on.bytes, run.bytes
+                        ));
+                    }
+                    run.reason.map_or(Ok(()), Err)
+                }
                 Err(error) => {
                     wrong.push(format!("{}, step {number}: {error:#}", story.name));
                     continue;
                 }
             };
-            if seen != *expected {
+            if seen != expected {
                 wrong.push(format!(
                     "{}, step {number}: expected {expected:?}, saw {seen:?}",
                     story.name

@@ -60,6 +60,9 @@ pub(crate) enum Command {
     /// Policies.
     #[command(subcommand)]
     Policy(Policy),
+    /// Services that pods reach by a ClusterIP.
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// What the kernel holds.
     #[command(subcommand)]
     Bpf(Bpf),
@@ -142,6 +145,40 @@ pub(crate) enum Bpf {
     Ct(Ct),
     /// Endpoints and their interfaces.
     Endpoint(Listing),
+    /// Load balancing: services, backends, reverse NAT.
+    #[command(subcommand)]
+    Lb(Lb),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// All of them, with their backends.
+    #[command(visible_alias = "ls")]
+    List {
+        /// Leave the headers out.
+        #[arg(long)]
+        no_headers: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Lb {
+    /// Frontends with their slots, or one of the other tables.
+    #[command(visible_alias = "ls")]
+    List(LbList),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LbList {
+    /// Addresses of frontends by id.
+    #[arg(long, conflicts_with_all = ["frontends", "backends"])]
+    pub(crate) revnat: bool,
+    /// Frontends without their slots.
+    #[arg(long, conflicts_with = "backends")]
+    pub(crate) frontends: bool,
+    /// Backends by id.
+    #[arg(long)]
+    pub(crate) backends: bool,
 }
 
 #[derive(Debug, Args)]

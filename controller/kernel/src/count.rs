@@ -43,6 +43,8 @@ named! {
         EndpointWords = "endpoint_words",
         /// Node words.
         NodeWords = "node_words",
+        /// Services, backends, reverse NAT.
+        Services = "services",
         /// Conntrack and fragments.
         Conntrack = "conntrack",
         /// Read-only data of programs.

@@ -36,6 +36,9 @@ impl Node for KernelNode {
         let mut observed = Observed {
             policy: all(&tables.policy)?,
             ipcache: all(&tables.ipcache)?,
+            services: all(&tables.services)?,
+            backends: all(&tables.backends)?,
+            reverse_nat: all(&tables.reverse_nat)?,
             ..Observed::default()
         };
         each(&tables.shapes, |index: u32, word: u64| {

@@ -393,7 +393,7 @@ impl<'t> ObjectLowering<'t, '_> {
 /// The label that every namespace has, with its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-fn transport(name: Option<&str>) -> Option<Protocol> {
+pub(super) fn transport(name: Option<&str>) -> Option<Protocol> {
     match name {
         None | Some("" | "TCP") => Some(Protocol::TCP),
         Some("UDP") => Some(Protocol::UDP),

@@ -2,14 +2,16 @@
 //!
 //! 1. The plan's number is taken, so that a plan that is cut off is known for one.
 //! 2. Interfaces of devices that are gone: their index may serve another.
-//! 3. Policy entries that are added or raised, and tables that are built beside those in use.
-//! 4. The identities of addresses; in the bank that is not read if endpoints change their table as well.
-//! 5. Policy entries that are taken away or lowered.
-//! 6. Endpoint words and the ipcache word, with the plan's number: recorded verdicts are stale.
-//! 7. New interfaces, born with the plan's number.
-//! 8. The number is published: what is evaluated from now on is good.
-//! 9. Programs: a new endpoint is complete before the first packet meets one.
-//! 10. The bank that is not read any more, flows of endpoints that are gone, tables that nobody uses.
+//! 3. Services that are new, and backends that are new in one.
+//! 4. Policy entries that are added or raised, and tables that are built beside those in use.
+//! 5. The identities of addresses; in the bank that is not read if endpoints change their table as well.
+//! 6. Policy entries that are taken away or lowered.
+//! 7. Endpoint words and the ipcache word, with the plan's number: recorded verdicts are stale.
+//! 8. New interfaces, born with the plan's number.
+//! 9. The number is published: what is evaluated from now on is good.
+//! 10. Programs: a new endpoint is complete before the first packet meets one.
+//! 11. The bank that is not read any more, flows of endpoints that are gone, tables that nobody
+//!     uses, services and backends that are gone.
 
 use std::collections::BTreeSet;
 
@@ -19,6 +21,7 @@ use super::addresses::AddressDiff;
 use super::assign::{Assigner, Assignment, Change, Room};
 use super::interfaces::InterfaceDiff;
 use super::room::check_room;
+use super::services::ServiceDiff;
 use super::{Plan, PlanError, Reason, Step, Write};
 use crate::node_state::NodeState;
 use crate::observed::Observed;
@@ -58,6 +61,7 @@ struct Builder<'a> {
     bank: u32,
     addresses: AddressDiff<'a>,
     interfaces: InterfaceDiff<'a>,
+    services: ServiceDiff,
     assigner: Assigner<'a>,
     tables: Assignment,
     /// The plan's number, if it changes any verdict.
@@ -75,6 +79,7 @@ impl<'a> Builder<'a> {
         let bank = observed.ipcache_word().bank();
         let addresses = AddressDiff::new(&observed.ipcache, &desired.ipcache, bank);
         let interfaces = InterfaceDiff::new(observed, desired);
+        let services = ServiceDiff::new(observed, &desired.services)?;
         let mut assigner = Assigner::new(observed, desired, &interfaces.live, config);
         let tables = assigner.assign(&addresses.moves, room)?;
         let mut builder = Self {
@@ -84,6 +89,7 @@ impl<'a> Builder<'a> {
             bank,
             addresses,
             interfaces,
+            services,
             assigner,
             tables,
             epoch: None,
@@ -108,6 +114,7 @@ impl<'a> Builder<'a> {
     fn ipcache_word_changes(&self) -> bool {
         self.was_interrupted()
             || !self.addresses.moves.is_empty()
+            || self.services.new_frontends
             || self.has_impossible_epoch(self.observed.ipcache_word().epoch())
     }
 
@@ -155,6 +162,8 @@ impl<'a> Builder<'a> {
         if self.room == Room::Scarce {
             self.remove_garbage();
         }
+        let services = self.services.additions();
+        self.steps.extend(services);
         let banks = !self.addresses.moves.is_empty() && self.switches_live_table();
         if banks {
             self.change_in_other_bank();
@@ -173,6 +182,8 @@ impl<'a> Builder<'a> {
             self.level_banks();
         }
         self.clean_up(banks);
+        let services = self.services.removals();
+        self.steps.extend(services);
         Plan { steps: self.steps }
     }
 

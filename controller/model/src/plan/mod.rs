@@ -8,6 +8,7 @@ mod content;
 mod interfaces;
 mod rank;
 mod room;
+mod services;
 mod show;
 mod write;
 
@@ -18,6 +19,9 @@ use thiserror::Error;
 pub use addresses::{ipcache_key, ipcache_prefix, ipcache_value};
 pub use build::plan;
 pub use interfaces::interface_config;
+pub use services::{
+    RESTING_BACKENDS, RESTING_FRONTENDS, lb_address, service_frontend, service_key,
+};
 pub use write::{Operation, Table, Write};
 
 /// Why a write is made.
@@ -65,6 +69,10 @@ pub enum Reason {
     },
     /// An address changes its identity.
     AddressChange,
+    /// A service is new, or has other backends.
+    ServiceChange,
+    /// A service or a backend is gone.
+    GoneService,
     /// Bookkeeping of epochs and banks.
     Epoch,
     /// A program is missing or not the loaded one.

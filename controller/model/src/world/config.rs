@@ -62,6 +62,10 @@ pub struct Capacities {
     pub interfaces: usize,
     /// Highest endpoint id: half the length of the endpoint words' array, less one.
     pub max_endpoint: u16,
+    /// Frontends of services; at most 32,768. As many ids are kept for those that rest.
+    pub frontends: usize,
+    /// Backends of all frontends together, at most 2²² (Cilium's `bpf-lb-map-max` is for each of its maps).
+    pub backends: usize,
 }
 
 impl Default for Capacities {
@@ -73,6 +77,8 @@ impl Default for Capacities {
             ipcache: 512_000,
             interfaces: 4096,
             max_endpoint: u16::MAX,
+            frontends: 32 * 1024,
+            backends: 256 * 1024,
         }
     }
 }

@@ -95,6 +95,27 @@ impl Kernel {
                     kernel.endpoint_words.remove(&endpoint);
                 }
             }
+            Write::Service { key, value } => {
+                assert_ne!(kernel.services.insert(key, value), Some(value), "{write}");
+            }
+            Write::ServiceDelete { key } => {
+                assert!(kernel.services.remove(&key).is_some(), "{write}");
+            }
+            Write::Backend { id, value } => {
+                assert_ne!(kernel.backends.insert(id, value), Some(value), "{write}");
+            }
+            Write::BackendDelete { id } => {
+                assert!(kernel.backends.remove(&id).is_some(), "{write}");
+            }
+            Write::ReverseNat { id, value } => {
+                assert_ne!(kernel.reverse_nat.insert(id, value), Some(value), "{write}");
+            }
+            Write::ReverseNatDelete { id } => {
+                assert!(kernel.reverse_nat.remove(&id).is_some(), "{write}");
+            }
+            Write::ServicesInUse(used) => {
+                kernel.node_words[NodeWord::Services as usize] = u64::from(used);
+            }
             Write::Attach { point, program, .. } | Write::Replace { point, program, .. } => {
                 let program = AttachedProgram {
                     tag: program,
