@@ -2,6 +2,7 @@
 
 mod attachments;
 mod claims;
+mod ledger;
 mod lock;
 
 use std::fs::{self, DirBuilder, File};
@@ -14,6 +15,8 @@ use serde::de::DeserializeOwned;
 
 pub use attachments::{AttachmentRecord, Attachments};
 pub use claims::ClaimsFile;
+pub(crate) use ledger::{LOCK, missing};
+pub use ledger::{Ledger, Places};
 pub use lock::{InstanceLock, LockError};
 
 /// A file of the state directory could not be read or written.

@@ -8,6 +8,7 @@
 //! - [`api`]: the socket
 //! - [`staged`]: what staged policies would change
 //! - [`disk`]: what outlives the agent
+//! - [`uninstall`]: the end of all of it
 //! - [`offline`], [`explain`]: the pure core for people who ask what would be
 
 pub mod api;
@@ -21,6 +22,7 @@ pub mod reconcile;
 mod run;
 pub mod source;
 pub mod staged;
+pub mod uninstall;
 
 pub use config::AgentOptions;
 pub use run::run;

@@ -19,7 +19,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::api::{Monitors, Server, Service};
 use crate::config::{self, AgentOptions, LogFormat};
-use crate::disk::{InstanceLock, make_directory, write_whole};
+use crate::disk::{InstanceLock, LOCK, Ledger, Places, make_directory, missing, write_whole};
 use crate::reconcile::{Input, Reconciler, Start, View};
 use crate::source::{self, TombstoneWatch};
 
@@ -123,11 +123,20 @@ struct Process {
 }
 
 impl Process {
-    fn prepare(options: &AgentOptions) -> Result<Self> {
+    fn prepare(options: &AgentOptions, socket: &Path) -> Result<Self> {
         // What the agent makes is for root only, from the moment that it is there.
         umask(Mode::from_bits_truncate(0o077));
+        let made = missing(&options.state_dir);
         make_directory(&options.state_dir)?;
-        let state = InstanceLock::take(&options.state_dir.join("agent.lock"))?;
+        let state = InstanceLock::take(&options.state_dir.join(LOCK))?;
+        let places = Places {
+            bpf_root: options.bpf_root.clone(),
+            status: options.status_dir(),
+            tombstones: options.tombstones.clone(),
+            socket: socket.to_owned(),
+        };
+        // Before anything else is made.
+        Ledger::note(&options.state_dir, made, places)?;
         // Two agents with state of their own would still write to one set of maps.
         let maps = InstanceLock::of_directory(&options.bpf_root)?;
         Ok(Self {
@@ -337,7 +346,7 @@ fn kernel_config(options: &AgentOptions) -> KernelConfig {
 /// When it cannot start; with what to do about it.
 pub fn run(options: AgentOptions, socket: &Path) -> Result<()> {
     log_to_stderr(&options);
-    let process = Process::prepare(&options)?;
+    let process = Process::prepare(&options, socket)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
