@@ -4,6 +4,7 @@
 //! index; a [`Reconciler::turn`] then does what there is to do. So any number of inputs makes one turn, and
 //! nothing depends on their order.
 
+mod adopt;
 mod apply;
 mod attach;
 mod devices;
@@ -33,6 +34,7 @@ use crate::publish::StatusDirectory;
 use crate::source::{Delivery, SourceReport, Tombstones};
 use crate::staged::StagedReports;
 
+use adopt::Adoption;
 pub(crate) use devices::mac_text;
 use failures::{Failures, Object};
 use index::Index;
@@ -88,6 +90,8 @@ pub struct Start<N> {
     pub status_dir: PathBuf,
     /// Where CNI leaves word.
     pub tombstones: PathBuf,
+    /// Directories of network namespaces in which pods are looked for that run already; none: they are not.
+    pub adopt_from: Vec<PathBuf>,
     /// Time between two sweeps.
     pub sweep: Duration,
     /// Time between two looks at hooks that announce nothing.
@@ -125,6 +129,7 @@ pub struct Reconciler<N> {
     waiters: Vec<Waiter>,
     lives: Lives,
     source: Arc<SourceReport>,
+    adoption: Adoption,
     staged: Arc<StagedReports>,
     sweep_every: Duration,
     next_sweep: Instant,
@@ -148,6 +153,7 @@ impl<N: Node> Reconciler<N> {
             state_dir,
             status_dir,
             tombstones,
+            adopt_from,
             sweep,
             hooks,
         } = start;
@@ -181,6 +187,7 @@ impl<N: Node> Reconciler<N> {
             waiters: Vec::new(),
             lives,
             source: Arc::default(),
+            adoption: Adoption::new(adopt_from),
             staged: Arc::default(),
             sweep_every: sweep,
             next_sweep: now + sweep,
@@ -223,6 +230,7 @@ impl<N: Node> Reconciler<N> {
                     if let Some(objects) = &delivery.objects {
                         self.index
                             .set_objects(Arc::clone(objects), &delivery.synced);
+                        self.adoption.due = true;
                     }
                     self.source = Arc::clone(&delivery.report);
                 }
@@ -269,6 +277,10 @@ impl<N: Node> Reconciler<N> {
         if now >= self.next_sweep {
             self.begin_sweep(now);
         }
+        if self.links_changed && !self.failures.waits(&Object::Links, now) {
+            self.read_links(now);
+        }
+        self.adopt(now);
         if self.links_changed && !self.failures.waits(&Object::Links, now) {
             self.read_links(now);
         }
@@ -341,6 +353,7 @@ impl<N: Node> Reconciler<N> {
     /// The kernel is to be compared with what it should hold, whatever is remembered of it.
     fn begin_sweep(&mut self, now: Instant) {
         self.links_changed = true;
+        self.adoption.due = true;
         self.sweep.due = true;
         self.read_tombstones(now);
         self.next_sweep = now + jitter(self.sweep_every);
