@@ -93,6 +93,78 @@ fn what_is_no_value_or_not_done_is_refused() {
     }
 }
 
+#[test]
+fn with_metrics_for_prometheus_and_its_operator() {
+    if !require(&[Need::Helm]) {
+        return;
+    }
+    let rendered = helm::render(&[
+        "prometheus.enabled=true",
+        "prometheus.port=9964",
+        "prometheus.serviceMonitor.enabled=true",
+        "prometheus.serviceMonitor.labels.release=monitoring",
+        "prometheus.rules.enabled=true",
+        "dashboards.enabled=true",
+        "dashboards.namespace=monitoring",
+    ])
+    .unwrap();
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&rendered).unwrap();
+    let of_kind = |kind: &'static str| {
+        documents
+            .iter()
+            .filter(move |document| document["kind"] == kind)
+    };
+    let config = of_kind("ConfigMap").find(|map| map["metadata"]["name"] == "cilium-config");
+    assert_eq!(config.unwrap()["data"]["prometheus-serve-addr"], ":9964");
+    let monitor = of_kind("ServiceMonitor").next().unwrap();
+    assert_eq!(monitor["metadata"]["labels"]["release"], "monitoring");
+    let daemon_set = &of_kind("DaemonSet").next().unwrap()["spec"]["template"];
+    let annotations = daemon_set["metadata"]["annotations"].as_object().unwrap();
+    assert!(
+        !annotations.contains_key("prometheus.io/scrape"),
+        "two ways would count twice"
+    );
+    let rules = of_kind("PrometheusRule").next().unwrap();
+    let alerts = rules["spec"]["groups"][0]["rules"].as_array().unwrap();
+    assert!(
+        alerts.iter().all(|alert| alert["alert"].is_string()),
+        "{alerts:?}"
+    );
+    let dashboard = of_kind("ConfigMap").find(|map| map["metadata"]["name"] == "cilium-dashboard");
+    let dashboard = dashboard.unwrap()["data"]["cilium-dashboard.json"]
+        .as_str()
+        .unwrap();
+    serde_json::from_str::<Value>(dashboard).unwrap();
+    let service = of_kind("Service").find(|service| service["metadata"]["name"] == "cilium-agent");
+    assert_eq!(service.unwrap()["spec"]["clusterIP"], "None");
+}
+
+/// Words of a text that look like names of metrics.
+fn metric_names(text: &str) -> BTreeSet<&str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| {
+            ["cilium_", "oxilium_", "process_"]
+                .iter()
+                .any(|prefix| word.starts_with(prefix))
+        })
+        .map(|word| word.trim_end_matches("_bucket"))
+        .collect()
+}
+
+#[test]
+fn alerts_and_dashboard_speak_of_metrics_that_there_are() {
+    let chart = helm::chart();
+    let documented = fs::read_to_string(chart.join("../../docs/metrics.md")).unwrap();
+    let documented = metric_names(&documented);
+    for file in ["files/alerts.yaml", "files/dashboard.json"] {
+        let text = fs::read_to_string(chart.join(file)).unwrap();
+        let used = metric_names(&text);
+        assert!(!used.is_empty(), "{file}");
+        let unknown: Vec<_> = used.difference(&documented).collect();
+        assert!(unknown.is_empty(), "{file}: {unknown:?}");
+    }
+}
+
 /// Dotted names of all values; an empty map or a list is a value, too.
 fn leaves(value: &Value, name: &str, into: &mut BTreeSet<String>) {
     match value {
@@ -136,7 +208,12 @@ fn each_value_is_in_the_schema_and_does_something_or_can_only_be_what_is_done() 
     let values = fs::read_to_string(chart.join("values.yaml")).unwrap();
     let values: Value = serde_saphyr::from_str(&values).unwrap();
     let mut templates = String::new();
-    for folder in ["templates", "templates/agent", "templates/operator"] {
+    for folder in [
+        "templates",
+        "templates/agent",
+        "templates/monitoring",
+        "templates/operator",
+    ] {
         for entry in fs::read_dir(chart.join(folder)).unwrap() {
             let path = entry.unwrap().path();
             if path.is_file() {

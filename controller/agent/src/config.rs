@@ -17,6 +17,7 @@ use oxilium_model::policy::config::{AllowLocalhost, EnforcementMode, Families, P
 
 use self::settle::Configured;
 use self::value::{parse_boolean, parse_seconds};
+use crate::http::OptionalAddress;
 use crate::kubernetes::KubernetesOptions;
 
 /// Options of `oxilium agent`.
@@ -168,6 +169,15 @@ pub struct AgentOptions {
     /// Port of /healthz and /livez on the loopback address; neither is served unless given.
     #[arg(long, env = "CILIUM_AGENT_HEALTH_PORT", value_name = "PORT")]
     pub agent_health_port: Option<u16>,
+
+    /// Where /metrics is served for Prometheus, `:PORT` for all addresses of the node; empty: nowhere.
+    #[arg(
+        long,
+        env = "CILIUM_PROMETHEUS_SERVE_ADDR",
+        default_value = "",
+        value_name = "[HOST]:PORT"
+    )]
+    pub prometheus_serve_addr: OptionalAddress,
 
     /// How log lines are written.
     #[arg(long, env = "OXILIUM_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]

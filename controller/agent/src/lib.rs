@@ -6,6 +6,7 @@
 //! - [`reconcile`]: the index, the loop, the writes
 //! - [`publish`]: the status directory, the API server, events
 //! - [`api`]: the socket
+//! - [`http`], [`metrics`]: what probes and Prometheus read
 //! - [`staged`]: what staged policies would change
 //! - [`disk`]: what outlives the agent
 //! - [`offline`], [`explain`]: the pure core for people who ask what would be
@@ -14,8 +15,9 @@ pub mod api;
 pub mod config;
 pub mod disk;
 pub mod explain;
-pub mod health;
+pub mod http;
 pub mod kubernetes;
+pub mod metrics;
 pub mod offline;
 pub mod publish;
 pub mod reconcile;

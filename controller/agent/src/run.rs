@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::IsTerminal;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -18,11 +18,14 @@ use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::api::{Monitors, Server, Service};
+use crate::api::{Metrics, Monitors, Server, Service};
 use crate::config::{self, AgentOptions, LogFormat, ObjectSource};
 use crate::disk::{InstanceLock, make_directory, write_whole};
-use crate::health;
+use crate::http::{self, OptionalAddress};
+use crate::metrics::{CountLogLines, Instruments};
 use crate::publish::{Publishing, publish};
 use crate::reconcile::{Input, Reconciler, Start, View};
 use crate::source::{self, TombstoneWatch};
@@ -34,19 +37,29 @@ const LINKS_AT_ONCE: usize = 2;
 /// How long no pod must have come before staged programs get their links.
 const SETTLE_AFTER: Duration = Duration::from_secs(1);
 
-/// Log lines go to stderr. Once in a process.
-pub fn log_to_stderr(debug: bool, format: LogFormat) {
+/// Log lines go to stderr; `counted` counts those that are warnings or errors. Once in a process.
+pub fn log_to_stderr(debug: bool, format: LogFormat, counted: Option<Instruments>) {
     let level = if debug { "debug" } else { "info" };
     // What goes wrong with a request is told by whoever made it.
     let quiet = format!("{level},kube_client=off");
     let filter = EnvFilter::try_from_env("OXILIUM_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
+    let counted = counted.map(CountLogLines);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
         .with_writer(std::io::stderr);
     match format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .finish()
+            .with(counted)
+            .init(),
+        LogFormat::Text => builder
+            .with_ansi(std::io::stderr().is_terminal())
+            .finish()
+            .with(counted)
+            .init(),
     }
 }
 
@@ -182,6 +195,7 @@ fn serve(
     socket: &Path,
     process: Process,
     kernel: Kernel,
+    instruments: Instruments,
     runtime: &Runtime,
 ) -> Result<()> {
     let Process {
@@ -205,6 +219,7 @@ fn serve(
         sweep: options.sweep(),
         hooks: HOOKS_EVERY,
         settle: SETTLE_AFTER,
+        instruments: instruments.clone(),
     };
     let (inputs, received) = channel();
     tracing::info!(node = node_name, attach_mode, "agent starts");
@@ -224,12 +239,9 @@ fn serve(
         view,
         options: Arc::new(options),
         attach_mode,
+        instruments,
     });
-    if let Some(port) = service.options.agent_health_port {
-        let address = (Ipv4Addr::LOCALHOST, port).into();
-        let listener = runtime.block_on(health::listen(address, "agent-health-port"))?;
-        tokio::spawn(health::serve(listener, Arc::clone(&service)));
-    }
+    serve_pages(&service, runtime)?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -241,6 +253,24 @@ fn serve(
         tracing::info!("agent ends; what it enforced stays enforced");
         Ok(())
     })
+}
+
+/// What probes and Prometheus read, where the options say.
+fn serve_pages<N: Node + 'static>(service: &Arc<Service<N>>, runtime: &Runtime) -> Result<()> {
+    let options = &service.options;
+    if let Some(port) = options.agent_health_port {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listener = runtime.block_on(http::listen(address.into(), "agent-health-port"))?;
+        tokio::spawn(http::serve(listener, Arc::clone(service)));
+    }
+    if let OptionalAddress(Some(address)) = options.prometheus_serve_addr {
+        let listener = runtime.block_on(http::listen(address, "prometheus-serve-addr"))?;
+        tokio::spawn(http::serve(
+            listener,
+            Arc::new(Metrics(Arc::clone(service))),
+        ));
+    }
+    Ok(())
 }
 
 /// Word that the CNI plugin leaves is heeded at once. Without a watch the sweep finds it.
@@ -370,7 +400,8 @@ fn kernel_config(options: &AgentOptions) -> KernelConfig {
 /// # Errors
 /// When it cannot start; with what to do about it.
 pub fn run(options: AgentOptions, socket: &Path) -> Result<()> {
-    log_to_stderr(options.debug, options.log_format);
+    let instruments = Instruments::default();
+    log_to_stderr(options.debug, options.log_format, Some(instruments.clone()));
     options.configured.log();
     let process = Process::prepare(&options)?;
     let runtime = runtime::Builder::new_multi_thread()
@@ -382,5 +413,5 @@ pub fn run(options: AgentOptions, socket: &Path) -> Result<()> {
         let _guard = runtime.enter();
         Kernel::open(&options)?
     };
-    serve(options, socket, process, kernel, &runtime)
+    serve(options, socket, process, kernel, instruments, &runtime)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use kube::api::DynamicObject;
-use oxilium_agent::health::{self, Answer, Pages};
+use oxilium_agent::http::{self, Answer, Pages};
 use oxilium_agent::kubernetes::connect;
 use oxilium_operator::{Health, OperatorOptions};
 use serde_json::json;
@@ -30,7 +30,7 @@ impl Pages for Probes {
 }
 
 pub(crate) fn run(options: &OperatorOptions) -> anyhow::Result<Verdict> {
-    oxilium_agent::log_to_stderr(options.debug, options.log_format);
+    oxilium_agent::log_to_stderr(options.debug, options.log_format, None);
     let terms = options.terms().map_err(|error| anyhow!(error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -40,9 +40,12 @@ pub(crate) fn run(options: &OperatorOptions) -> anyhow::Result<Verdict> {
     runtime.block_on(async {
         let client = connect(&options.kubernetes).await?.client;
         let (told, seen) = watch::channel(Health::Waiting);
-        let listener =
-            health::listen(options.operator_api_serve_addr, "operator-api-serve-addr").await?;
-        tokio::spawn(health::serve(listener, Arc::new(Probes(seen))));
+        let listener = http::listen(
+            options.operator_api_serve_addr.into(),
+            "operator-api-serve-addr",
+        )
+        .await?;
+        tokio::spawn(http::serve(listener, Arc::new(Probes(seen))));
         let name = name(options)?;
         let definitions = match &options.crds_dir {
             Some(directory) => definitions(directory)?,

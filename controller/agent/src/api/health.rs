@@ -1,14 +1,18 @@
-//! What kubelet is told.
+//! What kubelet's probes and Prometheus are told.
+
+use std::sync::Arc;
 
 use oxilium_api::{ApiError, ComponentState, ComponentStatus, ErrorCode};
-use oxilium_kernel::Node;
+use oxilium_kernel::{Node, ObserveError};
 use serde_json::json;
 
 use super::server::{Service, errand};
-use crate::health::{Answer, Pages};
+use crate::http::{Answer, Pages};
+use crate::metrics::{self, Kernel, Picture, Process};
 use crate::reconcile::View;
 
 /// `/healthz`: what the sources say is enforced, and nothing fails. `/livez`: the loop still turns, whatever it is told.
+/// `/metrics` has a port of its own: see [`Metrics`].
 impl<N: Node + 'static> Pages for Service<N> {
     async fn page(&self, path: &str) -> Answer {
         match path {
@@ -48,5 +52,43 @@ fn answer(state: ComponentState, msg: String) -> Answer {
     match state {
         ComponentState::Failure => Answer::Unwell(body),
         _ => Answer::Well(body),
+    }
+}
+
+/// `/metrics`, and nothing else.
+pub struct Metrics<N>(pub Arc<Service<N>>);
+
+impl<N: Node + 'static> Pages for Metrics<N> {
+    async fn page(&self, path: &str) -> Answer {
+        match path {
+            "/metrics" => self.metrics().await,
+            _ => Answer::NoSuchPage,
+        }
+    }
+}
+
+impl<N: Node + 'static> Metrics<N> {
+    async fn metrics(&self) -> Answer {
+        let Self(service) = self;
+        let counted = errand(service, |node, _| {
+            let failed = |error: ObserveError| ApiError::new(ErrorCode::Kernel, error.to_string());
+            Ok(Kernel {
+                counters: node.counters().map_err(failed)?,
+                writes: node.writes(),
+            })
+        });
+        let kernel = match counted.await {
+            Ok(kernel) => kernel,
+            // Prometheus notes a scrape that failed; numbers that are missing would look like zeros.
+            Err(error) => return answer(ComponentState::Failure, error.message),
+        };
+        let picture = Picture {
+            view: Arc::clone(&service.view.borrow()),
+            kernel,
+            monitor_readers: service.monitors.readers(),
+            attach_mode: service.attach_mode,
+        };
+        let page = metrics::page(&service.instruments, picture, Process::read());
+        Answer::Metrics(page)
     }
 }

@@ -8,5 +8,6 @@ mod server;
 mod status;
 
 pub use answers::condition_of;
+pub use health::Metrics;
 pub use monitor::Monitors;
 pub use server::{Server, Service, SocketError};

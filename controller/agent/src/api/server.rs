@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use super::{Monitors, answers, dumps, monitor, status};
 use crate::config::AgentOptions;
 use crate::disk::{DiskError, make_directory};
+use crate::metrics::Instruments;
 use crate::reconcile::{Input, Reply, View};
 
 /// How long an answer of the loop may take that waits for nothing.
@@ -55,6 +56,8 @@ pub struct Service<N> {
     pub options: Arc<AgentOptions>,
     /// How programs are attached, in a word.
     pub attach_mode: &'static str,
+    /// What is counted as it happens.
+    pub instruments: Instruments,
 }
 
 /// The listening socket: for root only from the moment that it can be reached.

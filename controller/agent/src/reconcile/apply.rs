@@ -12,6 +12,7 @@ use oxilium_model::world::Complete;
 
 use super::failures::Object;
 use super::{Reconciler, fold, settle};
+use crate::metrics::Phase;
 
 /// Plans that one turn makes at most: each failure needs another look at the kernel.
 const PLANS: u32 = 8;
@@ -48,6 +49,7 @@ impl<N: Node> Reconciler<N> {
         }
         self.keep_uids(now);
         let computed = started.elapsed();
+        self.instruments.took(Phase::compute, computed);
         let revision = self.revisions.plan;
         let mut attached = BTreeSet::new();
         for _ in 0..PLANS {
@@ -149,6 +151,7 @@ impl<N: Node> Reconciler<N> {
                 self.observed = Some(observed);
                 self.sweep.last = Some(started);
                 self.sweep.took = started.elapsed();
+                self.instruments.took(Phase::observe, self.sweep.took);
                 // The former picture of the kernel is gone.
                 oxilium_kernel::memory::give_back();
                 true
@@ -165,7 +168,9 @@ impl<N: Node> Reconciler<N> {
 
     fn plan(&mut self, complete: Complete, now: Instant) -> Option<Plan> {
         let observed = self.observed.as_ref()?;
+        let started = Instant::now();
         let planned = plan(observed, &self.state, self.index.config(), complete);
+        self.instruments.took(Phase::plan, started.elapsed());
         match planned {
             Ok(plan) => {
                 let repairs = plan
@@ -249,6 +254,8 @@ impl<N: Node> Reconciler<N> {
         self.failures.retain_planned(&planned);
         if writes > 0 {
             self.revisions.last_writes = writes;
+            self.instruments.planned(writes);
+            self.instruments.took(Phase::apply, started.elapsed());
             let apply_us = started.elapsed().as_micros();
             tracing::debug!(writes, apply_us, revision = self.revisions.plan, "applied");
         }
@@ -276,7 +283,9 @@ impl<N: Node> Reconciler<N> {
         let Some(endpoint) = endpoint.filter(|_| all) else {
             return false;
         };
-        self.lives.applied(endpoint, true, self.revisions.plan);
+        if let Some(time) = self.lives.applied(endpoint, true, self.revisions.plan) {
+            self.instruments.endpoint_ready(time);
+        }
         true
     }
 
@@ -315,6 +324,9 @@ impl<N: Node> Reconciler<N> {
     /// Everything that revision `revision` asks for is in the kernel, or fails by itself.
     fn applied(&mut self, revision: u64, attached: &BTreeSet<AttachPoint>) {
         self.revisions.applied = revision;
+        if let Some(since) = self.objects_since.take() {
+            self.instruments.implemented(since.elapsed());
+        }
         for endpoint in self.state.endpoints.values() {
             let Some(ifindex) = endpoint.ifindex else {
                 continue;
@@ -324,7 +336,9 @@ impl<N: Node> Reconciler<N> {
             }
             let attached_now = attached.iter().any(|point| point.ifindex == ifindex)
                 && !self.lives.is_ready(&endpoint.attachment);
-            self.lives.applied(endpoint, attached_now, revision);
+            if let Some(time) = self.lives.applied(endpoint, attached_now, revision) {
+                self.instruments.endpoint_ready(time);
+            }
         }
     }
 }

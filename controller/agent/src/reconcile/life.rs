@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use oxilium_api::StatusLogEntry;
 use oxilium_model::identity::NumericIdentity;
@@ -119,24 +119,28 @@ impl Lives {
         life.told = Some(Told { ready, ..told });
     }
 
-    /// Everything of an endpoint is in the kernel.
-    pub(crate) fn applied(&mut self, endpoint: &Endpoint, attached_now: bool, revision: u64) {
-        let Some(life) = self.0.get_mut(&endpoint.attachment) else {
-            return;
-        };
+    /// Everything of an endpoint is in the kernel. If that makes it ready, tells how long it took.
+    pub(crate) fn applied(
+        &mut self,
+        endpoint: &Endpoint,
+        attached_now: bool,
+        revision: u64,
+    ) -> Option<Duration> {
+        let life = self.0.get_mut(&endpoint.attachment)?;
         let (id, pod, ms) = (endpoint.id, &endpoint.pod, life.millis());
         if attached_now {
             let device = &endpoint.device;
             tracing::info!(endpoint = id, %pod, %device, ms, "programs attached");
             life.note(endpoint.state.name(), "programs attached");
         }
-        let Some(told) = &mut life.told else { return };
+        let told = life.told.as_mut()?;
         if told.ready || endpoint.state != EndpointState::Ready {
-            return;
+            return None;
         }
         told.ready = true;
         tracing::info!(endpoint = id, %pod, revision, ms, "ready");
         life.note("ready", &format!("revision {revision} enforced"));
+        Some(life.since.elapsed())
     }
 
     /// Endpoints that are not among `living` are over.

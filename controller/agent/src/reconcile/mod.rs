@@ -30,6 +30,7 @@ use oxilium_model::world::{AttachmentId, NodeConfig, World};
 use tokio::sync::{oneshot, watch};
 
 use crate::disk::{Attachments, ClaimsFile, DiskError};
+use crate::metrics::Instruments;
 use crate::publish::{PublishReport, StatusDirectory};
 use crate::source::{Delivery, SourceReport, Tombstones};
 use crate::staged::StagedReports;
@@ -99,6 +100,8 @@ pub struct Start<N> {
     pub hooks: Duration,
     /// How long no pod must have come before the programs of a burst get their links.
     pub settle: Duration,
+    /// What is counted as it happens.
+    pub instruments: Instruments,
 }
 
 /// An ADD that is not answered yet.
@@ -141,6 +144,9 @@ pub struct Reconciler<N> {
     /// Nothing is due before this time, unless an input comes.
     rest_until: Instant,
     settling: Settling,
+    instruments: Instruments,
+    /// Objects have changed since then that are not enforced yet.
+    objects_since: Option<Instant>,
     view: watch::Sender<Arc<View>>,
 }
 
@@ -159,6 +165,7 @@ impl<N: Node> Reconciler<N> {
             sweep,
             hooks,
             settle,
+            instruments,
         } = start;
         let attachments = Attachments::open(&state_dir, &config.boot_id)?;
         let (claims, valid) = ClaimsFile::open(&state_dir)?;
@@ -198,6 +205,8 @@ impl<N: Node> Reconciler<N> {
             looks: Looks::new(hooks, now),
             rest_until: now,
             settling: Settling::new(settle, now),
+            instruments,
+            objects_since: None,
             view: sender,
         };
         Ok((reconciler, receiver))
@@ -231,8 +240,12 @@ impl<N: Node> Reconciler<N> {
             match input {
                 Input::Objects(delivery) => {
                     if let Some(objects) = &delivery.objects {
+                        let before = self.index.revision();
                         self.index
                             .set_objects(Arc::clone(objects), &delivery.synced);
+                        if self.index.revision() != before {
+                            self.objects_since.get_or_insert(now);
+                        }
                     }
                     self.source = Arc::clone(&delivery.report);
                 }
@@ -420,7 +433,11 @@ impl<N: Node> Reconciler<N> {
     /// Removes flows that ended, a bounded number at a time.
     fn collect_flows(&mut self, now: Instant) {
         const BUDGET: usize = 65_536;
-        match self.node.collect_garbage(BUDGET) {
+        let started = Instant::now();
+        let collected = self.node.collect_garbage(BUDGET);
+        self.instruments
+            .collected(collected.as_ref().ok(), started.elapsed());
+        match collected {
             Ok(report) => {
                 self.failures.works(&Object::Flows);
                 tracing::debug!(?report, "removed flows that ended");

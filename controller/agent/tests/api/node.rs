@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use clap::{Args, Command, FromArgMatches};
 use oxilium_agent::AgentOptions;
-use oxilium_agent::api::{Monitors, Server, Service};
+use oxilium_agent::api::{Metrics, Monitors, Server, Service};
+use oxilium_agent::http::{Answer, Pages};
+use oxilium_agent::metrics::Instruments;
 use oxilium_agent::reconcile::{Input, Objects, Reconciler, Start};
 use oxilium_agent::source::{Delivery, objects};
 use oxilium_api::{Attach, AttachmentKey, Client, ContainerInterface, HostInterface, Pod};
@@ -38,7 +40,8 @@ pub(crate) struct Node {
     pub(crate) kernel: FakeKernel,
     pub(crate) inputs: Sender<Input<FakeNode>>,
     directory: tempfile::TempDir,
-    _runtime: Runtime,
+    service: Arc<Service<FakeNode>>,
+    runtime: Runtime,
 }
 
 impl Node {
@@ -50,6 +53,7 @@ impl Node {
             .into_iter()
             .map(|hook| (hook, ProgramTag([hook as u8 + 1; 8])))
             .collect();
+        let instruments = Instruments::default();
         let start = Start {
             node: kernel.node(programs.clone()),
             config: NodeConfig {
@@ -64,6 +68,7 @@ impl Node {
             sweep: Duration::from_hours(1),
             hooks: Duration::from_hours(1),
             settle: Duration::from_hours(1),
+            instruments: instruments.clone(),
         };
         let runtime = Runtime::new().unwrap();
         let handle = runtime.handle().clone();
@@ -83,15 +88,18 @@ impl Node {
             view,
             options: Arc::new(options()),
             attach_mode: "TCX",
+            instruments,
         };
         let server = Server::bind(&directory.path().join("run/agent.sock")).unwrap();
-        tokio::spawn(server.serve(Arc::new(service)));
+        let service = Arc::new(service);
+        tokio::spawn(server.serve(Arc::clone(&service)));
         drop(guard);
         Self {
             kernel,
             inputs,
             directory,
-            _runtime: runtime,
+            service,
+            runtime,
         }
     }
 
@@ -123,6 +131,12 @@ impl Node {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("run/agent.sock")
+    }
+
+    /// What Prometheus reads.
+    pub(crate) fn metrics(&self) -> Answer {
+        let metrics = Metrics(Arc::clone(&self.service));
+        self.runtime.block_on(metrics.page("/metrics"))
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use oxilium_agent::metrics::Instruments;
 use oxilium_agent::reconcile::{Input, Objects, Reconciler, Start, View};
 use oxilium_agent::source::{Delivery, objects};
 use oxilium_api::{
@@ -261,6 +262,7 @@ fn start(
         sweep: Duration::from_hours(1),
         hooks: Duration::from_millis(20),
         settle: Duration::ZERO,
+        instruments: Instruments::default(),
     })
     .unwrap()
 }

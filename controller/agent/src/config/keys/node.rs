@@ -27,6 +27,12 @@ pub(super) const KEYS: &[Key] = &[
         "port of /healthz on the loopback address",
     ),
     option(
+        AGENT,
+        "prometheus-serve-addr",
+        Text,
+        "where /metrics is served; nowhere when empty",
+    ),
+    option(
         INSTALLER,
         "custom-cni-conf",
         Bool,
@@ -235,9 +241,8 @@ pub(super) const KEYS: &[Key] = &[
     unused(
         "operator-prometheus-serve-addr",
         Text,
-        "no metrics are served yet",
+        "the operator serves no metrics yet",
     ),
-    unused("prometheus-serve-addr", Text, "no metrics are served yet"),
     unused(
         "skip-cnp-status-startup-clean",
         Bool,

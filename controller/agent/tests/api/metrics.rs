@@ -1,0 +1,104 @@
+//! What Prometheus reads of an agent, and that docs/metrics.md says the same.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use oxilium_abi::{COUNTER_FORWARDED, Counter, Direction, DropReason};
+use oxilium_agent::http::Answer;
+
+use crate::node::{Node, attach};
+
+/// A node with one enforced pod, of which packets were let through and dropped.
+fn node() -> Node {
+    let node = Node::ready();
+    let counter = |packets, bytes| Counter { packets, bytes };
+    let denied = DropReason::PolicyDenied as u8;
+    node.kernel
+        .count(Direction::Ingress, denied, counter(3, 180));
+    node.kernel
+        .count(Direction::Egress, COUNTER_FORWARDED, counter(5, 600));
+    node
+}
+
+fn page(node: &Node) -> String {
+    let answer = node.metrics();
+    assert!(matches!(answer, Answer::Metrics(_)), "{answer:?}");
+    match answer {
+        Answer::Metrics(page) | Answer::Well(page) | Answer::Unwell(page) => page,
+        Answer::NoSuchPage => String::new(),
+    }
+}
+
+#[test]
+fn a_scrape_tells_what_is_enforced_and_what_was_dropped() {
+    let node = node();
+    node.client().call(attach()).unwrap();
+    let page = page(&node);
+    let expected = [
+        "oxilium_ready 1",
+        "cilium_endpoint 1",
+        "cilium_endpoint_state{endpoint_state=\"ready\"} 1",
+        "cilium_policy_endpoint_enforcement_status{enforcement=\"ingress\"} 1",
+        "cilium_policy 1",
+        "cilium_identity{type=\"cluster_local\"} 1",
+        "cilium_controllers_failing 0",
+        "cilium_drop_count_total{reason=\"Policy denied\",direction=\"INGRESS\"} 3",
+        "cilium_drop_bytes_total{reason=\"Policy denied\",direction=\"INGRESS\"} 180",
+        "cilium_forward_count_total{direction=\"EGRESS\"} 5",
+        "cilium_forward_bytes_total{direction=\"EGRESS\"} 600",
+        "oxilium_endpoint_ready_duration_seconds_count 1",
+        "cilium_policy_implementation_delay_count 1",
+    ];
+    for line in expected {
+        assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+    }
+    assert!(page.ends_with("# EOF\n"), "{page}");
+}
+
+/// Name, type and meaning of each family of a page.
+fn families(page: &str) -> BTreeMap<&str, (&str, &str)> {
+    let mut families: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+    for line in page.lines() {
+        if let Some((name, help)) = line
+            .strip_prefix("# HELP ")
+            .and_then(|rest| rest.split_once(' '))
+        {
+            families.entry(name).or_default().1 = help;
+        }
+        if let Some((name, kind)) = line
+            .strip_prefix("# TYPE ")
+            .and_then(|rest| rest.split_once(' '))
+        {
+            families.entry(name).or_default().0 = kind;
+        }
+    }
+    families
+}
+
+#[test]
+fn the_page_in_docs_lists_all_metrics() {
+    let node = node();
+    node.client().call(attach()).unwrap();
+    let page = page(&node);
+    let mut table = "| Metric | Type | Meaning |\n|---|---|---|\n".to_owned();
+    for (name, (kind, help)) in families(&page) {
+        let total = if kind == "counter" { "_total" } else { "" };
+        let help = help.trim_end_matches('.');
+        writeln!(table, "| `{name}{total}` | {kind} | {help} |").unwrap();
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once("<!-- metrics -->\n").unwrap();
+    let (_, after) = rest.split_once("<!-- end of metrics -->\n").unwrap();
+    let wanted = format!("{before}<!-- metrics -->\n{table}<!-- end of metrics -->\n{after}");
+    if std::env::var_os("OXILIUM_UPDATE_DOCS").is_some() {
+        fs::write(&path, &wanted).unwrap();
+        return;
+    }
+    assert!(
+        text == wanted,
+        "docs/metrics.md is stale: OXILIUM_UPDATE_DOCS=1 cargo test -p oxilium-agent --test api"
+    );
+}
