@@ -28,7 +28,12 @@ pub struct AgentOptions {
     pub config_dir: Option<PathBuf>,
 
     /// Directory of manifests, in place of an API server.
-    #[arg(long, env = "OXILIUM_MANIFESTS", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "OXILIUM_MANIFESTS",
+        value_name = "DIR",
+        conflicts_with_all = ["k8s_kubeconfig_path", "k8s_api_server"]
+    )]
     pub manifests: Option<PathBuf>,
 
     /// The API server.

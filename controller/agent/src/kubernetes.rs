@@ -18,21 +18,11 @@ const WRITE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct KubernetesOptions {
     /// Absolute path of the kubeconfig file; KUBECONFIG and then the pod's service account unless given.
-    #[arg(
-        long,
-        env = "CILIUM_K8S_KUBECONFIG_PATH",
-        value_name = "FILE",
-        conflicts_with = "manifests"
-    )]
+    #[arg(long, env = "CILIUM_K8S_KUBECONFIG_PATH", value_name = "FILE")]
     pub k8s_kubeconfig_path: Option<PathBuf>,
 
     /// URL of the API server, in place of the one that the kubeconfig or the pod's environment names.
-    #[arg(
-        long,
-        env = "CILIUM_K8S_API_SERVER",
-        value_name = "URL",
-        conflicts_with = "manifests"
-    )]
+    #[arg(long, env = "CILIUM_K8S_API_SERVER", value_name = "URL")]
     pub k8s_api_server: Option<String>,
 }
 

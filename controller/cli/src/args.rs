@@ -266,3 +266,28 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "NAME", requires = "manifests")]
     pub(crate) node_name: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Of every subcommand: names that are taken twice, conflicts with options that it does not have, and the like. A build
+    /// for release does not look, and ends where such an option is read.
+    #[test]
+    fn the_command_line_does_not_contradict_itself() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_directory_of_manifests_is_in_place_of_an_api_server() {
+        for server in ["--k8s-api-server=https://a:1", "--k8s-kubeconfig-path=/f"] {
+            let agent = ["oxilium", "agent", "--manifests=/m", server];
+            let refused = Cli::try_parse_from(agent).unwrap_err().to_string();
+            assert!(refused.contains("cannot be used with"), "{refused}");
+            let operator = ["oxilium", "operator", server];
+            assert!(Cli::try_parse_from(operator).is_ok());
+        }
+    }
+}

@@ -145,8 +145,8 @@ pub(crate) struct Uninstall {
     cni_uninstall: bool,
 
     /// The plugin's program as well. Pods that were made with it cannot be removed without it.
-    #[arg(long)]
-    programs: bool,
+    #[arg(long = "programs")]
+    with_programs: bool,
 }
 
 pub(crate) fn run<W: Write>(command: &Cni, out: &mut Out<W>) -> anyhow::Result<Verdict> {
@@ -164,7 +164,7 @@ pub(crate) fn run<W: Write>(command: &Cni, out: &mut Out<W>) -> anyhow::Result<V
         Cni::Uninstall(options) if !options.cni_uninstall => {
             vec!["cni-uninstall is false: nothing is changed".to_owned()]
         }
-        Cni::Uninstall(options) => uninstall(&options.places.directories(), options.programs)?,
+        Cni::Uninstall(options) => uninstall(&options.places.directories(), options.with_programs)?,
     };
     out.print(&done, |table| {
         if done.is_empty() {
