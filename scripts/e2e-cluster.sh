@@ -4,11 +4,11 @@
 #   scripts/e2e-cluster.sh [SCENARIO…]    a cluster of three nodes out of namespaces, made and taken down (root); or the
 #                                         one that KUBECONFIG names, which must have the images and gets the chart
 #   KEEP=1                                leaves the cluster up
+#   THEN=COMMAND                          then runs this command
 #   SUITE=REGEX                           then runs those of Kubernetes' own tests, e.g. 'NetworkPolicy'
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . e2e/cluster/lib.sh
-chart=charts/oxilium
 
 take_down() {
     local status=$?
@@ -32,16 +32,12 @@ collect_logs() {
     done
 }
 
-install_chart() { # KUBECTL…
-    scripts/helm.sh template oxilium "$chart" --namespace kube-system --include-crds | "$@" apply --server-side --force-conflicts -f - >/dev/null
-    "$@" -n kube-system rollout status daemonset/cilium --timeout=180s
-    "$@" -n kube-system rollout status deployment/cilium-operator --timeout=180s
-}
-
+scripts/helm.sh >/dev/null
 cargo build --quiet --package oxilium-e2e --bin oxilium-e2e-cluster
+scenarios=target/debug/oxilium-e2e-cluster
 if [ -n "${KUBECONFIG:-}" ]; then
-    step "install the chart" install_chart kubectl
-    target/debug/oxilium-e2e-cluster "$@"
+    step "install the chart" "$scenarios" install
+    "$scenarios" "$@"
     exit
 fi
 
@@ -52,13 +48,18 @@ trap take_down EXIT
 trap 'exit 130' INT TERM
 if [ -d "$PIDS" ]; then
     step "image to the nodes" e2e/cluster/load.sh
+    # The image has the name that it had.
+    kubectl_admin -n kube-system delete pods -l 'app.kubernetes.io/name in (cilium-agent, cilium-operator)' --wait >/dev/null
 else
     e2e/cluster/up.sh "${NODES:-3}"
 fi
-step "install the chart" install_chart kubectl_admin
-target/debug/oxilium-e2e-cluster "$@"
+step "install the chart" "$scenarios" install
+status=0
+"$scenarios" "$@" || status=$?
+[ -z "${THEN:-}" ] || "$THEN" || status=$?
 if [ -n "${SUITE:-}" ]; then
     mkdir -p "$LOGS/suite"
     in_cp "$BIN/ginkgo" --procs="${PROCS:-6}" --focus="$SUITE" --no-color --silence-skips --timeout=60m "$BIN/e2e.test" -- \
-        --kubeconfig="$ADMIN" --provider=skeleton --num-nodes="${NODES:-3}" --minStartupPods=0 --report-dir="$LOGS/suite"
+        --kubeconfig="$ADMIN" --provider=skeleton --num-nodes="${NODES:-3}" --minStartupPods=0 --report-dir="$LOGS/suite" || status=$?
 fi
+exit "$status"

@@ -2,6 +2,7 @@
 # Builds the image as an OCI archive, without docker: two programs that need nothing else, and the names that they go by.
 #
 #   scripts/image.sh [ARCHIVE [NAME:TAG]]      default: target/image/oxilium.tar docker.io/oxilium/oxilium:VERSION
+#   PROFILE=dev                                cargo's profile, default release: dev is built sooner, and slower
 #
 # `ctr images import ARCHIVE`, `docker load --input ARCHIVE` and `kind load image-archive ARCHIVE` take it.
 set -euo pipefail
@@ -18,12 +19,13 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 # musl where its library is there, else glibc, which is linked in whole as well: what looks names up is part of it.
 target=$host
 if [ -d "$(rustc --print target-libdir --target "${host/gnu/musl}" 2>/dev/null)" ]; then target=${host/gnu/musl}; fi
+profile=${PROFILE:-release}
 variable=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$target")_RUSTFLAGS
 
-say "building oxilium and oxilium-cni $version for $target"
+say "building oxilium and oxilium-cni $version for $target ($profile)"
 env "$variable=-C target-feature=+crt-static" \
-    cargo build --quiet --release --target "$target" --package oxilium --package oxilium-cni --bins
-built=target/$target/release
+    cargo build --quiet --profile "$profile" --target "$target" --package oxilium --package oxilium-cni --bins
+built=target/$target/${profile/#dev/debug}
 for program in oxilium oxilium-cni; do
     if readelf --program-headers "$built/$program" | grep -q 'INTERP'; then
         die "$program needs a loader: it is not linked statically"

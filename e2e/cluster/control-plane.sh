@@ -16,13 +16,28 @@ network() {
 api_is_ready() { kubectl_admin get --raw /readyz; }
 has_default_account() { kubectl_admin -n default get serviceaccount default; }
 
+# What agents and operators ask, for the comparison with their roles.
+audit_policy() {
+    cat >"$STATE/audit-policy.yaml" <<X
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  users: ["system:serviceaccount:kube-system:cilium", "system:serviceaccount:kube-system:cilium-operator"]
+- level: None
+X
+}
+
 api_server() {
+    audit_policy
     daemon etcd ip netns exec "$CP" "$BIN/etcd" --name "$NAME" --data-dir "$STATE/etcd" \
         --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
         --listen-peer-urls http://127.0.0.1:2380 --unsafe-no-fsync --log-level warn
     daemon kube-apiserver ip netns exec "$CP" "$BIN/kube-apiserver" --etcd-servers=http://127.0.0.1:2379 \
         --secure-port=6443 --bind-address=0.0.0.0 --advertise-address="$CP_IP" \
         --service-cluster-ip-range="$SERVICES" --authorization-mode=Node,RBAC \
+        --audit-policy-file="$STATE/audit-policy.yaml" --audit-log-path="$LOGS/audit.log" --audit-log-maxsize=0 \
         --enable-admission-plugins=NodeRestriction --allow-privileged=true --enable-aggregator-routing=true \
         --client-ca-file="$PKI/ca.crt" --tls-cert-file="$PKI/apiserver.crt" --tls-private-key-file="$PKI/apiserver.key" \
         --service-account-issuer=https://kubernetes.default.svc.cluster.local \

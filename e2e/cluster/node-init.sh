@@ -66,7 +66,9 @@ network_provider() {
     cp -u "$BIN"/cni/* /opt/cni/bin/
     rm -f /etc/cni/net.d/*
     [ "$CNI" = flannel ] || return 0
-    printf 'FLANNEL_NETWORK=%s\nFLANNEL_SUBNET=10.244.%d.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n' \
+    # Masquerading is flannel's daemon's (who has none between pods); said to be nobody's, the bridge plugin would do it, and
+    # pods of other nodes would come by their nodes' addresses.
+    printf 'FLANNEL_NETWORK=%s\nFLANNEL_SUBNET=10.244.%d.1/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=true\n' \
         "$PODS" "$number" >/run/flannel/subnet.env
     cat >/etc/cni/net.d/10-flannel.conflist <<X
 {

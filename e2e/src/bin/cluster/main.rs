@@ -1,13 +1,20 @@
 //! `make e2e`: what a cluster's users do, on a cluster that is up and has the agent installed.
 //!
 //! Each scenario says what is done, what was expected and what was seen, and removes what it made; the exit status is 0
-//! only when all agree. `oxilium-e2e-cluster NAME…` runs those that are named.
+//! only when all agree. `oxilium-e2e-cluster NAME…` runs those that are named; `oxilium-e2e-cluster install` installs the
+//! chart for them.
 #![expect(clippy::print_stdout, reason = "printing is what this program does")]
 
+mod agents;
 mod changes;
+mod chart;
+mod collected;
+mod nodes;
 mod outages;
+mod permissions;
 mod seed;
 mod stage;
+mod trio;
 
 use std::{process::ExitCode, time::Instant};
 
@@ -51,9 +58,19 @@ const SCENARIOS: &[Scenario] = &[
     anywhere("labels-of-a-running-pod", changes::pod_labels),
     anywhere("labels-of-a-namespace", changes::namespace_labels),
     anywhere("cluster-ip-under-default-deny", changes::cluster_ip),
+    anywhere("unused-objects-are-collected", collected::unused),
+    anywhere("identity-marked-for-deletion", collected::marked_identity),
+    anywhere("endpoint-of-a-former-life", collected::former_life),
+    anywhere("older-definition-is-upgraded", collected::older_definition),
+    anywhere("taint-until-the-agent-is-ready", collected::taint),
     anywhere("agent-killed-under-traffic", outages::agent_killed),
+    here("agent-upgraded-in-place", agents::upgraded),
     here("api-server-away", outages::api_server_away),
     anywhere("crd-deleted-by-mistake", outages::crd_deleted),
+    anywhere("pods-that-run-already", agents::come_late),
+    here("node-deleted", nodes::deleted),
+    // Of all that was asked before.
+    here("permissions-as-used", permissions::as_used),
 ];
 
 fn main() -> ExitCode {
@@ -69,6 +86,9 @@ fn main() -> ExitCode {
 }
 
 fn run(wanted: &[String]) -> Result<bool> {
+    if wanted == ["install"] {
+        return chart::install(&Cluster::find()?, &[]).map(|()| true);
+    }
     for name in wanted {
         if !SCENARIOS.iter().any(|scenario| scenario.name == name) {
             let names: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();

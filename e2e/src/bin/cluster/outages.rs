@@ -3,101 +3,17 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use oxilium_e2e::cluster::{Cluster, LONG, Spot, Verdict};
+use oxilium_e2e::cluster::{Cluster, LONG, Verdict};
 use oxilium_e2e::wait;
 
-use crate::stage::{Stage, client, say, server};
-
-const AGENTS: &str = "k8s-app=cilium";
-const ONLY_FRIENDS: &str = "apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: friends}
-spec:
-  endpointSelector: {matchLabels: {app: web}}
-  ingress: [{fromEndpoints: [{matchLabels: {app: friend}}]}]
-";
-
-/// A server, somebody who may ask it and somebody who may not.
-struct Trio {
-    web: Spot,
-    friend: Spot,
-    stranger: Spot,
-}
-
-impl Trio {
-    fn start(stage: &mut Stage<'_>) -> Result<Self> {
-        let pods = server("web", "app: web", &stage.node(0))
-            + &client("friend", "app: friend", &stage.node(1))
-            + &client("stranger", "app: stranger", &stage.node(0));
-        let [web, friend, stranger] = stage.pods(["web", "friend", "stranger"], &pods)?;
-        stage.apply(ONLY_FRIENDS)?;
-        let trio = Self {
-            web,
-            friend,
-            stranger,
-        };
-        trio.hold(stage)?;
-        Ok(trio)
-    }
-
-    /// The policy holds, or comes to hold.
-    fn hold(&self, stage: &mut Stage<'_>) -> Result<()> {
-        let address = &self.web.address;
-        stage.becomes("a stranger", Verdict::Dropped, |cluster| {
-            self.stranger.curl(cluster, address, 80)
-        })?;
-        stage.becomes("a friend", Verdict::Works, |cluster| {
-            self.friend.curl(cluster, address, 80)
-        })
-    }
-}
-
-/// Asks again and again from inside a pod, and writes down what came of it; no API server is needed meanwhile.
-fn keep_asking(cluster: &Cluster, from: &Spot, to: &str, seconds: u64) -> Result<()> {
-    let script = format!(
-        "rm -f /tmp/asked /tmp/done; end=$(($(date +%s) + {seconds})); (while [ $(date +%s) -lt $end ]; do if curl -s -o \
-         /dev/null --connect-timeout 1 -m 3 http://{to}/; then echo came; else echo lost; fi >>/tmp/asked; done; touch \
-         /tmp/done) >/dev/null 2>&1 &"
-    );
-    let status = from.exec(cluster, &["sh", "-c", &script])?.0;
-    anyhow::ensure!(
-        status == 0,
-        "cannot begin to ask in {from}: status {status}"
-    );
-    Ok(())
-}
-
-/// How often an answer came and how often none did, once the asking is over.
-fn asked(cluster: &Cluster, from: &Spot, limit: Duration) -> Result<(usize, usize)> {
-    wait::until("the asking is over", limit, || {
-        Ok((from.exec(cluster, &["test", "-e", "/tmp/done"])?.0 == 0).then_some(()))
-    })?;
-    let text = from.exec(cluster, &["cat", "/tmp/asked"])?.1;
-    let count = |word| text.lines().filter(|line| *line == word).count();
-    Ok((count("came"), count("lost")))
-}
-
-fn nothing_lost_nothing_smuggled(
-    stage: &mut Stage<'_>,
-    trio: &Trio,
-    limit: Duration,
-) -> Result<()> {
-    let (came, lost) = asked(stage.cluster, &trio.friend, limit)?;
-    say(&format!("a friend's requests answered meanwhile: {came}"));
-    stage.compare("a friend was answered", &true, &(came > 0));
-    stage.compare("a friend's requests lost", &0, &lost);
-    let (came, lost) = asked(stage.cluster, &trio.stranger, limit)?;
-    stage.compare("a stranger asked", &true, &(lost > 0));
-    stage.compare("a stranger's requests answered", &0, &came);
-    Ok(())
-}
+use crate::stage::{AGENTS, Stage, say};
+use crate::trio::{ONLY_FRIENDS, Trio};
 
 /// All agents are killed and come back, while policies change.
 pub(crate) fn agent_killed(stage: &mut Stage<'_>) -> Result<()> {
     const ASKING: u64 = 25;
     let trio = Trio::start(stage)?;
-    keep_asking(stage.cluster, &trio.friend, &trio.web.address, ASKING)?;
-    keep_asking(stage.cluster, &trio.stranger, &trio.web.address, ASKING)?;
+    trio.keep_asking(stage.cluster, ASKING)?;
     say("every agent is killed; meanwhile a policy is added");
     let kill = [
         "--namespace",
@@ -114,7 +30,7 @@ pub(crate) fn agent_killed(stage: &mut Stage<'_>) -> Result<()> {
     stage
         .cluster
         .rolled_out("kube-system", "daemonset/cilium")?;
-    nothing_lost_nothing_smuggled(stage, &trio, LONG)?;
+    trio.nothing_lost_nothing_smuggled(stage, LONG)?;
     say("one of two equal policies is removed");
     stage.delete(ONLY_FRIENDS)?;
     trio.hold(stage)
@@ -125,8 +41,7 @@ pub(crate) fn api_server_away(stage: &mut Stage<'_>) -> Result<()> {
     const AWAY: Duration = Duration::from_mins(1);
     let trio = Trio::start(stage)?;
     let asking = AWAY.as_secs() + 15;
-    keep_asking(stage.cluster, &trio.friend, &trio.web.address, asking)?;
-    keep_asking(stage.cluster, &trio.stranger, &trio.web.address, asking)?;
+    trio.keep_asking(stage.cluster, asking)?;
     let node = trio.web.node.clone();
     let began = Instant::now();
     say("the API server is stopped, and the agent beside the server pod is killed");
@@ -146,7 +61,7 @@ pub(crate) fn api_server_away(stage: &mut Stage<'_>) -> Result<()> {
     })?;
     say("the API server is back");
     oxilium_e2e::process::run(stage.cluster.script("control-plane.sh")?.arg("start-api"))?;
-    nothing_lost_nothing_smuggled(stage, &trio, LONG)?;
+    trio.nothing_lost_nothing_smuggled(stage, LONG)?;
     stage
         .cluster
         .rolled_out("kube-system", "daemonset/cilium")?;
@@ -161,15 +76,17 @@ pub(crate) fn api_server_away(stage: &mut Stage<'_>) -> Result<()> {
 pub(crate) fn crd_deleted(stage: &mut Stage<'_>) -> Result<()> {
     const ASKING: u64 = 15;
     const DEFINITION: &str = "ciliumnetworkpolicies.cilium.io";
+    const GIVE_UP: &str = "oxilium.io/give-up-former-objects=true";
     let trio = Trio::start(stage)?;
     let definition = stage.cluster.json(&["get", "crd", DEFINITION])?;
-    keep_asking(stage.cluster, &trio.friend, &trio.web.address, ASKING)?;
-    keep_asking(stage.cluster, &trio.stranger, &trio.web.address, ASKING)?;
+    trio.keep_asking(stage.cluster, ASKING)?;
     stage
         .cluster
         .kubectl(&["delete", "crd", DEFINITION, "--wait=true"])?;
-    nothing_lost_nothing_smuggled(stage, &trio, LONG)?;
-    say("the definition and the policy are applied again");
+    trio.nothing_lost_nothing_smuggled(stage, LONG)?;
+    say(
+        "the definition and the policy are applied again, and what is not is given up, as status asks for",
+    );
     let anew = serde_json::json!({
         "apiVersion": definition["apiVersion"], "kind": definition["kind"],
         "metadata": { "name": DEFINITION, "labels": definition["metadata"]["labels"] },
@@ -179,17 +96,19 @@ pub(crate) fn crd_deleted(stage: &mut Stage<'_>) -> Result<()> {
         &["apply", "--server-side", "--force-conflicts"],
         &anew.to_string(),
     )?;
-    let established = [
-        "wait",
-        "--for=condition=Established",
-        "--timeout=60s",
-        "crd",
-        DEFINITION,
-    ];
-    stage.cluster.kubectl(&established)?;
     wait::until("the API serves policies again", LONG, || {
         Ok(stage.apply(ONLY_FRIENDS).is_ok().then_some(()))
     })?;
+    let agent = stage
+        .cluster
+        .pod_on("kube-system", AGENTS, &trio.web.node)?;
+    let told = wait::until("status to say what to do", LONG, || {
+        let status = agent.exec(stage.cluster, &["oxilium", "status"])?.1;
+        Ok(status.contains(GIVE_UP).then_some(()))
+    });
+    stage.compare("status says what to do", &true, &told.is_ok());
+    let give_up = ["annotate", "crd", DEFINITION, GIVE_UP, "--overwrite"];
+    stage.cluster.kubectl(&give_up)?;
     trio.hold(stage)?;
     stage.delete(ONLY_FRIENDS)?;
     stage.becomes("a stranger without the policy", Verdict::Works, |cluster| {

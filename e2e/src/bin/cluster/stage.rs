@@ -9,6 +9,9 @@ use oxilium_e2e::wait;
 /// Image of nginx, curl and ping that every node has.
 pub(crate) const MULTITOOL: &str = "docker.io/runzhliu/network-multitool:latest";
 
+/// Label of the agents' pods.
+pub(crate) const AGENTS: &str = "k8s-app=cilium";
+
 /// A pod that serves on port 80, in its own network.
 pub(crate) fn server(name: &str, labels: &str, node: &str) -> String {
     pod(
@@ -88,6 +91,11 @@ impl<'a> Stage<'a> {
     /// The node of this number; there may be fewer, then it is one again.
     pub(crate) fn node(&self, number: usize) -> String {
         self.nodes[number % self.nodes.len()].clone()
+    }
+
+    /// The node of the highest number.
+    pub(crate) fn last_node(&self) -> String {
+        self.node(self.nodes.len() - 1)
     }
 
     pub(crate) fn apply(&self, manifests: &str) -> Result<()> {

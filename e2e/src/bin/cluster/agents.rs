@@ -1,0 +1,149 @@
+//! Agents that are replaced, and agents that come late.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use oxilium_e2e::cluster::{Cluster, LONG, Spot, Verdict};
+use oxilium_e2e::wait;
+use serde_json::Value;
+
+use crate::chart;
+use crate::stage::{AGENTS, Stage, say};
+use crate::trio::{ONLY_FRIENDS, Trio};
+
+/// curl's status when its time is over.
+const NO_NEWS: &str = "28";
+
+/// What an agent wrote to the kernel since its start, by table.
+fn kernel_writes(cluster: &Cluster, agent: &Spot) -> Result<String> {
+    let status = ["oxilium", "status", "--output=json"];
+    let text = agent.exec(cluster, &status)?.1;
+    let status: Value =
+        serde_json::from_str(&text).with_context(|| format!("status of {agent}: {text}"))?;
+    let writes = &status["kernel-writes"];
+    match writes["total"].as_u64() {
+        None => anyhow::bail!("{agent} tells no writes: {text}"),
+        Some(0) => Ok("none".to_owned()),
+        Some(_) => Ok(writes["by_table"].to_string()),
+    }
+}
+
+/// Waits until what earlier scenarios left is gone: every identity belongs to an endpoint.
+fn until_nothing_else_changes(cluster: &Cluster) -> Result<()> {
+    let items = |kind| -> Result<Vec<Value>> {
+        let list = cluster.json(&["get", kind, "--all-namespaces"])?;
+        Ok(list["items"].as_array().cloned().unwrap_or_default())
+    };
+    wait::until("identities and endpoints of before to go", LONG, || {
+        let used: BTreeSet<String> = items("ciliumendpoints")?
+            .iter()
+            .map(|endpoint| endpoint["status"]["identity"]["id"].to_string())
+            .collect();
+        let known: BTreeSet<String> = items("ciliumidentities")?
+            .iter()
+            .filter_map(|identity| identity["metadata"]["name"].as_str().map(str::to_owned))
+            .collect();
+        Ok((used == known).then_some(()))
+    })
+}
+
+/// The image is replaced under traffic: connections go on, nothing is smuggled, and the new agents find all as it should
+/// be.
+pub(crate) fn upgraded(stage: &mut Stage<'_>) -> Result<()> {
+    const ASKING: u64 = 40;
+    const IMAGE: &str = "docker.io/oxilium/oxilium";
+    let trio = Trio::start(stage)?;
+    until_nothing_else_changes(stage.cluster)?;
+    trio.keep_asking(stage.cluster, ASKING)?;
+    trio.download(stage.cluster, ASKING)?;
+    let agents = ["--namespace", "kube-system", "get", "daemonset", "cilium"];
+    let before = stage.cluster.json(&agents)?;
+    let image = before["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+    let image = image.as_str().context("the agents have no image")?;
+    let next = format!("{IMAGE}:next");
+    for node in stage.cluster.nodes()? {
+        let full = format!("docker.io/{}", image.trim_start_matches("docker.io/"));
+        let tag = ["ctr", "--namespace=k8s.io", "images", "tag", "--force"];
+        stage
+            .cluster
+            .on_node(&node, &[&tag[..], &[&full, &next]].concat())?;
+    }
+    say(&format!("the agents get the image {next}"));
+    let set = [
+        "--namespace",
+        "kube-system",
+        "set",
+        "image",
+        "daemonset/cilium",
+    ];
+    let all = |image: &str| {
+        [
+            format!("cilium-agent={image}"),
+            format!("install-cni-binaries={image}"),
+        ]
+    };
+    let replace = |cluster: &Cluster, image: &str| {
+        let [agent, init] = all(image);
+        cluster.kubectl(&[&set[..], &[&agent, &init]].concat())?;
+        cluster.rolled_out("kube-system", "daemonset/cilium")
+    };
+    replace(stage.cluster, &next)?;
+    for agent in stage.cluster.ready_pods("kube-system", AGENTS)? {
+        let writes = kernel_writes(stage.cluster, &agent)?;
+        stage.compare(&format!("kernel writes of {agent}"), "none", &writes);
+    }
+    trio.nothing_lost_nothing_smuggled(stage, LONG)?;
+    let [friend, stranger] = trio.downloaded(stage.cluster, LONG)?;
+    stage.compare("status of a friend's download meanwhile", "0", &friend);
+    stage.compare("status of a stranger's", NO_NEWS, &stranger);
+    replace(stage.cluster, image)?;
+    trio.hold(stage)
+}
+
+/// The agent comes to nodes whose pods run already: they are judged like all others, mid-stream connections included.
+pub(crate) fn come_late(stage: &mut Stage<'_>) -> Result<()> {
+    const READING: u64 = 60;
+    say("the chart is taken away, as its notes say");
+    chart::install(stage.cluster, &["cni.uninstall=true"])?;
+    let delete = ["--namespace", "kube-system", "delete", "daemonset/cilium"];
+    stage.cluster.kubectl(&delete)?;
+    let gone = ["--namespace", "kube-system", "wait", "pod", "--for=delete"];
+    let limit = format!("--timeout={}s", LONG.as_secs());
+    stage
+        .cluster
+        .kubectl(&[&gone[..], &["--selector", AGENTS, &limit]].concat())?;
+
+    let trio = Trio::alone(stage)?;
+    stage.apply(ONLY_FRIENDS)?;
+    let address = trio.web.address.clone();
+    stage.becomes(
+        "a stranger, with nobody to judge",
+        Verdict::Works,
+        |cluster| trio.stranger.curl(cluster, &address, 80),
+    )?;
+    trio.download(stage.cluster, READING)?;
+    say("the chart is installed again");
+    chart::install(stage.cluster, &[])?;
+    trio.hold(stage)?;
+    let arguments = [
+        "--namespace",
+        &stage.namespace,
+        "get",
+        "ciliumendpoint",
+        "web",
+    ];
+    let endpoint = wait::until("the CiliumEndpoint of web", LONG, || {
+        let endpoint = stage.cluster.json(&arguments)?;
+        Ok((endpoint["status"]["state"] == "ready").then_some(endpoint))
+    })?;
+    let networking = &endpoint["status"]["networking"]["addressing"][0]["ipv4"];
+    stage.compare(
+        "its address",
+        &address[..],
+        networking.as_str().unwrap_or("none"),
+    );
+    let [friend, stranger] = trio.downloaded(stage.cluster, LONG)?;
+    stage.compare("status of a friend's download meanwhile", "0", &friend);
+    stage.compare("status of a stranger's", NO_NEWS, &stranger);
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! What the chart's roles allow, and what was asked of the API server under them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use anyhow::{Context, Result};
+use oxilium_e2e::cluster::{Cluster, LONG};
+use oxilium_e2e::wait;
+use serde_json::Value;
+
+use crate::stage::{AGENTS, Stage, say};
+
+/// A verb on a kind of objects.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Right {
+    group: String,
+    /// With its subresource, if it has one: `nodes/status`.
+    resource: String,
+    verb: String,
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            group,
+            resource,
+            verb,
+        } = self;
+        match group.as_str() {
+            "" => write!(f, "{verb} {resource}"),
+            _ => write!(f, "{verb} {resource}.{group}"),
+        }
+    }
+}
+
+fn texts(value: &Value) -> impl Iterator<Item = &str> {
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+}
+
+/// What a Role or ClusterRole allows.
+fn allowed(role: &Value) -> BTreeSet<Right> {
+    let mut rights = BTreeSet::new();
+    for rule in role["rules"].as_array().into_iter().flatten() {
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                rights.extend(texts(&rule["verbs"]).map(|verb| Right {
+                    group: group.to_owned(),
+                    resource: resource.to_owned(),
+                    verb: verb.to_owned(),
+                }));
+            }
+        }
+    }
+    rights
+}
+
+/// From the audit log: what this user asked, and what of it was forbidden.
+fn asked(log: &str, user: &str) -> Result<(BTreeSet<Right>, BTreeSet<Right>)> {
+    let (mut all, mut forbidden) = (BTreeSet::new(), BTreeSet::new());
+    for line in log.lines() {
+        let event: Value =
+            serde_json::from_str(line).with_context(|| format!("no audit event: {line}"))?;
+        let object = &event["objectRef"];
+        if event["user"]["username"] != user || object.is_null() {
+            continue;
+        }
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let resource = match object["subresource"].as_str() {
+            Some(part) => format!("{}/{part}", text(&object["resource"])),
+            None => text(&object["resource"]),
+        };
+        let right = Right {
+            group: text(&object["apiGroup"]),
+            resource,
+            verb: text(&event["verb"]),
+        };
+        if event["annotations"]["authorization.k8s.io/decision"] == "forbid" {
+            forbidden.insert(right.clone());
+        }
+        // A patch that makes the object is allowed to whoever may create it as well; the log says nothing of that.
+        if right.verb == "patch" && event["responseStatus"]["code"] == 201 {
+            all.insert(Right {
+                verb: "create".to_owned(),
+                ..right.clone()
+            });
+        }
+        all.insert(right);
+    }
+    Ok((all, forbidden))
+}
+
+fn named(rights: &BTreeSet<Right>) -> String {
+    if rights.is_empty() {
+        return "none".to_owned();
+    }
+    let texts: Vec<_> = rights.iter().map(ToString::to_string).collect();
+    texts.join(", ")
+}
+
+fn role(cluster: &Cluster, kind: &str, name: &str) -> Result<BTreeSet<Right>> {
+    let get = ["--namespace", "kube-system", "get", kind, name];
+    Ok(allowed(&cluster.json(&get)?))
+}
+
+/// A kind that agents read where it is defined, and this cluster has not by itself.
+const OPTIONAL: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: clusternetworkpolicies.policy.networking.k8s.io
+  annotations: {api-approved.kubernetes.io: "unapproved, for a test"}
+spec:
+  group: policy.networking.k8s.io
+  scope: Cluster
+  names: {kind: ClusterNetworkPolicy, listKind: ClusterNetworkPolicyList, plural: clusternetworkpolicies, singular: clusternetworkpolicy}
+  versions:
+  - name: v1alpha2
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+"#;
+
+/// Defines the optional kind until every agent reads it.
+fn optional_kind(stage: &Stage<'_>) -> Result<()> {
+    stage.apply(OPTIONAL)?;
+    for agent in stage.cluster.ready_pods("kube-system", AGENTS)? {
+        wait::until(&format!("{agent} to read the new kind"), LONG * 2, || {
+            let status = agent.exec(stage.cluster, &["oxilium", "status"])?.1;
+            let line = status
+                .lines()
+                .find(|line| line.starts_with("ClusterNetworkPolicy:"));
+            Ok(line.is_some_and(|line| line.contains(" Ok ")).then_some(()))
+        })?;
+    }
+    stage.delete(OPTIONAL)
+}
+
+/// Each right that the chart gives was used by now, and none that was asked for is missing.
+pub(crate) fn as_used(stage: &mut Stage<'_>) -> Result<()> {
+    optional_kind(stage)?;
+    let log = oxilium_e2e::process::run(&mut stage.cluster.script("audit-log")?)?;
+    let operators = role(stage.cluster, "clusterrole", "cilium-operator")?
+        .into_iter()
+        .chain(role(stage.cluster, "role", "cilium-operator")?)
+        .collect();
+    let roles = [
+        ("cilium", role(stage.cluster, "clusterrole", "cilium")?),
+        ("cilium-operator", operators),
+    ];
+    for (name, given) in roles {
+        let (used, forbidden) = asked(&log, &format!("system:serviceaccount:kube-system:{name}"))?;
+        say(&format!("{name} asked: {}", named(&used)));
+        let what = format!("asked by {name} and not given");
+        stage.compare(&what, "none", &named(&forbidden));
+        let unused = given.difference(&used).cloned().collect();
+        let what = format!("given to {name} and not used");
+        stage.compare(&what, "none", &named(&unused));
+    }
+    Ok(())
+}
