@@ -44,4 +44,17 @@ pub struct InterfaceFlags;
 impl InterfaceFlags {
     /// The node's configuration allows this pod to send from foreign addresses (never a pod's wish).
     pub const ALLOW_SPOOFING: u32 = 1 << 0;
+
+    const PREFIX_SHIFT: u32 = 8;
+
+    /// Bits for the length of the subnets of the pod's IPv6 addresses, 1 to 128; 0 where it is not known.
+    pub const fn with_prefix_length(length: u8) -> u32 {
+        (length as u32) << Self::PREFIX_SHIFT
+    }
+
+    /// What [`InterfaceFlags::with_prefix_length`] was given.
+    #[inline(always)]
+    pub const fn prefix_length(flags: u32) -> u8 {
+        (flags >> Self::PREFIX_SHIFT) as u8
+    }
 }

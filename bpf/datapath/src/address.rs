@@ -64,12 +64,12 @@ pub trait Address: Copy + Default + PartialEq {
         config: &InterfaceConfig,
     ) -> Result<Link, DropReason>;
 
-    /// Judges a packet of `Link::Claims`.
+    /// Judges a packet of `Link::Claims`; some address where policy must be asked whether the pod may reach it.
     fn check_claims<P: Packet>(
         packet: P,
         facts: &Facts<Self>,
         config: &InterfaceConfig,
-    ) -> Result<(), DropReason>;
+    ) -> Result<Option<Self>, DropReason>;
 
     /// Whether the pod may send from this address at all.
     fn check_source(facts: &Facts<Self>, config: &InterfaceConfig) -> Result<(), DropReason>;
@@ -158,6 +158,39 @@ impl V6 {
         ]
     }
 
+    /// ff00::/8.
+    #[inline(always)]
+    pub(crate) fn is_multicast(self) -> bool {
+        self.0[0] & 0xFF00_0000_u32.to_be() == 0xFF00_0000_u32.to_be()
+    }
+
+    /// ff02::/16: groups of one link.
+    #[inline(always)]
+    pub(crate) fn is_link_multicast(self) -> bool {
+        self.0[0] & 0xFFFF_0000_u32.to_be() == 0xFF02_0000_u32.to_be()
+    }
+
+    /// The solicited-node multicast address of `target` (RFC 4291, 2.7.1): ff02::1:ff00:0 and its last 24 bits.
+    #[inline(always)]
+    pub(crate) fn is_solicited_by(self, target: Self) -> bool {
+        let last = 0xFF00_0000_u32.to_be() | (target.0[3] & 0x00FF_FFFF_u32.to_be());
+        self == Self([0xFF02_0000_u32.to_be(), 0, 1_u32.to_be(), last])
+    }
+
+    /// Whether the first `length` bits, 1 to 128, are the same.
+    #[inline(always)]
+    pub(crate) const fn shares_prefix(self, other: Self, length: u32) -> bool {
+        let [a, b, c, d] = self.0;
+        let [e, f, g, h] = other.0;
+        let high = ((u32::from_be(a ^ e) as u64) << 32) | u32::from_be(b ^ f) as u64;
+        let low = ((u32::from_be(c ^ g) as u64) << 32) | u32::from_be(d ^ h) as u64;
+        if length <= 64 {
+            high >> ((64 - length) & 63) == 0
+        } else {
+            high == 0 && low >> ((128 - length) & 63) == 0
+        }
+    }
+
     /// One of the endpoint's link-local addresses.
     #[inline(always)]
     pub(crate) fn is_own_link_local(self, config: &InterfaceConfig) -> bool {
@@ -231,8 +264,8 @@ impl Address for V4 {
         _packet: P,
         _facts: &Facts<Self>,
         _config: &InterfaceConfig,
-    ) -> Result<(), DropReason> {
-        Ok(())
+    ) -> Result<Option<Self>, DropReason> {
+        Ok(None)
     }
 
     #[inline(always)]
@@ -358,7 +391,7 @@ impl Address for V6 {
         packet: P,
         facts: &Facts<Self>,
         config: &InterfaceConfig,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Option<Self>, DropReason> {
         neighbour::check_claims(packet, facts, config)
     }
 

@@ -92,6 +92,11 @@ impl<A: Address> Facts<A> {
     }
 
     #[inline(always)]
+    pub(crate) fn icmp_code(&self) -> u8 {
+        self.source_port.get() as u8
+    }
+
+    #[inline(always)]
     pub(crate) fn remote(&self, direction: Direction) -> A {
         match direction {
             Direction::Ingress => self.source,

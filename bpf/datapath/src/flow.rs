@@ -129,7 +129,6 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
                 let (proof, purpose) = (Proof::Refuted, Purpose::Alone);
                 Ok(self.ask_about(port, H::DIRECTION, proof, purpose, sight))
             }
-            Step::None if self.scratch.facts.class == Class::EchoReply => Ok(self.ask_alone::<H>()),
             Step::None | Step::Fresh => {
                 self.scratch.question.tuple = tuple;
                 self.scratch.question.sight = sight;
@@ -153,6 +152,21 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         self.ask_about(port, direction, proof, purpose, sight)
     }
 
+    /// Whether a flow that was found nowhere is in a table that was looked in before it was brought there:
+    /// another CPU moves it by making it in the new table and then deleting it in the old one.
+    #[inline(always)]
+    fn was_moved(&self) -> bool {
+        let question = &self.scratch.question;
+        let key = Aligned(A::ct_key(&question.tuple, self.scratch.config.endpoint));
+        self.is_in(CtTable::Answered, &key.0) || self.is_in(CtTable::Denied, &key.0)
+    }
+
+    #[inline(always)]
+    fn is_in(&self, table: CtTable, key: &A::CtKey) -> bool {
+        let entry = self.maps.ct(table, key);
+        entry.is_some_and(|entry| conntrack::word_of(&entry, &self.scratch.glance).is_some())
+    }
+
     #[inline(always)]
     fn look_in(&self, table: CtTable, key: &A::CtKey) -> Sight {
         match self.maps.ct(table, key) {
@@ -161,9 +175,34 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         }
     }
 
+    /// [`crate::Phase::Claims`].
+    #[inline(always)]
+    pub(crate) fn claims<H: Hook>(&mut self) -> Result<u32, DropReason> {
+        let checked = A::check_claims(self.packet, &self.scratch.facts, &self.scratch.config)?;
+        let Some(about) = checked else {
+            return Ok(next::PASS);
+        };
+        self.read_words();
+        // Where pods have a /128 their gateway is on the link by a route alone.
+        if self.identity_of(about) == HOST {
+            return Ok(next::PASS);
+        }
+        let answer = self.ask_alone::<H>();
+        self.scratch.question.tuple.remote = about;
+        Ok(answer)
+    }
+
     /// [`crate::Phase::Open`].
     #[inline(always)]
     pub(crate) fn open<H: Hook>(&mut self) -> u32 {
+        if self.scratch.question.sight.step == Step::None {
+            if self.was_moved() {
+                return next::LOOK;
+            }
+            if self.scratch.facts.class == Class::EchoReply {
+                return self.ask_alone::<H>();
+            }
+        }
         let fresh = self.scratch.question.sight.step == Step::Fresh;
         let flags = self.scratch.facts.tcp_flags;
         let middle = self.scratch.facts.class == Class::Tcp
@@ -276,7 +315,17 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         (begun == self.scratch.published.get()) as u32
     }
 
-    /// Identity of the peer, as the ipcache has it in the bank in use.
+    /// What the ipcache has of an address in the bank in use; 0 for nothing.
+    #[inline(always)]
+    fn identity_of(&self, address: A) -> u32 {
+        self.maps
+            .ipcache(&address.ipcache_key())
+            .map_or(0, |identities| {
+                (identities >> (self.scratch.ipcache.bank() * 32)) as u32
+            })
+    }
+
+    /// Identity of the peer.
     #[inline(always)]
     fn identify(&self, tuple: &Tuple<A>, direction: Direction, proof: Proof) -> u32 {
         let ingress = direction as u8 == Direction::Ingress as u8;
@@ -284,11 +333,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             // Valid on this link only, and nothing brought it here.
             HOST
         } else {
-            self.maps
-                .ipcache(&tuple.remote.ipcache_key())
-                .map_or(0, |identities| {
-                    (identities >> (self.scratch.ipcache.bank() * 32)) as u32
-                })
+            self.identity_of(tuple.remote)
         };
         if identity == 0 {
             return A::WORLD;
@@ -491,6 +536,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             }
         }
         match sight.step {
+            Step::None if self.was_moved() => Ok(next::QUOTE),
             Step::None => Ok(self.ask_alone::<H>()),
             Step::Denied => Err(DropReason::FlowDenied),
             Step::Stale => {

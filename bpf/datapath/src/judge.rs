@@ -137,12 +137,15 @@ pub(crate) fn judge_family<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
     let mut asked = false;
     let mut answer = maps.phase::<H>(Phase::Parse, 0);
     if answer == next::LOOK {
-        answer = maps.phase::<H>(Phase::Look, 0);
-        if answer == next::OPEN {
-            answer = maps.phase::<H>(Phase::Open, 0);
+        answer = look_and_open::<A, H, M>(maps);
+        if answer == next::LOOK {
+            answer = look_and_open::<A, H, M>(maps);
         }
     } else if answer == next::QUOTE {
         answer = maps.phase::<H>(Phase::Quote, 0);
+        if answer == next::QUOTE {
+            answer = maps.phase::<H>(Phase::Quote, 0);
+        }
     } else if answer == next::CLAIMS {
         answer = maps.phase::<H>(Phase::Claims, 0);
     }
@@ -158,7 +161,19 @@ pub(crate) fn judge_family<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
             }
         }
     }
+    if answer == next::LOOK || answer == next::QUOTE {
+        // The flow changes its table as fast as it is looked for.
+        answer = DropReason::MapRace as u32;
+    }
     crate::report::finish::<A, H, P, M>(packet, maps, answer, asked)
+}
+
+#[inline(always)]
+fn look_and_open<A: Address, H: Hook, M: FlowMaps<A>>(maps: M) -> u32 {
+    match maps.phase::<H>(Phase::Look, 0) {
+        next::OPEN => maps.phase::<H>(Phase::Open, 0),
+        answer => answer,
+    }
 }
 
 /// Runs one phase over the scratch memory of `maps`: a verdict or what is next, as a number.
@@ -176,10 +191,7 @@ pub fn run_phase<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
     // A closure for each: the compiler then sees each called once, and makes it part of its caller.
     match phase {
         Phase::Parse => with(packet, maps, |judge| number(judge.parse::<H>())),
-        Phase::Claims => with(packet, maps, |judge| {
-            let scratch = &*judge.scratch;
-            number(A::check_claims(packet, &scratch.facts, &scratch.config).map(|()| next::PASS))
-        }),
+        Phase::Claims => with(packet, maps, |judge| number(judge.claims::<H>())),
         Phase::Look => with(packet, maps, |judge| number(judge.look::<H>())),
         Phase::Quote => with(packet, maps, |judge| number(judge.quote::<H>())),
         Phase::Open => with(packet, maps, |judge| judge.open::<H>()),

@@ -94,7 +94,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
 
     /// The words, after G and before every lookup, each once.
     #[inline(always)]
-    fn read_words(&mut self) {
+    pub(crate) fn read_words(&mut self) {
         self.scratch.ipcache = IpcacheWord(self.maps.node_word(NodeWord::Ipcache));
         let index = endpoint_word_index(self.scratch.config.endpoint, self.scratch.ipcache.bank());
         self.scratch.endpoint = EndpointWord(self.maps.endpoint_word(index));
