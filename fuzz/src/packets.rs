@@ -4,7 +4,7 @@
 //! finds no reason for a packet to pass, none may. A packet that is well formed, honest, allowed and the first of its
 //! flow passes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use arbitrary::{Result, Unstructured};
 use oxilium_abi::Direction;
@@ -85,7 +85,9 @@ impl Life {
         let peer = peer(&seen, direction);
         let first = !self.met.contains(&peer);
         self.met.push(peer);
-        if !passes && first && !changed && seen.fragment.is_none() {
+        // The rules of the link may refuse what policy allows.
+        let link_rules = on_link_only(&seen);
+        if !passes && first && !changed && seen.fragment.is_none() && !link_rules {
             let allowed = self.allowed_in(frame, direction, &seen);
             assert!(
                 !allowed,
@@ -98,7 +100,7 @@ impl Life {
     /// Why the packet may pass; none if it may not.
     fn reason(&self, frame: &Frame, direction: Direction, seen: &Seen) -> Option<&'static str> {
         sender(frame, direction, seen);
-        if outside_policy(seen) {
+        if outside_policy(direction, seen) {
             return Some("neighbour discovery or MLD");
         }
         if seen.content == Content::Later {
@@ -314,15 +316,35 @@ fn sender(frame: &Frame, direction: Direction, seen: &Seen) {
     );
 }
 
-fn outside_policy(seen: &Seen) -> bool {
-    if seen.source.is_ipv4() || !naive::is_icmp(seen) || seen.fragment.is_some() {
+/// Neighbour discovery and MLD.
+fn on_link_only(seen: &Seen) -> bool {
+    let kinds = |kind| matches!(kind, 130..=132 | 133 | 135 | 136 | 143);
+    let known = matches!(&seen.content, Content::Icmp(kind, ..) if kinds(*kind));
+    known && !seen.source.is_ipv4() && naive::is_icmp(seen) && seen.fragment.is_none()
+}
+
+fn outside_policy(direction: Direction, seen: &Seen) -> bool {
+    let (IpAddr::V6(destination), true) = (seen.destination, on_link_only(seen)) else {
         return false;
+    };
+    let to_pod = direction == Direction::Ingress;
+    match &seen.content {
+        Content::Icmp(135, _, _, target) => {
+            let target = target.first_chunk::<16>().copied().map(Ipv6Addr::from);
+            seen.hops == 255 && (to_pod || target.is_some_and(near))
+        }
+        Content::Icmp(133 | 136, ..) => seen.hops == 255 && (to_pod || near(destination)),
+        _ => seen.hops == 1 && destination.is_multicast(),
     }
-    match seen.content {
-        Content::Icmp(133 | 135 | 136, ..) => seen.hops == 255,
-        Content::Icmp(130..=132 | 143, ..) => seen.hops == 1,
-        _ => false,
-    }
+}
+
+/// On the pod's link.
+fn near(address: Ipv6Addr) -> bool {
+    let (octets, host) = (address.octets(), Ipv6Addr::from(World::HOST6));
+    address.is_unicast_link_local()
+        || octets[..2] == [0xFF, 2]
+        || octets[..8] == World::POD6[..8]
+        || address == host
 }
 
 fn entries(u: &mut Unstructured<'_>) -> Result<Vec<PolicyEntry>> {
@@ -387,7 +409,10 @@ fn honest(u: &mut Unstructured<'_>, direction: Direction) -> Result<Frame> {
             let rest = [&[0; 4], inner.as_slice()].concat();
             (icmp_protocol, icmp(unreachable, 1, &rest))
         }
-        _ if v6 => (58, icmp(135, 0, &[&[0; 4], &World::PEER6[..]].concat())),
+        _ if v6 => {
+            let target = [World::PEER6, World::WORLD6, World::HOST6][who];
+            (58, icmp(135, 0, &[&[0; 4], &target[..]].concat()))
+        }
         _ => {
             let (mac, address) = match direction {
                 Direction::Egress => (World::MAC, World::POD4),
