@@ -267,6 +267,7 @@ fn world(pods: u8, port: u16) -> World {
                 mac: [2, 0, 0, 0, 0, number],
                 addresses: [address].into(),
                 link_local: None,
+                ipv6_prefix_length: None,
                 netns_id: Some(i32::from(number)),
             }),
         };

@@ -206,6 +206,7 @@ fn made_up(world: &World) -> BTreeMap<AttachmentId, Arc<Attachment>> {
                     .filter(|address| !IpAddr::is_unspecified(address))
                     .collect(),
                 link_local: None,
+                ipv6_prefix_length: None,
                 netns_id: None,
             };
             let attachment = Attachment {

@@ -85,6 +85,9 @@ pub struct ContainerInterface {
     pub mac: String,
     /// Addresses, link-local ones included.
     pub addresses: Vec<IpAddr>,
+    /// Length of the subnet of its IPv6 addresses, the shortest if they differ; none where nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6_prefix_length: Option<u8>,
 }
 
 /// An interface belongs to a pod.

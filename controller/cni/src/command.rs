@@ -82,6 +82,7 @@ struct Addition<'a> {
     netns: &'a str,
     pod: Pod,
     addresses: Vec<IpAddr>,
+    ipv6_prefix_length: Option<u8>,
     result: String,
 }
 
@@ -94,6 +95,7 @@ impl<'a> Addition<'a> {
         let previous = Previous::parse(raw)?;
         Ok(Self {
             addresses: previous.addresses(&key.interface)?,
+            ipv6_prefix_length: previous.ipv6_prefix_length(&key.interface),
             result: pass_on(conf, raw, &previous)?,
             key,
             netns,
@@ -108,6 +110,7 @@ fn add(environment: &Environment, conf: &NetConf) -> Result<String, CniError> {
         netns,
         pod,
         addresses,
+        ipv6_prefix_length,
         result,
     } = Addition::understand(environment, conf)?;
     let mut veth = veth::find(netns, &key.interface)?;
@@ -117,6 +120,7 @@ fn add(environment: &Environment, conf: &NetConf) -> Result<String, CniError> {
             veth.container.addresses.push(address);
         }
     }
+    veth.container.ipv6_prefix_length = ipv6_prefix_length;
     let attach = Attach {
         key,
         netns: netns.to_owned(),

@@ -56,15 +56,7 @@ impl Previous {
     /// Addresses of the container's interface `name`: those that say so, and those that name no interface.
     pub(crate) fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, CniError> {
         let mut addresses = Vec::new();
-        for ip in &self.ips {
-            let ours = ip.interface.is_none_or(|index| {
-                self.interfaces.get(index).is_some_and(|interface| {
-                    interface.name == name && !interface.sandbox.is_empty()
-                })
-            });
-            if !ours {
-                continue;
-            }
+        for ip in self.ips_of(name) {
             let text = ip.address.split('/').next().unwrap_or_default();
             addresses.push(text.parse().map_err(|_| {
                 CniError::new(
@@ -75,6 +67,27 @@ impl Previous {
             })?);
         }
         Ok(addresses)
+    }
+
+    /// Length of the subnet of the interface's IPv6 addresses, the shortest if they differ.
+    pub(crate) fn ipv6_prefix_length(&self, name: &str) -> Option<u8> {
+        self.ips_of(name)
+            .filter_map(|ip| ip.address.split_once('/'))
+            .filter(|(address, _)| address.contains(':'))
+            .filter_map(|(_, length)| length.parse().ok())
+            .filter(|length| (1..=128).contains(length))
+            .min()
+    }
+
+    /// What was given to the container's interface `name`: what says so, and what names no interface.
+    fn ips_of(&self, name: &str) -> impl Iterator<Item = &Ip> {
+        self.ips.iter().filter(move |ip| {
+            ip.interface.is_none_or(|index| {
+                self.interfaces.get(index).is_some_and(|interface| {
+                    interface.name == name && !interface.sandbox.is_empty()
+                })
+            })
+        })
     }
 }
 
@@ -108,4 +121,38 @@ pub(crate) fn pass_on(
         }
     }
     Ok(value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix_length(ips: &str) -> Option<u8> {
+        let interfaces = r#"[{"name":"cni0"},{"name":"eth0","sandbox":"/run/netns/a"}]"#;
+        let raw = format!(r#"{{"cniVersion":"1.0.0","interfaces":{interfaces},"ips":{ips}}}"#);
+        let raw = RawValue::from_string(raw).unwrap();
+        Previous::parse(&raw).unwrap().ipv6_prefix_length("eth0")
+    }
+
+    #[test]
+    fn the_subnet_is_the_widest_of_the_containers_ipv6_addresses() {
+        for (ips, expected) in [
+            ("[]", None),
+            (r#"[{"address":"10.1.0.7/24"}]"#, None),
+            (r#"[{"address":"fd00::7/64"}]"#, Some(64)),
+            (
+                r#"[{"address":"fd00::7/80","interface":1},{"address":"fd00::1/48","interface":0}]"#,
+                Some(80),
+            ),
+            (
+                r#"[{"address":"fd00::7/128"},{"address":"fd01::7/56"}]"#,
+                Some(56),
+            ),
+            (r#"[{"address":"fd00::7/0"}]"#, None),
+            (r#"[{"address":"fd00::7/129"}]"#, None),
+            (r#"[{"address":"fd00::7"}]"#, None),
+        ] {
+            assert_eq!(prefix_length(ips), expected, "{ips}");
+        }
+    }
 }

@@ -71,6 +71,7 @@ pub(crate) fn find(netns: &str, name: &str) -> Result<Veth, CniError> {
             ifindex: inner.index,
             mac: mac(&inner.mac),
             addresses,
+            ipv6_prefix_length: None,
         },
         host: HostInterface {
             ifindex: outer.index,

@@ -68,6 +68,8 @@ pub struct Endpoint {
     pub host_mac: [u8; 6],
     /// Link-local addresses of the pod's end: EUI-64 of its MAC address, and the one observed.
     pub link_local: BTreeSet<Ipv6Addr>,
+    /// Length of the subnet of its IPv6 addresses, where it is known: neighbours are in it.
+    pub ipv6_prefix_length: Option<u8>,
     /// The veth's link-netnsid.
     pub netns_id: Option<i32>,
     /// Its addresses.
@@ -217,6 +219,8 @@ pub struct Interface {
     pub addresses: BTreeSet<IpAddr>,
     /// Link-local addresses, at most two: EUI-64 of the MAC and the one observed.
     pub link_local: BTreeSet<Ipv6Addr>,
+    /// Length of the subnet of its IPv6 addresses, where it is known: neighbours are in it.
+    pub ipv6_prefix_length: Option<u8>,
     /// Source checks do not bind it.
     pub allow_spoofing: bool,
     /// The veth's link-netnsid.

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use oxilium_abi::{Direction, NETNS_UNKNOWN, NodeWord};
+use oxilium_abi::{Direction, InterfaceFlags, NETNS_UNKNOWN, NodeWord};
 use oxilium_model::condition::Reason;
 use oxilium_model::identity::{IdentityLabels, NamedPorts, NumericIdentity, Protocol};
 use oxilium_model::label::Label;
@@ -68,6 +68,7 @@ fn attachment(pod: &Pod, ifindex: u32, addresses: &[&str]) -> Attachment {
             mac: [0x02, 0x11, 0x22, 0x33, 0x44, 0x55],
             addresses: addresses.iter().map(|text| address(text)).collect(),
             link_local: None,
+            ipv6_prefix_length: None,
             netns_id: None,
         }),
     }
@@ -391,6 +392,7 @@ fn an_interface_serves_two_addresses_of_each_family_and_its_own_link_local_ones(
     let mut attachment = attachment(&web, 10, &addresses);
     if let Some(device) = &mut attachment.device {
         device.link_local = Some(Ipv6Addr::new(0xFE80, 0, 0, 0, 0, 0, 0, 0xBEEF));
+        device.ipv6_prefix_length = Some(80);
     }
     world.pods.insert(web.reference.clone(), Arc::new(web));
     attach(&mut world, attachment);
@@ -406,7 +408,8 @@ fn an_interface_serves_two_addresses_of_each_family_and_its_own_link_local_ones(
     let expected = BTreeSet::from([eui64.octets(), observed.octets()]);
     assert_eq!(BTreeSet::from(config.link_local), expected);
     assert_eq!((config.birth, config.endpoint, config.ifindex), (3, 1, 10));
-    assert_eq!((config.netns_id, config.flags), (NETNS_UNKNOWN, 0));
+    let flags = InterfaceFlags::with_prefix_length(80);
+    assert_eq!((config.netns_id, config.flags), (NETNS_UNKNOWN, flags));
     let refused = Reason::TooManyAddresses {
         refused: vec![address("10.1.2.9")],
     };

@@ -147,6 +147,7 @@ mod tests {
                 ifindex: 2,
                 mac: "02:00:00:00:00:02".into(),
                 addresses: vec!["10.0.0.1".parse().unwrap()],
+                ipv6_prefix_length: None,
             },
             lifecycle: Lifecycle::Added,
         }

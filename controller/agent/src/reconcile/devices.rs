@@ -187,6 +187,7 @@ fn device(record: &AttachmentRecord, link: &LinkInfo) -> Device {
         mac,
         addresses,
         link_local,
+        ipv6_prefix_length: record.container.ipv6_prefix_length,
         netns_id: link.netns_id,
     }
 }

@@ -184,6 +184,7 @@ pub(crate) fn attach() -> Attach {
             ifindex: 2,
             mac: "02:00:00:00:00:07".to_owned(),
             addresses: vec!["10.1.0.7".parse().unwrap()],
+            ipv6_prefix_length: None,
         },
         wait_millis: 15_000,
     }

@@ -326,6 +326,7 @@ pub(crate) fn attach(pod: &str, index: u32, wait: Duration) -> Attach {
             ifindex: 2,
             mac: format!("02:00:00:00:00:{last:02x}"),
             addresses: vec![format!("10.1.0.{last}").parse().unwrap()],
+            ipv6_prefix_length: None,
         },
         wait_millis: u64::try_from(wait.as_millis()).unwrap(),
     }

@@ -192,6 +192,7 @@ impl Draft {
             mac: device.map(|device| device.mac).unwrap_or_default(),
             host_mac: device.map(|device| device.host_mac).unwrap_or_default(),
             link_local: device.map(link_locals).unwrap_or_default(),
+            ipv6_prefix_length: device.and_then(|device| device.ipv6_prefix_length),
             netns_id: device.and_then(|device| device.netns_id),
             addresses: self.addresses,
             identity,
@@ -211,6 +212,7 @@ pub(super) fn interface(world: &World, endpoint: &Endpoint) -> Option<(u32, Inte
         mac: endpoint.mac,
         addresses: endpoint.addresses.clone(),
         link_local: endpoint.link_local.clone(),
+        ipv6_prefix_length: endpoint.ipv6_prefix_length,
         allow_spoofing: world.config.allow_spoofing.covers(&endpoint.pod),
         netns_id: endpoint.netns_id,
     };

@@ -11,15 +11,17 @@ use crate::observed::Observed;
 
 /// The kernel's value for an interface of an endpoint that was made in `birth`.
 pub fn interface_config(ifindex: u32, interface: &Interface, birth: Epoch) -> InterfaceConfig {
+    let spoofing = if interface.allow_spoofing {
+        InterfaceFlags::ALLOW_SPOOFING
+    } else {
+        0
+    };
     let mut config = InterfaceConfig {
         birth: birth.get(),
         mac: interface.mac,
         endpoint: interface.endpoint,
-        flags: if interface.allow_spoofing {
-            InterfaceFlags::ALLOW_SPOOFING
-        } else {
-            0
-        },
+        flags: spoofing
+            | InterfaceFlags::with_prefix_length(interface.ipv6_prefix_length.unwrap_or_default()),
         netns_id: interface.netns_id.unwrap_or(NETNS_UNKNOWN),
         identity: interface.identity.0,
         ifindex,

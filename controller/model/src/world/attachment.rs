@@ -67,6 +67,9 @@ pub struct Device {
     pub addresses: BTreeSet<IpAddr>,
     /// A link-local address that was seen in the pod, other than the EUI-64 one of its MAC.
     pub link_local: Option<Ipv6Addr>,
+    /// Length of the subnet of its IPv6 addresses; none where nobody said.
+    #[serde(default)]
+    pub ipv6_prefix_length: Option<u8>,
     /// The veth's link-netnsid.
     pub netns_id: Option<i32>,
 }

@@ -264,6 +264,7 @@ pub(crate) fn add_endpoint(state: &mut NodeState, id: u16, ifindex: u32, table: 
         mac: [2, 0, 0, 0, 0, 1],
         host_mac: [2, 0, 0, 0, 0, 2],
         link_local: BTreeSet::new(),
+        ipv6_prefix_length: None,
         netns_id: Some(i32::from(id)),
         addresses: BTreeSet::from([pod_address(id)]),
         identity: NumericIdentity(300),
@@ -283,6 +284,7 @@ pub(crate) fn add_endpoint(state: &mut NodeState, id: u16, ifindex: u32, table: 
         mac: endpoint.mac,
         addresses: endpoint.addresses.clone(),
         link_local: BTreeSet::new(),
+        ipv6_prefix_length: None,
         allow_spoofing: false,
         netns_id: endpoint.netns_id,
     };

@@ -327,6 +327,7 @@ fn add_pod(world: &mut World, index: usize, seed: &PodSeed) {
             mac: [2, 0, 0, 0, 0, 2],
             addresses: BTreeSet::from([local(seed.address)]),
             link_local: None,
+            ipv6_prefix_length: None,
             netns_id: Some(1),
         }),
     };

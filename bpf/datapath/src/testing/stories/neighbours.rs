@@ -30,7 +30,7 @@ const fn solicited(target: [u8; 16]) -> [u8; 16] {
 }
 
 fn message(source: [u8; 16], hop_limit: u8, kind: u8, body: &[u8]) -> Vec<u8> {
-    message_to(World::PEER6, (source, hop_limit), (kind, 0), &[0; 4], body)
+    message_to(World::PEER6, (source, hop_limit), (kind, 0), [0; 4], body)
 }
 
 /// The flags are the four bytes behind the checksum.
@@ -38,31 +38,31 @@ fn message_to(
     destination: [u8; 16],
     (source, hop_limit): ([u8; 16], u8),
     (kind, code): (u8, u8),
-    flags: &[u8; 4],
+    flags: [u8; 4],
     body: &[u8],
 ) -> Vec<u8> {
     let header = Ipv6 {
         hop_limit,
         ..Ipv6::new(source, destination, 58)
     };
-    header.with(&icmp(kind, code, &[flags, body].concat()))
+    header.with(&icmp(kind, code, &[&flags, body].concat()))
 }
 
 /// Solicits `target` at `destination`.
 fn solicitation(source: [u8; 16], destination: [u8; 16], target: [u8; 16]) -> Vec<u8> {
-    message_to(destination, (source, 255), (135, 0), &[0; 4], &target)
+    message_to(destination, (source, 255), (135, 0), [0; 4], &target)
 }
 
 /// Advertises one of the pod's addresses to `destination`.
 fn advertisement(source: [u8; 16], destination: [u8; 16], flags: u8) -> Vec<u8> {
     let flags = [flags, 0, 0, 0];
-    message_to(destination, (source, 255), (136, 0), &flags, &source)
+    message_to(destination, (source, 255), (136, 0), flags, &source)
 }
 
 /// Duplicate address detection.
 fn probe(target: [u8; 16], options: &[u8]) -> Vec<u8> {
     let body = [&target, options].concat();
-    message_to(solicited(target), ([0; 16], 255), (135, 0), &[0; 4], &body)
+    message_to(solicited(target), ([0; 16], 255), (135, 0), [0; 4], &body)
 }
 
 /// A pod sends under a policy, on a node where `GATEWAY6` is the host's.
@@ -339,7 +339,7 @@ fn mld(source: [u8; 16], hop_limit: u8, kind: u8) -> Vec<u8> {
         group(0x16),
         (source, hop_limit),
         (kind, 0),
-        &[0; 4],
+        [0; 4],
         &[0; 16],
     )
 }
@@ -348,7 +348,7 @@ fn mld(source: [u8; 16], hop_limit: u8, kind: u8) -> Vec<u8> {
 fn on_link() -> Vec<Story> {
     let own = World::LINK_LOCAL;
     let (pod, peer, router) = (World::POD6, World::PEER6, own_router());
-    let with = |code, flags: [u8; 4]| message_to(peer, (pod, 255), (135, code), &flags, &peer);
+    let with = |code, flags: [u8; 4]| message_to(peer, (pod, 255), (135, code), flags, &peer);
     let stories = [
         (
             "resolves a neighbour",
@@ -454,7 +454,7 @@ fn off_link() -> Vec<Story> {
     let other_node = [0xFD, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 8];
     let organisation = [0xFF, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     let allowed = [PolicyEntry::allow_all(Egress, 0)];
-    let solicit_routers = |to| message_to(to, (pod, 255), (133, 0), &[0; 4], &[]);
+    let solicit_routers = |to| message_to(to, (pod, 255), (133, 0), [0; 4], &[]);
     let cases = [
         ("solicits somebody far away", solicitation(pod, far, far)),
         (
