@@ -128,13 +128,8 @@ impl V6 {
     /// From bytes in network order.
     #[inline(always)]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
-        Self([
-            u32::from_ne_bytes([a, b, c, d]),
-            u32::from_ne_bytes([e, f, g, h]),
-            u32::from_ne_bytes([i, j, k, l]),
-            u32::from_ne_bytes([m, n, o, p]),
-        ])
+        // As a whole: byte by byte the compiler finds no words again.
+        Self(zerocopy::transmute!(bytes))
     }
 
     /// `::`.
@@ -145,17 +140,7 @@ impl V6 {
 
     #[inline(always)]
     const fn bytes(self) -> [u8; 16] {
-        let [a, b, c, d] = self.0;
-        let [a, b, c, d] = [
-            a.to_ne_bytes(),
-            b.to_ne_bytes(),
-            c.to_ne_bytes(),
-            d.to_ne_bytes(),
-        ];
-        [
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
-            d[2], d[3],
-        ]
+        zerocopy::transmute!(self.0)
     }
 
     /// ff00::/8.
@@ -450,10 +435,12 @@ impl Address for V6 {
     fn mix(self, other: Self, seed: u64) -> u64 {
         let [a, b, c, d] = self.0;
         let [e, f, g, h] = other.0;
-        let hash = mix(seed, a as u64 | ((b as u64) << 32));
-        let hash = mix(hash, c as u64 | ((d as u64) << 32));
-        let hash = mix(hash, e as u64 | ((f as u64) << 32));
-        mix(hash, g as u64 | ((h as u64) << 32))
+        // Two chains side by side: each round waits for the one before it.
+        let high = mix(seed, a as u64 | ((b as u64) << 32));
+        let low = mix(!seed, c as u64 | ((d as u64) << 32));
+        let high = mix(high, e as u64 | ((f as u64) << 32));
+        let low = mix(low, g as u64 | ((h as u64) << 32));
+        mix(high, low)
     }
 
     #[inline(always)]

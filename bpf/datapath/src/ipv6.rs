@@ -30,8 +30,25 @@ struct Header {
     payload_length: Be16,
     next: u8,
     hop_limit: u8,
-    source: [u32; 4],
-    destination: [u32; 4],
+    source: Words,
+    destination: Words,
+}
+
+/// An address. A list would be copied through memory, from the stack to the stack.
+#[derive(FromBytes)]
+#[repr(C)]
+struct Words {
+    a: u32,
+    b: u32,
+    c: u32,
+    d: u32,
+}
+
+impl Words {
+    #[inline(always)]
+    const fn address(&self) -> V6 {
+        V6([self.a, self.b, self.c, self.d])
+    }
 }
 
 #[derive(FromBytes)]
@@ -98,8 +115,8 @@ fn read<P: Packet>(packet: P, facts: &mut Facts<V6>, offset: u32) -> Result<Head
     if header.version >> 4 != 6 {
         return Err(DropReason::InvalidPacket);
     }
-    facts.source = V6(header.source);
-    facts.destination = V6(header.destination);
+    facts.source = header.source.address();
+    facts.destination = header.destination.address();
     facts.protocol = header.next;
     facts.hop_limit = header.hop_limit;
     facts.l4 = offset + HEADER;
