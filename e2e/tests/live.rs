@@ -17,11 +17,13 @@ use oxilium_e2e::{
     packet::{self, ethertype, tcp_flag},
     pod::Pod,
     probe::{self, Outcome},
+    process,
     scenario::{Scenario, policy, sockets},
     server::{self, TcpServer},
     wait,
     wire::{Mac, Tap, contains},
 };
+use serde_json::Value;
 
 const FROM_FRIEND: &str =
     "  ingress:\n    - fromEndpoints:\n        - matchLabels: {app: friend}\n";
@@ -157,6 +159,69 @@ fn a_download_stops_when_the_servers_ingress_is_denied() {
         drop(download);
         scenario.withdraw("web").unwrap();
     }
+}
+
+/// The server's own segments must not open a flow of their own where nothing is left that says they are denied:
+/// its sockets tell that the client came to it, and that is denied.
+#[test]
+fn a_download_stays_stopped_when_somebody_removes_the_denied_flow() {
+    let Some(scenario) = Scenario::start().unwrap() else {
+        return;
+    };
+    let server = scenario
+        .lab
+        .pod("server")
+        .label("app", "subject")
+        .start()
+        .unwrap();
+    let friend = scenario
+        .lab
+        .pod("friend")
+        .label("app", "friend")
+        .start()
+        .unwrap();
+    let _service = TcpServer::download(&server.netns, 80).unwrap();
+    for (address, friend_address, table) in sockets(&server, 80)
+        .into_iter()
+        .zip([IpAddr::from(friend.ipv4), IpAddr::from(friend.ipv6)])
+        .zip(["ox_ct4_denied", "ox_ct6_denied"])
+        .map(|((address, friend), table)| (address, friend, table))
+    {
+        scenario
+            .enforce("web", &policy("web", FROM_FRIEND))
+            .unwrap();
+        let download = Download::start(&friend.netns, address);
+        scenario
+            .replace("web", &policy("web", FROM_NOBODY))
+            .unwrap();
+        nothing_more_arrives(&server, &friend.netns, friend_address);
+        assert!(remove_all(&scenario, table) > 0, "no flow is denied");
+        nothing_more_arrives(&server, &friend.netns, friend_address);
+        drop(download);
+        scenario.withdraw("web").unwrap();
+    }
+}
+
+/// Removes every entry of a map with bpftool, as a person would; how many there were.
+fn remove_all(scenario: &Scenario, map: &str) -> usize {
+    let pin = scenario.lab.bpf_root().join("oxilium/v1").join(map);
+    let bpftool = |arguments: &[&str]| {
+        let mut command = process::command("bpftool");
+        command.args(arguments).arg(&pin);
+        command
+    };
+    let entries = process::run(&mut bpftool(&["-j", "map", "dump", "pinned"])).unwrap();
+    let entries: Value = serde_json::from_str(&entries).unwrap();
+    let entries = entries.as_array().unwrap();
+    for entry in entries {
+        let mut delete = bpftool(&["map", "delete", "pinned"]);
+        delete.args(["key", "hex"]);
+        for byte in entry["key"].as_array().unwrap() {
+            delete.arg(byte.as_str().unwrap().trim_start_matches("0x"));
+        }
+        process::run(&mut delete).unwrap();
+    }
+    entries.len()
 }
 
 #[test]
