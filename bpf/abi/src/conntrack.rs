@@ -162,11 +162,11 @@ pub struct CtEntry {
     pub tx_packets: u64,
     /// Bytes from the endpoint.
     pub tx_bytes: u64,
-    /// End of life, in seconds of the boot clock.
+    /// End of life, in seconds of the monotonic clock.
     pub expires: u32,
-    /// Last trace event of a packet to the endpoint, in seconds of the boot clock.
+    /// Last trace event of a packet to the endpoint, in seconds of the monotonic clock.
     pub last_rx_report: u32,
-    /// Last trace event of a packet from the endpoint, in seconds of the boot clock.
+    /// Last trace event of a packet from the endpoint, in seconds of the monotonic clock.
     pub last_tx_report: u32,
     /// Identity of the peer when the verdict was found; for people, never for a verdict.
     pub remote_identity: u32,

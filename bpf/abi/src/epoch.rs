@@ -8,6 +8,13 @@
 //!
 //! The array values here are exactly 8 bytes: an array update longer than that can be seen half done.
 //!
+//! # Order of memory
+//!
+//! "First" and "then" are about what each CPU sees. x86-64 keeps loads in order and stores in order. Elsewhere (arm64)
+//! programs put a barrier after G, after the words, and before the word that closes an evaluation: an atomic addition of
+//! nothing that returns the old value, which is fully ordered on every kernel; the loader says where it is needed
+//! (`WEAK_ORDER`). The writer has a fence before each write.
+//!
 //! # Banks
 //!
 //! An ipcache value and an endpoint's words exist in two banks; the ipcache word says which one

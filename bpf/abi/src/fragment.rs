@@ -51,7 +51,7 @@ fragment_key!(
 pub struct FragmentEntry {
     /// A [`crate::CtWord`] tagged with this datagram's key.
     pub word: u64,
-    /// End of life, in seconds of the boot clock.
+    /// End of life, in seconds of the monotonic clock.
     pub expires: u32,
     /// Source port of the datagram; for ICMP type (high byte) and code.
     pub source_port: Be16,

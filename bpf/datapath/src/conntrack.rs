@@ -65,7 +65,7 @@ pub(crate) struct Glance {
     /// It comes from this host or from the pod, not through another interface.
     pub(crate) local: bool,
     pub(crate) tag: u32,
-    /// Seconds of the boot clock.
+    /// Seconds of the monotonic clock.
     pub(crate) now: u32,
     pub(crate) length: u32,
     pub(crate) birth: Epoch,

@@ -156,6 +156,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
     /// another CPU moves it by making it in the new table and then deleting it in the old one.
     #[inline(always)]
     fn was_moved(&self) -> bool {
+        self.maps.read_barrier();
         let question = &self.scratch.question;
         let key = Aligned(A::ct_key(&question.tuple, self.scratch.config.endpoint));
         self.is_in(CtTable::Answered, &key.0) || self.is_in(CtTable::Denied, &key.0)
@@ -311,6 +312,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
     /// 1 if no plan was begun since G was read, else 0.
     #[inline(always)]
     pub(crate) fn no_plan_began(&self) -> u32 {
+        self.maps.read_barrier();
         let begun = self.maps.node_word(NodeWord::HighWater);
         (begun == self.scratch.published.get()) as u32
     }

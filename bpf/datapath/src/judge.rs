@@ -76,8 +76,6 @@ pub struct Scratch<A> {
     pub(crate) ipcache: IpcacheWord,
     pub(crate) endpoint: EndpointWord,
     pub(crate) glance: Glance,
-    /// Nanoseconds of the boot clock; 0 as long as nobody asked.
-    pub(crate) time: u64,
     pub(crate) report: Report,
 }
 
@@ -95,7 +93,6 @@ impl<A: Address> Default for Scratch<A> {
             ipcache: IpcacheWord(0),
             endpoint: EndpointWord(0),
             glance: Glance::new(Direction::Ingress, false, 0, false),
-            time: 0,
             report: Report::default(),
         }
     }

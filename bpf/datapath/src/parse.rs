@@ -29,11 +29,11 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
     pub(crate) fn parse<H: Hook>(&mut self) -> Result<u32, DropReason> {
         // Before every other map: what is evaluated now is stamped with it.
         let published = self.maps.node_word(NodeWord::Published);
+        self.maps.read_barrier();
         self.scratch.published = Epoch::new(published);
         volatile::zero(&mut self.scratch.facts);
         volatile::zero(&mut self.scratch.report);
         self.scratch.report.state = TraceState::None as u8;
-        self.scratch.time = 0;
         self.scratch.config.endpoint = 0;
         let local =
             H::DIRECTION as u8 == Direction::Egress as u8 || self.packet.ingress_ifindex() == 0;
@@ -98,8 +98,8 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         self.scratch.ipcache = IpcacheWord(self.maps.node_word(NodeWord::Ipcache));
         let index = endpoint_word_index(self.scratch.config.endpoint, self.scratch.ipcache.bank());
         self.scratch.endpoint = EndpointWord(self.maps.endpoint_word(index));
-        self.scratch.time = self.maps.now();
-        self.scratch.glance.now = (self.scratch.time / NANOSECONDS) as u32;
+        self.maps.read_barrier();
+        self.scratch.glance.now = (self.maps.now_coarse() / NANOSECONDS) as u32;
         self.scratch.glance.class = self.scratch.facts.class;
         self.scratch.glance.tcp_flags = self.scratch.facts.tcp_flags;
         self.scratch.glance.birth = Epoch::new(self.scratch.config.birth);

@@ -142,11 +142,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             _ => EventKind::Trace,
         };
         let scratch = &*self.scratch;
-        let time = if scratch.time == 0 {
-            self.maps.now()
-        } else {
-            scratch.time
-        };
+        let time = self.maps.now();
         self.maps.event(time, |event| {
             *event = Event {
                 time,

@@ -1,6 +1,7 @@
 //! BPF entry points, one per hook. The decisions are oxilium-datapath's.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod maps;
 mod phases;

@@ -1,10 +1,10 @@
 //! Kernel maps, clock and sockets as the datapath asks for them.
 
-use core::ptr;
+use core::{arch::asm, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, BPF_F_NO_PREALLOC, bpf_sock_tuple},
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::generated::{bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns, bpf_sk_release, bpf_skc_lookup_tcp},
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
@@ -43,6 +43,10 @@ static ALWAYS_ASK: u8 = 0;
 /// The local cluster's id.
 #[unsafe(no_mangle)]
 static CLUSTER_ID: u32 = 0;
+
+/// Not 0: this CPU may read later words before earlier ones, as arm64 does and x86-64 does not.
+#[unsafe(no_mangle)]
+static WEAK_ORDER: u8 = 0;
 
 const SECOND: u64 = 1_000_000_000;
 const TCP_LISTEN: u32 = 10;
@@ -143,8 +147,12 @@ impl Maps for KernelMaps {
         };
         let from = from.cast::<u64>();
         let into = ptr::from_mut(into).cast::<u64>();
+        const LAST: usize = size_of::<InterfaceConfig>() / 8 - 1;
         // In order, so that ifindex is read last.
-        for index in 0..size_of::<InterfaceConfig>() / 8 {
+        for index in 0..=LAST {
+            if index == LAST {
+                self.read_barrier();
+            }
             // SAFETY: within both values, which are 8-aligned; every value of the bytes is valid.
             unsafe { into.add(index).write(from.add(index).read_volatile()) };
         }
@@ -226,6 +234,24 @@ impl Maps for KernelMaps {
     }
 
     #[inline(always)]
+    fn read_barrier(self) {
+        if constant(&WEAK_ORDER) == 0 {
+            return;
+        }
+        // BPF has no fence, and loads that acquire only since Linux 6.15. An atomic that returns the old
+        // value is fully ordered (Documentation/bpf/standardization/instruction-set.rst and LKMM).
+        let mut word = 0_u64;
+        // SAFETY: adds nothing to a word of the stack; the verifier checks the access.
+        unsafe {
+            asm!(
+                "{zero} = atomic_fetch_add((u64 *)({word} + 0), {zero})",
+                zero = inout(reg) 0_u64 => _,
+                word = in(reg) &raw mut word,
+            );
+        }
+    }
+
+    #[inline(always)]
     fn check_options(self, at: u32, end: u32) -> u32 {
         options(self.0, at, end)
     }
@@ -234,6 +260,12 @@ impl Maps for KernelMaps {
     fn now(self) -> u64 {
         // SAFETY: no arguments.
         unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn now_coarse(self) -> u64 {
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_coarse_ns() }
     }
 
     #[inline(always)]

@@ -37,6 +37,8 @@ pub struct Constants {
     pub trace: bool,
     /// Ask policy for each packet.
     pub always_ask: bool,
+    /// Barriers between loads, as on a CPU that does not keep them in order.
+    pub weak_order: bool,
 }
 
 impl Default for Constants {
@@ -46,6 +48,7 @@ impl Default for Constants {
             event_rate: 1_000_000,
             trace: true,
             always_ask: false,
+            weak_order: false,
         }
     }
 }
@@ -72,13 +75,15 @@ impl Object {
     pub fn load(constants: Constants) -> Result<Self> {
         let always_ask = u8::from(constants.always_ask);
         let (dry_run, trace) = (u8::from(constants.dry_run), u8::from(constants.trace));
+        let weak_order = u8::from(constants.weak_order);
         let mut loader = EbpfLoader::new();
         loader
             .override_global("CT_SEED", &0x0123_4567_89AB_CDEF_u64, true)
             .override_global("DRY_RUN", &dry_run, true)
             .override_global("EVENT_RATE", &constants.event_rate, true)
             .override_global("TRACE", &trace, true)
-            .override_global("ALWAYS_ASK", &always_ask, true);
+            .override_global("ALWAYS_ASK", &always_ask, true)
+            .override_global("WEAK_ORDER", &weak_order, true);
         let mut ebpf = loader.load(oxilium_kernel::object::OBJECT)?;
         for name in [program::FROM_CONTAINER, program::TO_CONTAINER] {
             let program: &mut SchedClassifier = ebpf

@@ -15,7 +15,17 @@ fn each_story_goes_as_told() -> Result<()> {
         return Ok(());
     }
     enter_namespace()?;
-    let mut object = Object::load(Constants::default())?;
+    for weak_order in [false, true] {
+        let constants = Constants {
+            weak_order,
+            ..Constants::default()
+        };
+        tell_all(&mut Object::load(constants)?)?;
+    }
+    Ok(())
+}
+
+fn tell_all(object: &mut Object) -> Result<()> {
     let mut wrong = Vec::new();
     for story in stories::all() {
         object.forget_all()?;

@@ -82,7 +82,7 @@ pub struct ConntrackFlow {
     pub verdict: String,
     /// Epoch that the verdict was found under.
     pub stamp: u64,
-    /// End of life in seconds of the boot clock.
+    /// End of life in seconds of the monotonic clock.
     pub expires: u32,
     /// Seconds until then; negative when it is past.
     pub remaining: i64,

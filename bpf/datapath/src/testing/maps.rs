@@ -90,7 +90,7 @@ pub struct MemoryMaps<'a> {
     counters: RefCell<BTreeMap<u32, Counter>>,
     events: RefCell<Vec<Event>>,
     sockets: RefCell<Vec<SocketRecord>>,
-    /// Nanoseconds of the boot clock.
+    /// Nanoseconds of both clocks.
     pub clock: Cell<u64>,
     /// Judge only.
     pub dry_run: Cell<bool>,
@@ -339,6 +339,10 @@ impl Maps for Run<'_, '_> {
     }
 
     fn now(self) -> u64 {
+        self.maps.clock.get()
+    }
+
+    fn now_coarse(self) -> u64 {
         self.maps.clock.get()
     }
 

@@ -14,9 +14,9 @@ use crate::error::{ApplyError, ObserveError};
 use crate::port::{CtTable, Flow, GarbageReport};
 use crate::table::{Plain, Table};
 
-/// Seconds of the boot clock, in which programs write the end of an entry's life.
+/// Seconds of the monotonic clock, in which programs write the end of an entry's life.
 pub(super) fn now() -> io::Result<u32> {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     u32::try_from(now.tv_sec()).map_err(io::Error::other)
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use aya::maps::MapData;
 use oxilium_abi::{
@@ -72,6 +73,8 @@ impl Node for KernelNode {
     }
 
     fn apply(&mut self, write: &Write) -> Result<(), ApplyError> {
+        // A write of a plan is seen before those after it. A system call is no barrier by itself.
+        fence(Ordering::SeqCst);
         self.write(write)
     }
 

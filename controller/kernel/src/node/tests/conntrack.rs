@@ -21,7 +21,7 @@ pub(super) fn key4(endpoint: u16, port: u16) -> CtKey4 {
 }
 
 fn living() -> u32 {
-    super::super::conntrack::now().expect("there is a boot clock") + 1000
+    super::super::conntrack::now().expect("there is a clock") + 1000
 }
 
 pub(super) fn entry(expires: u32) -> CtEntry {
