@@ -1,6 +1,7 @@
 //! The object made ready for the kernel: constants set, maps put in, sections as maps; and its programs loaded.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -18,7 +19,7 @@ const READ_ONLY_PROG: u32 = 1 << 7;
 /// The object with its constants set and its maps put in.
 pub(super) struct Prepared {
     object: Object,
-    btf: Option<OwnedFd>,
+    btf: OwnedFd,
     /// Held until the programs are loaded and hold them themselves.
     _constants: Vec<OwnedFd>,
 }
@@ -108,8 +109,8 @@ impl Prepared {
             name,
             instructions: &instructions,
             license: &program.license,
-            types: self.btf.as_ref().map(|btf| ProgTypes {
-                btf: btf.as_fd(),
+            types: Some(ProgTypes {
+                btf: self.btf.as_fd(),
                 func_info: &func_info,
                 func_info_size: size(function.func_info_rec_size),
                 line_info: &line_info,
@@ -120,18 +121,27 @@ impl Prepared {
     }
 }
 
-/// Loads; on a refusal once more with a log, which grows until it holds everything.
 fn verify(request: &ProgLoad<'_>, counter: &WriteCounter) -> Result<OwnedFd, LoadError> {
+    explained(counter, |log| sys::prog_load(request, log)).map_err(|(source, log)| {
+        LoadError::Verifier {
+            name: request.name.to_owned(),
+            source,
+            log,
+        }
+    })
+}
+
+/// Loads; on a refusal once more with a log, which grows until it holds everything.
+fn explained(
+    counter: &WriteCounter,
+    mut load: impl FnMut(&mut [u8]) -> io::Result<OwnedFd>,
+) -> Result<OwnedFd, (io::Error, String)> {
     const LARGEST_LOG: usize = 64 << 20;
     // A signal that arrives while the verifier works makes it give up with EAGAIN.
     let mut patience = 5;
     let mut log = Vec::new();
     loop {
-        let result = counter.result(
-            Target::Programs,
-            Action::Create,
-            sys::prog_load(request, &mut log),
-        );
+        let result = counter.result(Target::Programs, Action::Create, load(&mut log));
         let error = match result {
             Ok(fd) => return Ok(fd),
             Err(error) => error,
@@ -144,11 +154,7 @@ fn verify(request: &ProgLoad<'_>, counter: &WriteCounter) -> Result<OwnedFd, Loa
             _ if log.is_empty() => log = vec![0; 1 << 20],
             _ => {
                 let end = log.iter().position(|&b| b == 0).unwrap_or(log.len());
-                return Err(LoadError::Verifier {
-                    name: request.name.to_owned(),
-                    source: error,
-                    log: String::from_utf8_lossy(&log[..end]).into_owned(),
-                });
+                return Err((error, String::from_utf8_lossy(&log[..end]).into_owned()));
             }
         }
     }
@@ -166,28 +172,22 @@ fn instruction_bytes(function: &Function) -> Vec<u8> {
     bytes
 }
 
-/// Type information makes map dumps readable and loops with callbacks possible; a program without
-/// these loads without it too.
-fn load_btf(object: &mut Object, counter: &WriteCounter) -> Result<Option<OwnedFd>, LoadError> {
+/// Type information says which functions the verifier proves by themselves. Without it each is walked again for each
+/// call, and no program loads within the verifier's limits.
+fn load_btf(object: &mut Object, counter: &WriteCounter) -> Result<OwnedFd, LoadError> {
     // All of these came before Linux 6.1, the oldest kernel that is served.
     let features = BtfFeatures::new(true, true, true, true, true, true, true, true);
-    let Some(btf) = object
-        .fixup_and_sanitize_btf(&features)
-        .map_err(|error| LoadError::Parse {
-            what: "type information",
-            detail: error.to_string(),
-        })?
-    else {
-        return Ok(None);
+    let failed = |detail| LoadError::Parse {
+        what: "type information",
+        detail,
     };
-    let bytes = btf.to_bytes();
-    match counter.result(Target::Programs, Action::Create, sys::btf_load(&bytes)) {
-        Ok(fd) => Ok(Some(fd)),
-        Err(error) => {
-            tracing::warn!(%error, "the kernel refuses the object's type information; going on without it");
-            Ok(None)
-        }
-    }
+    let bytes = object
+        .fixup_and_sanitize_btf(&features)
+        .map_err(|error| failed(error.to_string()))?
+        .ok_or_else(|| failed("it has none".to_owned()))?
+        .to_bytes();
+    explained(counter, |log| sys::btf_load(&bytes, log))
+        .map_err(|(source, log)| LoadError::Types { source, log })
 }
 
 /// A map of this load's own. A data section is filled, constants are read-only for programs and then
@@ -256,5 +256,24 @@ mod tests {
         };
         assert!(log.contains("R0 !read_ok"), "{log}");
         assert!(error.to_string().contains("R0 !read_ok"), "{error}");
+    }
+    #[test]
+    fn type_information_that_the_kernel_refuses_is_an_error_with_its_reasons() {
+        if !require(&[Need::Root]) {
+            return;
+        }
+        let error = explained(&WriteCounter::default(), |log| sys::btf_load(&[0; 64], log))
+            .map_err(|(source, log)| LoadError::Types { source, log })
+            .expect_err("zeros are no BTF");
+        assert!(error.to_string().contains("Invalid magic"), "{error}");
+    }
+
+    #[test]
+    fn the_kernel_takes_the_type_information_as_it_is() {
+        if !require(&[Need::Root]) {
+            return;
+        }
+        let mut object = Object::parse(crate::object::OBJECT).expect("the embedded object");
+        load_btf(&mut object, &WriteCounter::default()).expect("the embedded object's types");
     }
 }

@@ -97,6 +97,14 @@ pub enum LoadError {
         /// The verifier's whole log.
         log: String,
     },
+    /// The kernel refuses the object's type information.
+    #[error("the kernel refuses the programs' type information (BTF): {source}\n{}", tail(log))]
+    Types {
+        /// What the kernel said.
+        source: io::Error,
+        /// Its whole log.
+        log: String,
+    },
     /// A map or pin.
     #[error("{path} ({action}): {source}")]
     Pin {

@@ -1,7 +1,12 @@
 //! The parts of `union bpf_attr` (linux/bpf.h) that are used. All fields are zero where not set.
+//!
+//! Each is `IntoBytes`, which a type with padding cannot be: the kernel reads every byte, and refuses one that is not
+//! zero behind the last field that it knows.
+
+use zerocopy::{Immutable, IntoBytes};
 
 /// `BPF_MAP_CREATE`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct MapCreate {
     pub map_type: u32,
@@ -19,7 +24,7 @@ pub(super) struct MapCreate {
 }
 
 /// `BPF_MAP_*_ELEM`, `BPF_MAP_GET_NEXT_KEY` (whose `next_key` stands where `value` does), `BPF_MAP_FREEZE`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct MapElement {
     pub map_fd: u32,
@@ -30,7 +35,7 @@ pub(super) struct MapElement {
 }
 
 /// `BPF_MAP_*_BATCH`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct MapBatch {
     pub in_batch: u64,
@@ -44,7 +49,7 @@ pub(super) struct MapBatch {
 }
 
 /// `BPF_PROG_LOAD`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct ProgLoad {
     pub prog_type: u32,
@@ -70,7 +75,7 @@ pub(super) struct ProgLoad {
 }
 
 /// `BPF_PROG_TEST_RUN`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct ProgTestRun {
     pub prog_fd: u32,
@@ -93,7 +98,7 @@ pub(super) struct ProgTestRun {
 }
 
 /// `struct __sk_buff` up to the last field that a test run takes from it.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct SkBuff {
     /// From `len` to `priority`: left zero.
@@ -103,7 +108,7 @@ pub(super) struct SkBuff {
 }
 
 /// `BPF_OBJ_PIN`, `BPF_OBJ_GET`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct Object {
     pub pathname: u64,
@@ -112,7 +117,7 @@ pub(super) struct Object {
 }
 
 /// `BPF_*_GET_FD_BY_ID`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct ById {
     pub id: u32,
@@ -121,7 +126,7 @@ pub(super) struct ById {
 }
 
 /// `BPF_OBJ_GET_INFO_BY_FD`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct ObjectInfo {
     pub bpf_fd: u32,
@@ -130,7 +135,7 @@ pub(super) struct ObjectInfo {
 }
 
 /// `BPF_BTF_LOAD`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct BtfLoad {
     pub btf: u64,
@@ -138,10 +143,12 @@ pub(super) struct BtfLoad {
     pub btf_size: u32,
     pub btf_log_size: u32,
     pub btf_log_level: u32,
+    /// Set by the kernel, since Linux 6.4.
+    pub btf_log_true_size: u32,
 }
 
 /// `BPF_LINK_CREATE` of a tcx link.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct LinkCreateTcx {
     pub prog_fd: u32,
@@ -154,7 +161,7 @@ pub(super) struct LinkCreateTcx {
 }
 
 /// `BPF_LINK_UPDATE`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct LinkUpdate {
     pub link_fd: u32,
@@ -164,14 +171,14 @@ pub(super) struct LinkUpdate {
 }
 
 /// `BPF_LINK_DETACH`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct LinkDetach {
     pub link_fd: u32,
 }
 
 /// `BPF_PROG_DETACH`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct ProgDetach {
     pub target_ifindex: u32,
@@ -184,7 +191,7 @@ pub(super) struct ProgDetach {
 }
 
 /// `BPF_PROG_QUERY`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct ProgQuery {
     pub target_ifindex: u32,
@@ -201,7 +208,7 @@ pub(super) struct ProgQuery {
 }
 
 /// `struct bpf_map_info`.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct MapInfo {
     pub map_type: u32,
@@ -214,7 +221,7 @@ pub(super) struct MapInfo {
 }
 
 /// `struct bpf_prog_info`, up to the names.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct ProgInfo {
     pub prog_type: u32,
@@ -232,7 +239,7 @@ pub(super) struct ProgInfo {
 }
 
 /// `struct bpf_link_info` of a tcx link.
-#[derive(Default)]
+#[derive(Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct LinkInfo {
     pub link_type: u32,

@@ -15,6 +15,8 @@ mod watch;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
+use zerocopy::IntoBytes;
+
 pub(crate) use link::{
     LinkDescription, TcxHook, link_create_tcx, link_detach, link_info, link_update,
     prog_detach_tcx, prog_query_tcx,
@@ -61,7 +63,7 @@ pub(crate) enum Command {
 /// # Safety
 /// `T` must be the attribute layout of `command`, and each address in it must be valid for what the
 /// kernel reads or writes there.
-unsafe fn bpf<T>(command: Command, attribute: &mut T) -> io::Result<i32> {
+unsafe fn bpf<T: IntoBytes>(command: Command, attribute: &mut T) -> io::Result<i32> {
     // SAFETY: the attribute is a live, exclusively borrowed object of the size that is passed; the
     // kernel takes a shorter attribute than its own as if the rest were zero. What it points to is
     // the caller's promise.
@@ -83,7 +85,7 @@ unsafe fn bpf<T>(command: Command, attribute: &mut T) -> io::Result<i32> {
 ///
 /// # Safety
 /// As for [`bpf`], and the command must be one that returns a new descriptor.
-unsafe fn bpf_fd<T>(command: Command, attribute: &mut T) -> io::Result<OwnedFd> {
+unsafe fn bpf_fd<T: IntoBytes>(command: Command, attribute: &mut T) -> io::Result<OwnedFd> {
     // SAFETY: passed on to the caller.
     let fd = unsafe { bpf(command, attribute)? };
     // SAFETY: the kernel has just made this descriptor for us (close-on-exec); nobody else has it.

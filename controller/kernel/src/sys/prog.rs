@@ -66,14 +66,20 @@ pub(crate) fn prog_load(program: &ProgLoad<'_>, log: &mut [u8]) -> io::Result<Ow
     unsafe { bpf_fd(Command::ProgLoad, &mut attribute) }
 }
 
-/// Loads type information.
-pub(crate) fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
+/// Loads type information. The log is as for [`prog_load`].
+pub(crate) fn btf_load(btf: &[u8], log: &mut [u8]) -> io::Result<OwnedFd> {
     let mut attribute = attr::BtfLoad {
         btf: address(btf),
         btf_size: u32::try_from(btf.len()).map_err(io::Error::other)?,
         ..Default::default()
     };
-    // SAFETY: the kernel reads `btf_size` bytes of a slice that outlives the call.
+    if !log.is_empty() {
+        attribute.btf_log_level = 1;
+        attribute.btf_log_size = u32::try_from(log.len()).map_err(io::Error::other)?;
+        attribute.btf_log_buf = address_mut(log);
+    }
+    // SAFETY: the kernel reads `btf_size` bytes of a slice, and writes a log of the length that stands beside it into
+    // another; both outlive the call.
     unsafe { bpf_fd(Command::BtfLoad, &mut attribute) }
 }
 
