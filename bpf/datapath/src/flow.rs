@@ -10,7 +10,7 @@ use crate::{
     conntrack::{self, Sight, Step},
     facts::{ACK, Class, Fragment, RST, SYN, Tuple},
     hook::Hook,
-    judge::{Judge, next},
+    judge::{Judge, UNDISTURBED, next},
     maps::{CtTable, FlowMaps, Namespace, Socket},
     packet::Packet,
     policy::Query,
@@ -301,20 +301,20 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         self.scratch.search.shapes()
     }
 
-    /// 0 if policy allows, else the reason's number. What is found stays in the report.
+    /// 0 if policy allows, else the reason's number; with [`UNDISTURBED`] if no plan was begun since G was
+    /// read. What is found stays in the report.
     #[inline(always)]
     pub(crate) fn end_asking(&mut self) -> u32 {
         let answer = self.scratch.search.end();
         self.scratch.report.evaluated(answer);
-        answer.denied.map_or(0, |reason| reason as u32)
-    }
-
-    /// 1 if no plan was begun since G was read, else 0.
-    #[inline(always)]
-    pub(crate) fn no_plan_began(&self) -> u32 {
+        let reason = answer.denied.map_or(0, |reason| reason as u32);
         self.maps.read_barrier();
         let begun = self.maps.node_word(NodeWord::HighWater);
-        (begun == self.scratch.published.get()) as u32
+        if begun == self.scratch.published.get() {
+            reason | UNDISTURBED
+        } else {
+            reason
+        }
     }
 
     /// What the ipcache has of an address in the bank in use; 0 for nothing.

@@ -34,8 +34,12 @@ pub enum Phase {
     Open,
     /// Asks policy.
     Ask,
+    /// Finds the peer's identity and the shapes of entries that the policy table has for it.
+    Begin,
     /// Looks up the policy entries of one shape, the argument.
     Shape,
+    /// Draws policy's answer from the entries that were found.
+    End,
     /// Does what follows from policy's answer, the argument.
     Settle,
     /// Makes the event of a drop; the argument is the reason.
@@ -192,11 +196,13 @@ pub fn run_phase<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
         Phase::Look => with(packet, maps, |judge| number(judge.look::<H>())),
         Phase::Quote => with(packet, maps, |judge| number(judge.quote::<H>())),
         Phase::Open => with(packet, maps, |judge| judge.open::<H>()),
-        Phase::Ask => ask::<A, H, P, M>(packet, maps),
+        Phase::Ask => ask::<A, H, M>(maps),
+        Phase::Begin => with(packet, maps, |judge| judge.begin_asking()),
         Phase::Shape => with(packet, maps, |judge| {
             judge.scratch.search.step(maps, argument & 31);
             next::PASS
         }),
+        Phase::End => with(packet, maps, |judge| judge.end_asking()),
         Phase::Settle => with(packet, maps, |judge| number(judge.settle::<H>(argument))),
         Phase::TellDrop | Phase::TellVerdict | Phase::TellTrace => with(packet, maps, |judge| {
             judge.tell::<H>(phase, argument as u8);
@@ -207,21 +213,21 @@ pub fn run_phase<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
 
 /// Evaluations until two in a row agree, while a plan is being written.
 const ASK_TRIES: u32 = 4;
+/// In the answer of [`Phase::End`]: no plan was begun since G was read. Above the numbers of reasons.
+pub(crate) const UNDISTURBED: u32 = 1 << 8;
 
 /// [`Phase::Ask`]: 0 if policy allows, else the reason's number.
 ///
 /// One evaluation is several lookups, and a plan's writes may fall in between: then what was found is
 /// neither the old table nor the new one. `HighWater` is a plan's first write, so where it still is
 /// the G that was read first there was none; else two evaluations must agree.
+///
+/// Nothing but calls: the verifier walks the tries times the shapes here.
 #[inline(always)]
-#[expect(
-    clippy::redundant_closure_for_method_calls,
-    reason = "the method is of one lifetime, the closure of all"
-)]
-fn ask<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(packet: P, maps: M) -> u32 {
+fn ask<A: Address, H: Hook, M: FlowMaps<A>>(maps: M) -> u32 {
     let mut previous = u32::MAX;
     for _ in 0..ASK_TRIES {
-        let mut left = with(packet, maps, |judge| judge.begin_asking());
+        let mut left = maps.phase::<H>(Phase::Begin, 0);
         for _ in 0..ShapeMask::SHAPES {
             if left == 0 {
                 break;
@@ -230,9 +236,9 @@ fn ask<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(packet: P, maps: M) -> u3
             maps.phase::<H>(Phase::Shape, shape);
             left = rest;
         }
-        let reason = with(packet, maps, |judge| judge.end_asking());
-        let still = with(packet, maps, |judge| judge.no_plan_began());
-        if still != 0 || reason == previous {
+        let found = maps.phase::<H>(Phase::End, 0);
+        let reason = found & !UNDISTURBED;
+        if found & UNDISTURBED != 0 || reason == previous {
             return reason;
         }
         previous = reason;
