@@ -148,6 +148,7 @@ impl Agent {
                     addresses: [self.address(*slot)].into(),
                     link_local: None,
                     netns_id: None,
+                    ipv6_prefix_length: None,
                 }),
             };
             world

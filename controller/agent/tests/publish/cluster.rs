@@ -177,6 +177,7 @@ impl Agent {
                 addresses: [std::net::IpAddr::from([10, 1, 9, last])].into(),
                 link_local: None,
                 netns_id: None,
+                ipv6_prefix_length: None,
             }),
         };
         self.world
