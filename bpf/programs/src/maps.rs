@@ -4,7 +4,9 @@ use core::{arch::asm, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, BPF_F_NO_PREALLOC, bpf_sock_tuple},
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns, bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::generated::{
+        bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns, bpf_sk_release, bpf_skc_lookup_tcp,
+    },
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };

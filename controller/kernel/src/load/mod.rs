@@ -98,7 +98,10 @@ pub enum LoadError {
         log: String,
     },
     /// The kernel refuses the object's type information.
-    #[error("the kernel refuses the programs' type information (BTF): {source}\n{}", tail(log))]
+    #[error(
+        "the kernel refuses the programs' type information (BTF): {source}\n{}",
+        tail(log)
+    )]
     Types {
         /// What the kernel said.
         source: io::Error,
