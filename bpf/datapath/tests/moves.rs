@@ -76,7 +76,6 @@ struct Case {
     verdict: Result<(), DropReason>,
 }
 
-#[expect(clippy::too_many_lines, reason = "one table")]
 fn cases() -> Vec<Case> {
     let denied = Err(DropReason::FlowDenied);
     let (unanswered, answered) = (CtTable::Unanswered, CtTable::Answered);
