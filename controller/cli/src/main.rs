@@ -14,6 +14,7 @@ mod output;
 mod plan;
 mod policy;
 mod status;
+mod uninstall;
 mod vectors;
 
 use std::io::{self, Write};
@@ -126,6 +127,7 @@ fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Monitor(args) => monitor::run(&client, &args, &mut out),
         Command::Plan(args) => plan::run(&client, &args, &mut out),
         Command::Explain(args) => explain::run(&client, &args, &mut out),
+        Command::Uninstall(options) => uninstall::run(&options, &socket, &mut out),
     }
 }
 

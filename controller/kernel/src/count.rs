@@ -55,6 +55,8 @@ named! {
         Links = "links",
         /// clsact qdiscs and filters.
         Filters = "filters",
+        /// Network devices.
+        Devices = "devices",
         /// Ids of network namespaces.
         Namespaces = "namespaces",
     }
