@@ -8,6 +8,7 @@ mod apply;
 mod attach;
 mod devices;
 mod failures;
+mod fights;
 mod fold;
 mod hooks;
 mod index;
@@ -35,8 +36,9 @@ use crate::publish::{PublishReport, StatusDirectory};
 use crate::source::{Delivery, SourceReport, Tombstones};
 use crate::staged::StagedReports;
 
-pub(crate) use devices::mac_text;
+pub(crate) use devices::{mac_text, parse_mac};
 use failures::{Failures, Object};
+use fights::Fights;
 use hooks::Looks;
 use index::Index;
 pub use index::{OBJECT_SOURCES, Objects};
@@ -132,6 +134,7 @@ pub struct Reconciler<N> {
     /// Pins may be left that nothing needs.
     untidy: bool,
     failures: Failures,
+    fights: Fights,
     waiters: Vec<Waiter>,
     lives: Lives,
     source: Arc<SourceReport>,
@@ -194,6 +197,7 @@ impl<N: Node> Reconciler<N> {
             unfinished: false,
             untidy: true,
             failures: Failures::default(),
+            fights: Fights::default(),
             waiters: Vec::new(),
             lives,
             source: Arc::default(),
@@ -310,6 +314,7 @@ impl<N: Node> Reconciler<N> {
             self.read_tombstones(now);
         }
         self.tidy(now);
+        self.fights.forget(now);
         self.show();
         self.answer_waiters(Instant::now());
         self.publish(now);
@@ -324,6 +329,7 @@ impl<N: Node> Reconciler<N> {
         let mut next = self.next_sweep;
         next = next.min(self.failures.next().unwrap_or(next));
         next = next.min(self.settling.next().unwrap_or(next));
+        next = next.min(self.fights.next().unwrap_or(next));
         for waiter in &self.waiters {
             next = next.min(waiter.deadline);
         }
@@ -378,6 +384,7 @@ impl<N: Node> Reconciler<N> {
     fn begin_sweep(&mut self, now: Instant) {
         self.links_changed = true;
         self.sweep.due = true;
+        self.untidy = true;
         self.read_tombstones(now);
         self.next_sweep = now + jitter(self.sweep_every);
     }
@@ -416,11 +423,11 @@ impl<N: Node> Reconciler<N> {
             return;
         }
         match self.node.tidy() {
-            Ok(removed) => {
+            Ok(changed) => {
                 self.untidy = false;
                 self.failures.works(&Object::Pins);
-                if removed > 0 {
-                    tracing::info!(removed, "removed pins that nothing needs");
+                if changed > 0 {
+                    tracing::info!(changed, "put the pins in order");
                 }
             }
             Err(error) => {
