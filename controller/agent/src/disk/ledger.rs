@@ -127,7 +127,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let state = root.path().join("state");
         let made = missing(&state);
-        assert_eq!(made, [state.clone()]);
+        assert_eq!(made, std::slice::from_ref(&state));
         fs::create_dir(&state).unwrap();
         Ledger::note(&state, made, places(root.path())).unwrap();
         let ledger = Ledger::read(&state).unwrap();

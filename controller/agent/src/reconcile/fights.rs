@@ -127,7 +127,7 @@ mod tests {
         assert!(told.object.contains("ipcache"), "{told:?}");
         assert!(told.reason.contains("4 times"), "{told:?}");
         let end = fights.next().unwrap();
-        fights.forget(end - Duration::from_millis(1));
+        fights.forget(now + PEACE);
         assert_eq!(fights.report().len(), 1);
         fights.forget(end);
         assert_eq!(fights.report(), []);
