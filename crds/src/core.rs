@@ -3,7 +3,7 @@
 pub use namespace::Namespace;
 pub use node::{Node, NodeAddress, NodeSpec, NodeStatus};
 pub use pod::{Container, ContainerPort, Pod, PodIp, PodSpec, PodStatus};
-pub use service::{Service, ServicePort, ServiceSpec};
+pub use service::{ClientIpConfig, Service, ServicePort, ServiceSpec, SessionAffinityConfig};
 
 mod pod {
     use serde::{Deserialize, Serialize};
@@ -174,12 +174,42 @@ mod service {
         /// `ClusterIP`, `NodePort`, `LoadBalancer`, `ExternalName`.
         #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
         pub kind: Option<String>,
+        /// Its first address, as people write it; an API server fills `clusterIPs` from it.
+        #[serde(rename = "clusterIP", skip_serializing_if = "Option::is_none")]
+        pub cluster_ip: Option<String>,
         /// Its addresses; `None` as a text for a headless one.
         #[serde(rename = "clusterIPs", deserialize_with = "null_is_default")]
         pub cluster_ips: Vec<String>,
         /// Its ports.
         #[serde(deserialize_with = "null_is_default")]
         pub ports: Vec<ServicePort>,
+        /// `None` (when absent) or `ClientIP`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub session_affinity: Option<String>,
+        /// How long, for `ClientIP`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub session_affinity_config: Option<SessionAffinityConfig>,
+        /// `Cluster` (when absent) or `Local`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub internal_traffic_policy: Option<String>,
+    }
+
+    /// `sessionAffinityConfig` of a Service.
+    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    pub struct SessionAffinityConfig {
+        /// For affinity by the client's address.
+        #[serde(rename = "clientIP", skip_serializing_if = "Option::is_none")]
+        pub client_ip: Option<ClientIpConfig>,
+    }
+
+    /// `sessionAffinityConfig.clientIP`.
+    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    pub struct ClientIpConfig {
+        /// Seconds, at most a day.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub timeout_seconds: Option<i64>,
     }
 
     /// A port of a Service.

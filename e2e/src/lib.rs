@@ -26,6 +26,7 @@ pub mod process;
 pub mod require;
 pub mod scenario;
 pub mod server;
+pub mod service;
 pub mod trace;
 pub mod traffic;
 pub mod wait;

@@ -67,6 +67,27 @@ pub fn apply(tables: &mut Observed, write: &Write) {
             let none = [EndpointWord::default(); 2];
             tables.endpoint_words.retain(|_, words| *words != none);
         }
+        Write::Service { key, value } => {
+            tables.services.insert(key, value);
+        }
+        Write::ServiceDelete { key } => {
+            assert!(tables.services.remove(&key).is_some(), "{write}");
+        }
+        Write::Backend { id, value } => {
+            tables.backends.insert(id, value);
+        }
+        Write::BackendDelete { id } => {
+            assert!(tables.backends.remove(&id).is_some(), "{write}");
+        }
+        Write::ReverseNat { id, value } => {
+            tables.reverse_nat.insert(id, value);
+        }
+        Write::ReverseNatDelete { id } => {
+            assert!(tables.reverse_nat.remove(&id).is_some(), "{write}");
+        }
+        Write::ServicesInUse(used) => {
+            tables.node_words[NodeWord::Services as usize] = u64::from(used);
+        }
         Write::Attach { point, program, .. } | Write::Replace { point, program, .. } => {
             let replaces = matches!(write, Write::Replace { .. });
             let program = AttachedProgram {

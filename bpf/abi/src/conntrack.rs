@@ -29,6 +29,8 @@ pub enum FlowKind {
     EchoByLocal = 1,
     /// ICMP echo that the peer started: its requests, the endpoint's replies. `local_port` is the echo id.
     EchoByRemote = 2,
+    /// Not in the conntrack maps: a flow to a frontend, in the maps of [`crate::ServiceFlow`].
+    Service = 3,
 }
 
 macro_rules! ct_key {
@@ -176,8 +178,8 @@ pub struct CtEntry {
     pub rx_tcp_flags: u8,
     /// TCP flags seen in packets from the endpoint.
     pub tx_tcp_flags: u8,
-    /// Zero.
-    pub reserved: u32,
+    /// [`crate::NatWord`]: the frontend that the flow was sent to.
+    pub nat: u32,
 }
 const _: () = assert!(size_of::<CtEntry>() == 64);
 

@@ -134,6 +134,8 @@ pub enum NodeWord {
     CtSeed = 3,
     /// How many readers the event ring has; with none, programs make no event.
     EventReaders = 4,
+    /// Not 0 while there is any frontend, or a flow that was sent to one may still live.
+    Services = 5,
 }
 
 /// Length of the node words' array; slots without a [`NodeWord`] are zero and kept for later.

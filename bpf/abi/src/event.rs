@@ -75,7 +75,25 @@ pub struct Event {
     /// Index of the shape of the deciding policy entry (bits 0…4) and kind of its identity (bits 5…6:
     /// 0 none matched, 1 specific, 2 aggregate, 3 any).
     pub matched: u8,
+    /// [`EventTranslation`] as a number.
+    pub translation: u8,
+    /// The other address of a flow to a service, in network order; IPv4 in the first four bytes.
+    pub translated: [u8; 16],
+    /// Its port.
+    pub translated_port: Be16,
     /// Zero.
-    pub reserved: u8,
+    pub reserved: [u8; 6],
 }
-const _: () = assert!(size_of::<Event>() == 72);
+const _: () = assert!(size_of::<Event>() == 96);
+
+/// What [`Event::translated`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum EventTranslation {
+    /// Nothing: the packet goes on with its own addresses.
+    None = 0,
+    /// The backend; the packet's destination is the frontend.
+    ToBackend = 1,
+    /// The frontend; the packet's source is the backend.
+    FromFrontend = 2,
+}

@@ -18,6 +18,7 @@ mod ipcache;
 mod net;
 mod policy;
 mod reason;
+mod service;
 
 pub use conntrack::{
     CT_CLOSE_TIMEOUT, CT_NON_TCP_LIFETIME, CT_REPORT_INTERVAL, CT_SYN_TIMEOUT, CT_TCP_LIFETIME,
@@ -31,7 +32,7 @@ pub use epoch::{
     EPOCH_BITS, EPOCH_MAX, EndpointWord, Epoch, IpcacheWord, NODE_WORDS, NodeWord,
     endpoint_word_index,
 };
-pub use event::{Event, EventKind, TraceState};
+pub use event::{Event, EventKind, EventTranslation, TraceState};
 pub use fragment::{FRAGMENT_LIFETIME, FragmentEntry, FragmentKey4, FragmentKey6};
 pub use interface::{ADDRESSES_PER_FAMILY, InterfaceConfig, InterfaceFlags, NETNS_UNKNOWN};
 pub use ipcache::{IPCACHE_PREFIX_BASE, IpcacheKey, IpcacheValue};
@@ -41,6 +42,11 @@ pub use policy::{
     ShapeMask, ShapeWord, shape_word_index,
 };
 pub use reason::DropReason;
+pub use service::{
+    AFFINITY_TIMEOUT_MAX, Affinity, AffinityKey, BACKEND_ID_MAX, ChoiceWord, LbAddress, LbState,
+    NatWord, SERVICE_LOOPBACK4, SERVICE_LOOPBACK6, ServiceFlow, ServiceKey, ServiceValue,
+    ServiceWord, bind,
+};
 
 /// Version of all layouts in this crate; part of the pin path.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -75,6 +81,18 @@ pub mod map {
     pub const FRAGMENTS4: &str = "ox_frag4";
     /// [`crate::FragmentKey6`] → [`crate::FragmentEntry`]; LRU hash.
     pub const FRAGMENTS6: &str = "ox_frag6";
+    /// [`crate::ServiceKey`] → [`crate::ServiceValue`]; hash, not preallocated.
+    pub const SERVICES: &str = "ox_services";
+    /// Backend id → [`crate::LbAddress`]; hash, not preallocated.
+    pub const BACKENDS: &str = "ox_backends";
+    /// Frontend id → [`crate::LbAddress`]; hash, not preallocated.
+    pub const REVERSE_NAT: &str = "ox_reverse_nat";
+    /// [`crate::CtKey4`] → [`crate::ServiceFlow`]; LRU hash.
+    pub const SERVICE_FLOWS4: &str = "ox_svc_flows4";
+    /// [`crate::CtKey6`] → [`crate::ServiceFlow`]; LRU hash.
+    pub const SERVICE_FLOWS6: &str = "ox_svc_flows6";
+    /// [`crate::AffinityKey`] → [`crate::Affinity`]; LRU hash.
+    pub const AFFINITY: &str = "ox_affinity";
     /// [`crate::counter_index`] → [`crate::Counter`]; per-CPU array.
     pub const COUNTERS: &str = "ox_counters";
     /// [`crate::Event`] records; ring buffer.

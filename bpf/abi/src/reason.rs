@@ -49,6 +49,8 @@ reasons! {
     NoConfiguration = 165, "No configuration available to perform policy decision";
     /// The conntrack entry could not be made.
     CtInsertFailed = 155, "CT: Map insertion failed";
+    /// The frontend has no backend, or the one that the flow goes to is gone.
+    NoServiceBackend = 158, "Service backend not found";
     /// Extension headers that are malformed, or too many.
     InvalidExtensionHeader = 156, "Invalid IPv6 extension header";
     /// A later fragment whose first was not seen or not allowed.
@@ -95,6 +97,14 @@ reasons! {
     FragmentOverlap = 226, "Overlapping fragment";
     /// IPv6 source link-local for other than neighbour discovery and MLD.
     LinkLocalSource = 227, "Link-local source outside neighbour discovery";
+    /// The frontend that the answered flow was sent to is gone.
+    NoServiceFrontend = 228, "Service frontend not found";
+    /// A connection to a frontend that was not seen to begin, and more backends than are judged for it.
+    TooManyBackends = 229, "Too many service backends for a connection not seen from its start";
+    /// SCTP to a frontend whose backend has another port: the checksum would have to be made anew.
+    SctpPortTranslation = 230, "SCTP port translation";
+    /// The packet could not be rewritten.
+    RewriteFailed = 231, "Address translation failed";
 }
 
 impl core::fmt::Display for DropReason {

@@ -1,7 +1,8 @@
 //! The two address families.
 
 use oxilium_abi::{
-    Be16, CtKey4, CtKey6, DropReason, FragmentKey4, FragmentKey6, InterfaceConfig, IpcacheKey,
+    Be16, CtKey4, CtKey6, DropReason, Family, FragmentKey4, FragmentKey6, InterfaceConfig,
+    IpcacheKey,
 };
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     maps::Maps,
     neighbour::{self, Link},
     packet::Packet,
+    rewrite::fold,
 };
 
 /// Identity of addresses that the ipcache does not know.
@@ -36,6 +38,12 @@ pub trait Address: Copy + Default + PartialEq {
     const ECHO_REQUEST: u8;
     /// Identity of an address that nobody knows.
     const WORLD: u32;
+    /// The family.
+    const FAMILY: Family;
+    /// Where a header has its source address; the destination follows it.
+    const SOURCE_OFFSET: u32;
+    /// Where a header has a checksum of its own.
+    const HEADER_CHECKSUM: Option<u32>;
 
     /// Reads the network header and finds the L4 header.
     fn parse<P: Packet, M: Maps>(
@@ -94,6 +102,15 @@ pub trait Address: Copy + Default + PartialEq {
 
     /// In network order; IPv4 in the first four bytes.
     fn wide(self) -> [u8; 16];
+
+    /// Of bytes as [`Address::wide`] gives them.
+    fn from_wide(bytes: &[u8; 16]) -> Self;
+
+    /// What a ones' complement sum changes by when `to` takes the place of this address.
+    fn difference(self, to: Self) -> u32;
+
+    /// Writes the address into a packet; false where that fails.
+    fn store<P: Packet>(self, packet: P, offset: u32) -> bool;
 }
 
 /// An IPv4 address as it stands in a packet.
@@ -203,6 +220,9 @@ impl Address for V4 {
     const ICMP: u8 = 1;
     const ECHO_REQUEST: u8 = 8;
     const WORLD: u32 = WORLD_IPV4;
+    const FAMILY: Family = Family::V4;
+    const SOURCE_OFFSET: u32 = 12;
+    const HEADER_CHECKSUM: Option<u32> = Some(10);
 
     #[inline(always)]
     fn parse<P: Packet, M: Maps>(
@@ -312,6 +332,22 @@ impl Address for V4 {
     fn wide(self) -> [u8; 16] {
         V6([self.0, 0, 0, 0]).bytes()
     }
+
+    #[inline(always)]
+    fn from_wide(bytes: &[u8; 16]) -> Self {
+        let [a, b, c, d, ..] = *bytes;
+        Self::from_bytes([a, b, c, d])
+    }
+
+    #[inline(always)]
+    fn difference(self, to: Self) -> u32 {
+        fold(!self.0 as u64 + to.0 as u64)
+    }
+
+    #[inline(always)]
+    fn store<P: Packet>(self, packet: P, offset: u32) -> bool {
+        packet.store(offset, self.0.to_ne_bytes())
+    }
 }
 
 #[expect(
@@ -326,6 +362,9 @@ impl Address for V6 {
     const ICMP: u8 = 58;
     const ECHO_REQUEST: u8 = 128;
     const WORLD: u32 = WORLD_IPV6;
+    const FAMILY: Family = Family::V6;
+    const SOURCE_OFFSET: u32 = 8;
+    const HEADER_CHECKSUM: Option<u32> = None;
 
     #[inline(always)]
     fn parse<P: Packet, M: Maps>(
@@ -446,6 +485,24 @@ impl Address for V6 {
     #[inline(always)]
     fn wide(self) -> [u8; 16] {
         self.bytes()
+    }
+
+    #[inline(always)]
+    fn from_wide(bytes: &[u8; 16]) -> Self {
+        Self::from_bytes(*bytes)
+    }
+
+    #[inline(always)]
+    fn difference(self, to: Self) -> u32 {
+        let [a, b, c, d] = self.0;
+        let [e, f, g, h] = to.0;
+        let old = !a as u64 + !b as u64 + !c as u64 + !d as u64;
+        fold(old + e as u64 + f as u64 + g as u64 + h as u64)
+    }
+
+    #[inline(always)]
+    fn store<P: Packet>(self, packet: P, offset: u32) -> bool {
+        packet.store(offset, self.bytes())
     }
 }
 

@@ -41,6 +41,8 @@ pub(crate) struct Sight {
     pub(crate) reply: bool,
     /// A trace event is due.
     pub(crate) due: bool,
+    /// The entry's [`oxilium_abi::NatWord`], where it passes or must be asked about again.
+    pub(crate) nat: u32,
 }
 
 impl Sight {
@@ -52,6 +54,7 @@ impl Sight {
             word: CtWord(0),
             reply: false,
             due: false,
+            nat: 0,
         }
     }
 }
@@ -131,6 +134,7 @@ pub(crate) fn examine(entry: &mut CtEntry, table: CtTable, glance: &Glance) -> S
         word,
         reply,
         due: false,
+        nat: 0,
     };
     let denied = !word.allowed() && word.stamp() >= glance.epoch;
     if glance.opens() && !reply && is_closed(entry.flags) {
@@ -185,6 +189,7 @@ pub(crate) fn examine_related(entry: &mut CtEntry, table: CtTable, glance: &Glan
         word,
         reply: false,
         due: false,
+        nat: entry.nat,
     }
 }
 
@@ -195,7 +200,7 @@ const fn is_closed(flags: u16) -> bool {
 }
 
 #[inline(always)]
-const fn lifetime(class: Class, flags: u16) -> u32 {
+pub(crate) const fn lifetime(class: Class, flags: u16) -> u32 {
     match class {
         Class::Tcp if flags & CtFlags::SEEN_NON_SYN == 0 => CT_SYN_TIMEOUT,
         Class::Tcp => CT_TCP_LIFETIME,

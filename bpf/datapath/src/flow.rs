@@ -14,6 +14,7 @@ use crate::{
     maps::{CtTable, FlowMaps, Namespace, Socket},
     packet::Packet,
     policy::Query,
+    services::Change,
     volatile,
 };
 
@@ -57,7 +58,7 @@ pub(crate) enum Purpose {
 /// What policy is asked, and for what.
 #[derive(Clone, Copy)]
 pub(crate) struct Question<A> {
-    tuple: Tuple<A>,
+    pub(crate) tuple: Tuple<A>,
     /// Destination port or ICMP type, in host order.
     port: u16,
     /// Direction of the flow.
@@ -95,15 +96,25 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
     /// [`crate::Phase::Look`].
     #[inline(always)]
     pub(crate) fn look<H: Hook>(&mut self) -> Result<u32, DropReason> {
-        let tuple = self.scratch.facts.tuple(H::DIRECTION);
+        let tuple = self.flow_of::<H>();
         let key = Aligned(A::ct_key(&tuple, self.scratch.config.endpoint));
         self.scratch.glance.tag = self.tag(&tuple);
         let mut sight = self.look_in(CtTable::Answered, &key.0);
+        if H::DIRECTION as u8 == Direction::Egress as u8
+            && matches!(sight.step, Step::None | Step::Fresh | Step::Stale)
+            && self.may_be_service()
+        {
+            return Ok(next::TRANSLATE);
+        }
         if sight.step == Step::None {
             sight = self.look_in(CtTable::Denied, &key.0);
             if sight.step == Step::None {
                 sight = self.look_in(CtTable::Unanswered, &key.0);
             }
+        }
+        if H::DIRECTION as u8 == Direction::Ingress as u8 && sight.nat != 0 && sight.reply {
+            self.scratch.translation.change = Change::Reverse;
+            self.scratch.translation.nat = sight.nat;
         }
         match sight.step {
             Step::Pass | Step::Answer => {
@@ -120,7 +131,8 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             Step::Denied => Err(DropReason::FlowDenied),
             Step::Stale => {
                 self.scratch.report.pass(&sight);
-                Ok(self.ask_again(tuple, sight, Purpose::Again))
+                self.ask_again(tuple, sight, Purpose::Again);
+                Ok(self.unless_proxied::<H>(sight.word.direction()))
             }
             // The host's entry is not for this packet, nor this packet for the entry.
             Step::NotHost => {
@@ -170,9 +182,35 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
 
     #[inline(always)]
     fn look_in(&self, table: CtTable, key: &A::CtKey) -> Sight {
-        match self.maps.ct(table, key) {
-            Some(mut entry) => conntrack::examine(&mut entry, table, &self.scratch.glance),
-            None => Sight::none(),
+        let Some(mut entry) = self.maps.ct(table, key) else {
+            return Sight::none();
+        };
+        let mut sight = conntrack::examine(&mut entry, table, &self.scratch.glance);
+        if matches!(sight.step, Step::Pass | Step::Answer | Step::Stale) {
+            let translation = &self.scratch.translation;
+            // Of two flows that became one by their translation, the answers go to the later.
+            if translation.change as u8 == Change::Forward as u8
+                && entry.nat != translation.nat
+                && !self.scratch.glance.dry_run
+            {
+                entry.nat = translation.nat;
+            }
+            sight.nat = entry.nat;
+        }
+        sight
+    }
+
+    /// What follows when the question about a flow is complete. A packet to the pod on a connection that the pod opened, and
+    /// that was not translated here, may be one to a frontend that kube-proxy translated.
+    #[inline(always)]
+    fn unless_proxied<H: Hook>(&self, direction: Direction) -> u32 {
+        if H::DIRECTION as u8 == Direction::Ingress as u8
+            && direction as u8 == Direction::Egress as u8
+            && self.may_be_service()
+        {
+            next::PROXIED
+        } else {
+            next::ASK
         }
     }
 
@@ -228,7 +266,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         self.scratch.question.direction = direction;
         self.scratch.question.proof = proof;
         self.scratch.question.purpose = Purpose::Open;
-        next::ASK
+        self.unless_proxied::<H>(direction)
     }
 
     /// The direction of a connection in the middle of which we come in; none where the pod has no socket of it.
@@ -260,8 +298,14 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
     pub(crate) fn ask_alone<H: Hook>(&mut self) -> u32 {
         self.scratch.question.tuple = self.scratch.facts.tuple(H::DIRECTION);
         let port = self.scratch.facts.icmp_type() as u16;
+        self.ask_alone_about(port, H::DIRECTION)
+    }
+
+    /// Asks policy about the flow in the question, and remembers nothing.
+    #[inline(always)]
+    pub(crate) fn ask_alone_about(&mut self, port: u16, direction: Direction) -> u32 {
         let proof = proven(self.scratch.glance.local);
-        self.ask_about(port, H::DIRECTION, proof, Purpose::Alone, Sight::none())
+        self.ask_about(port, direction, proof, Purpose::Alone, Sight::none())
     }
 
     /// Fills the question about the flow that is in it already.
@@ -383,6 +427,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
                 }
                 if self.opens_anew() {
                     // The flow lives on; this SYN is no reply of it.
+                    self.scratch.translation.change = Change::None;
                     self.scratch.question.sight.step = Step::Fresh;
                     return Ok(next::OPEN);
                 }
@@ -401,10 +446,23 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         {
             self.leave_for_later::<H>()?;
         }
-        Ok(if due && self.maps.traces() {
-            next::PASS_TRACED
+        let traced = due && self.maps.traces();
+        if matches!(self.scratch.translation.change, Change::None | Change::Left) {
+            return Ok(if traced {
+                next::PASS_TRACED
+            } else {
+                next::PASS
+            });
+        }
+        if self.scratch.translation.change as u8 == Change::Forward as u8
+            && self.scratch.translation.chosen
+        {
+            self.keep_choice()?;
+        }
+        Ok(if traced {
+            next::PASS_REWRITTEN_TRACED
         } else {
-            next::PASS
+            next::PASS_REWRITTEN
         })
     }
 
@@ -434,6 +492,9 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         let glance = &self.scratch.glance;
         let entry = &mut self.scratch.entry;
         conntrack::first(entry, word, identity, question.adopted, glance);
+        if self.scratch.translation.change as u8 == Change::Forward as u8 {
+            entry.nat = self.scratch.translation.nat;
+        }
         let key = Aligned(A::ct_key(&question.tuple, self.scratch.config.endpoint));
         let table = if question.adopted {
             CtTable::Answered
@@ -527,6 +588,9 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         {
             return Ok(self.ask_alone::<H>());
         }
+        if H::DIRECTION as u8 == Direction::Egress as u8 && tuple.remote == self.maps.loopback() {
+            return Ok(next::ANSWER);
+        }
         let key = Aligned(A::ct_key(tuple, self.scratch.config.endpoint));
         self.scratch.glance.tag = self.tag(tuple);
         self.scratch.glance.class = self.scratch.quoted.class;
@@ -536,6 +600,13 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             if sight.step == Step::None {
                 sight = self.look_related_in(CtTable::Unanswered, &key.0);
             }
+        }
+        if H::DIRECTION as u8 == Direction::Ingress as u8
+            && sight.nat != 0
+            && sight.word.direction() as u8 == Direction::Egress as u8
+        {
+            self.scratch.translation.change = Change::Quoted;
+            self.scratch.translation.nat = sight.nat;
         }
         match sight.step {
             Step::None if self.was_moved() => Ok(next::QUOTE),
@@ -551,7 +622,13 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             }
             _ => {
                 self.scratch.report.state = TraceState::Related as u8;
-                Ok(next::PASS)
+                Ok(
+                    if self.scratch.translation.change as u8 == Change::Quoted as u8 {
+                        next::PASS_REWRITTEN
+                    } else {
+                        next::PASS
+                    },
+                )
             }
         }
     }

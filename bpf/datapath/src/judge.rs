@@ -4,7 +4,8 @@
 //! their paths add up instead of multiplying; what one knows it leaves to the next in [`Scratch`].
 
 use oxilium_abi::{
-    CtEntry, Direction, DropReason, EndpointWord, Epoch, InterfaceConfig, IpcacheWord, ShapeMask,
+    CtEntry, Direction, DropReason, EndpointWord, Epoch, InterfaceConfig, IpcacheWord, LbAddress,
+    ServiceKey, ShapeMask,
 };
 
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
     packet::Packet,
     policy::{Search, take_shape},
     report::Report,
+    services::{MIDDLE_BACKENDS, Translation},
 };
 
 /// A part of the judgement of one packet, run in this order; which are run, each answer decides.
@@ -42,6 +44,20 @@ pub enum Phase {
     End,
     /// Does what follows from policy's answer, the argument.
     Settle,
+    /// Finds the backend that was chosen for the flow of a packet that may go to a service.
+    Translate,
+    /// Chooses one.
+    Choose,
+    /// Makes a backend of the service the question; the argument is its slot.
+    Every,
+    /// Asks whether a flow that the pod opened goes to a frontend: kube-proxy then translated it.
+    Proxied,
+    /// Judges what the pod sends to the address that stands in for itself.
+    Answer,
+    /// Remembers what must be of a packet of the pod to itself.
+    Hairpin,
+    /// Rewrites the packet; the argument is what it passes with.
+    Rewrite,
     /// Makes the event of a drop; the argument is the reason.
     TellDrop,
     /// Makes the event of a policy verdict; the argument is the reason or 0.
@@ -60,7 +76,16 @@ pub(crate) mod next {
     pub(crate) const OPEN: u32 = 4;
     pub(crate) const QUOTE: u32 = 5;
     pub(crate) const CLAIMS: u32 = 6;
-    pub(crate) const LAST: u32 = CLAIMS;
+    pub(crate) const TRANSLATE: u32 = 7;
+    pub(crate) const EVERY: u32 = 8;
+    pub(crate) const PASS_REWRITTEN: u32 = 9;
+    pub(crate) const PASS_REWRITTEN_TRACED: u32 = 10;
+    pub(crate) const CHOOSE: u32 = 11;
+    pub(crate) const HAIRPIN: u32 = 12;
+    pub(crate) const HAIRPIN_TRACED: u32 = 13;
+    pub(crate) const ANSWER: u32 = 14;
+    pub(crate) const PROXIED: u32 = 15;
+    pub(crate) const LAST: u32 = PROXIED;
 }
 
 /// All that was found out about a packet of one family. In the kernel it lies in memory of the CPU's
@@ -71,6 +96,11 @@ pub struct Scratch<A> {
     pub(crate) facts: Facts<A>,
     /// What an ICMP error quotes.
     pub(crate) quoted: Facts<A>,
+    pub(crate) translation: Translation<A>,
+    /// The frontend that is looked for.
+    pub(crate) frontend: ServiceKey,
+    /// A backend or a frontend that was found.
+    pub(crate) backend: LbAddress,
     pub(crate) question: Question<A>,
     pub(crate) search: Search,
     /// An entry that is being made.
@@ -90,6 +120,9 @@ impl<A: Address> Default for Scratch<A> {
             config: InterfaceConfig::default(),
             facts: Facts::default(),
             quoted: Facts::default(),
+            translation: Translation::default(),
+            frontend: ServiceKey::default(),
+            backend: LbAddress::default(),
             question: Question::default(),
             search: Search::none(),
             entry: CtEntry::default(),
@@ -129,7 +162,7 @@ pub(crate) fn configuration<P: Packet, M: Maps>(
     Err(DropReason::MapRace)
 }
 
-/// Judges a packet of family `A`: 0 to pass, else the number of the reason to drop it.
+/// Judges a packet of family `A`: 0 to pass, [`crate::TO_ITSELF`], else the number of the reason to drop it.
 #[inline(always)]
 pub(crate) fn judge_family<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
     packet: P,
@@ -147,8 +180,17 @@ pub(crate) fn judge_family<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
         if answer == next::QUOTE {
             answer = maps.phase::<H>(Phase::Quote, 0);
         }
+        if answer == next::ANSWER {
+            answer = maps.phase::<H>(Phase::Answer, 0);
+        }
     } else if answer == next::CLAIMS {
         answer = maps.phase::<H>(Phase::Claims, 0);
+    }
+    if answer == next::HAIRPIN {
+        answer = maps.phase::<H>(Phase::Hairpin, 0);
+    }
+    if answer == next::PROXIED {
+        answer = maps.phase::<H>(Phase::Proxied, 0);
     }
     if answer == next::ASK {
         asked = true;
@@ -162,19 +204,61 @@ pub(crate) fn judge_family<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
             }
         }
     }
+    if answer == next::EVERY {
+        asked = true;
+        answer = ask_every::<A, H, M>(maps);
+    }
     if answer == next::LOOK || answer == next::QUOTE {
         // The flow changes its table as fast as it is looked for.
         answer = DropReason::MapRace as u32;
     }
+    if matches!(
+        answer,
+        next::PASS_REWRITTEN | next::PASS_REWRITTEN_TRACED | next::HAIRPIN | next::HAIRPIN_TRACED
+    ) {
+        answer = maps.phase::<H>(Phase::Rewrite, answer);
+    }
     crate::report::finish::<A, H, P, M>(packet, maps, answer, asked)
 }
 
+/// Conntrack's answer, with a backend in the frontend's place where the packet goes to a service.
 #[inline(always)]
 fn look_and_open<A: Address, H: Hook, M: FlowMaps<A>>(maps: M) -> u32 {
-    match maps.phase::<H>(Phase::Look, 0) {
-        next::OPEN => maps.phase::<H>(Phase::Open, 0),
-        answer => answer,
+    let mut answer = maps.phase::<H>(Phase::Look, 0);
+    if answer == next::TRANSLATE {
+        answer = maps.phase::<H>(Phase::Translate, 0);
+        if answer == next::CHOOSE {
+            answer = maps.phase::<H>(Phase::Choose, 0);
+        } else if answer == next::ANSWER {
+            answer = maps.phase::<H>(Phase::Answer, 0);
+        }
+        if answer == next::LOOK {
+            answer = maps.phase::<H>(Phase::Look, 0);
+        }
     }
+    if answer == next::OPEN {
+        answer = maps.phase::<H>(Phase::Open, 0);
+    }
+    answer
+}
+
+/// Asks policy about each backend of a service: 0 if it allows all of them, else the number of the reason.
+#[inline(always)]
+fn ask_every<A: Address, H: Hook, M: FlowMaps<A>>(maps: M) -> u32 {
+    for slot in 1..=MIDDLE_BACKENDS as u32 + 1 {
+        let answer = maps.phase::<H>(Phase::Every, slot);
+        if answer == next::LOOK {
+            continue;
+        }
+        if answer != next::ASK {
+            return answer;
+        }
+        let reason = maps.phase::<H>(Phase::Ask, 0);
+        if reason != 0 {
+            return reason;
+        }
+    }
+    DropReason::TooManyBackends as u32
 }
 
 /// Runs one phase over the scratch memory of `maps`: a verdict or what is next, as a number.
@@ -204,6 +288,13 @@ pub fn run_phase<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
         }),
         Phase::End => with(packet, maps, |judge| judge.end_asking()),
         Phase::Settle => with(packet, maps, |judge| number(judge.settle::<H>(argument))),
+        Phase::Translate => with(packet, maps, |judge| number(judge.translate::<H>())),
+        Phase::Choose => with(packet, maps, |judge| number(judge.first_packet::<H>())),
+        Phase::Every => with(packet, maps, |judge| number(judge.every::<H>(argument))),
+        Phase::Proxied => with(packet, maps, |judge| number(judge.proxied::<H>())),
+        Phase::Answer => with(packet, maps, |judge| number(judge.answer::<H>())),
+        Phase::Hairpin => with(packet, maps, |judge| number(judge.hairpin::<H>())),
+        Phase::Rewrite => with(packet, maps, |judge| number(judge.rewrite(argument))),
         Phase::TellDrop | Phase::TellVerdict | Phase::TellTrace => with(packet, maps, |judge| {
             judge.tell::<H>(phase, argument as u8);
             next::PASS

@@ -11,12 +11,14 @@
 //! 3. Link layer: VLAN tags, ethertype, the pod's MAC, ARP.
 //! 4. Network and L4 headers; the pod's source address; neighbour discovery and MLD.
 //! 5. The ipcache word and the endpoint's word of its bank, each once.
-//! 6. Conntrack: a verdict not older than both words holds without a lookup; an older one is found
+//! 6. Where the pod sends to a service: the backend, which takes the frontend's place in all that follows.
+//! 7. Conntrack: a verdict not older than both words holds without a lookup; an older one is found
 //!    again for the flow's original direction.
-//! 7. Where needed: the remote identity and policy.
-//! 8. Counters and events.
+//! 8. Where needed: the remote identity and policy.
+//! 9. Counters and events.
 //!
-//! Nothing is rewritten, redirected or marked.
+//! Nothing is marked; nothing is rewritten but the addresses of a flow to a service ([`services`]), and nothing redirected
+//! but what a pod sends to itself through one ([`hairpin`]).
 #![cfg_attr(not(any(test, feature = "testing")), no_std)]
 
 mod address;
@@ -24,6 +26,7 @@ mod conntrack;
 mod ethernet;
 mod facts;
 mod flow;
+mod hairpin;
 mod hook;
 mod ipv4;
 mod ipv6;
@@ -35,6 +38,8 @@ mod packet;
 mod parse;
 mod policy;
 mod report;
+mod rewrite;
+mod services;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod volatile;
@@ -46,6 +51,7 @@ pub use judge::{Phase, Scratch, run_phase};
 pub use maps::{CtTable, FlowMaps, Maps, Namespace, SCRATCH_SIZE, Socket};
 pub use packet::Packet;
 pub use policy::{Answer, Query, aggregate, lookup};
+pub use services::{Choice, MIDDLE_BACKENDS, choose, frontend};
 
 #[cfg(any(test, feature = "testing"))]
 use oxilium_abi::Direction;
@@ -62,12 +68,15 @@ pub fn judge<H: Hook, P: Packet, M: FlowMaps<V4> + FlowMaps<V6>>(
     maps: M,
 ) -> Result<(), DropReason> {
     match judge_number::<H, P, M>(packet, maps) {
-        0 => Ok(()),
+        0 | TO_ITSELF => Ok(()),
         reason => Err(DropReason::from_number(reason as u8).unwrap_or(DropReason::MapRace)),
     }
 }
 
-/// As [`judge()`], but the verdict as programs pass it on: 0, or the reason's number.
+/// A verdict of [`judge_number`]: the packet passes, and goes back to the pod that sent it ([`hairpin`]).
+pub const TO_ITSELF: u32 = 1;
+
+/// As [`judge()`], but the verdict as programs pass it on: 0, [`TO_ITSELF`], or the reason's number.
 #[inline(always)]
 pub fn judge_number<H: Hook, P: Packet, M: FlowMaps<V4> + FlowMaps<V6>>(packet: P, maps: M) -> u32 {
     let ether_type = packet

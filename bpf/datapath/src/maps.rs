@@ -3,7 +3,8 @@
 use core::ops::DerefMut;
 
 use oxilium_abi::{
-    CtEntry, Event, FragmentEntry, InterfaceConfig, IpcacheKey, NodeWord, PolicyKey, PolicyValue,
+    Affinity, AffinityKey, CtEntry, Event, FragmentEntry, InterfaceConfig, IpcacheKey, LbAddress,
+    NodeWord, PolicyKey, PolicyValue, ServiceFlow, ServiceKey, ServiceValue,
 };
 
 use crate::{
@@ -81,6 +82,24 @@ pub trait Maps: Copy {
     /// A policy entry.
     fn policy(self, key: &PolicyKey) -> Option<PolicyValue>;
 
+    /// A frontend's master or slot.
+    fn service(self, key: &ServiceKey) -> Option<ServiceValue>;
+
+    /// Copies a backend, by its id; false where there is none.
+    fn backend(self, id: u32, into: &mut LbAddress) -> bool;
+
+    /// Copies a frontend's address, by its id; false where there is none.
+    fn reverse_nat(self, id: u32, into: &mut LbAddress) -> bool;
+
+    /// What a client of a frontend with affinity was given last.
+    fn affinity(self, key: &AffinityKey) -> Option<Affinity>;
+
+    /// Remembers it, if there is room.
+    fn affinity_insert(self, key: &AffinityKey, affinity: &Affinity);
+
+    /// A random number.
+    fn random(self) -> u32;
+
     /// Adds one packet to the counter at [`oxilium_abi::counter_index`].
     fn count(self, index: u32, bytes: u32);
 
@@ -129,6 +148,9 @@ pub trait FlowMaps<A: Address>: Maps {
     /// long as one packet is judged.
     fn with_scratch<R>(self, run: impl FnOnce(&mut Scratch<A>) -> R) -> Option<R>;
 
+    /// The address that stands in for a pod which reaches itself through a service.
+    fn loopback(self) -> A;
+
     /// Has [`crate::run_phase`] called for the packet that this is about: in the kernel as a function of
     /// its own.
     fn phase<H: Hook>(self, phase: Phase, argument: u32) -> u32;
@@ -148,6 +170,15 @@ pub trait FlowMaps<A: Address>: Maps {
 
     /// Deletes an entry, if it is there.
     fn ct_delete(self, table: CtTable, key: &A::CtKey);
+
+    /// A remembered choice, in place.
+    type Flow: DerefMut<Target = ServiceFlow>;
+
+    /// Finds the choice of a flow to a frontend, in place: it may be given to another flow at any time.
+    fn service_flow(self, key: &A::CtKey) -> Option<Self::Flow>;
+
+    /// Remembers a choice; false if there is no room.
+    fn service_flow_insert(self, key: &A::CtKey, flow: &ServiceFlow) -> bool;
 
     /// What a first fragment left.
     fn fragment(self, key: &A::FragmentKey) -> Option<FragmentEntry>;

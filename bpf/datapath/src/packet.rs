@@ -16,6 +16,21 @@ pub trait Packet: Copy {
         self.load(offset)
     }
 
+    /// Writes bytes at `offset`; false where the packet ends before they do, or cannot be written to.
+    fn store<const N: usize>(self, offset: u32, bytes: [u8; N]) -> bool;
+
+    /// Brings the IPv4 header checksum at `offset` in line with a change of what it covers; `difference` is
+    /// the ones' complement sum of the new words and of the complements of the old ones.
+    fn fix_l3(self, offset: u32, difference: u32) -> bool;
+
+    /// The same for a TCP, UDP or ICMP checksum. `pseudo`: what changed is in the pseudo-header. `udp`: 0 is no checksum
+    /// and stays 0.
+    fn fix_l4(self, offset: u32, difference: u32, pseudo: bool, udp: bool) -> bool;
+
+    /// Makes it a packet that whoever receives it takes for its own, whatever its link-layer destination is; false where it
+    /// cannot be.
+    fn make_received(self) -> bool;
+
     /// Interface that the hook is on.
     fn ifindex(self) -> u32;
 

@@ -16,6 +16,7 @@ use crate::{
     maps::FlowMaps,
     neighbour::Link,
     packet::Packet,
+    services::Change,
     volatile,
 };
 
@@ -34,6 +35,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         volatile::zero(&mut self.scratch.facts);
         volatile::zero(&mut self.scratch.report);
         self.scratch.report.state = TraceState::None as u8;
+        self.scratch.translation.change = Change::None;
         self.scratch.config.endpoint = 0;
         let local =
             H::DIRECTION as u8 == Direction::Egress as u8 || self.packet.ingress_ifindex() == 0;

@@ -1,11 +1,12 @@
 //! Counters and events of a packet.
 
 use oxilium_abi::{
-    Be16, COUNTER_FORWARDED, DropReason, Event, EventKind, InterfaceConfig, TraceState,
-    counter_index,
+    Be16, COUNTER_FORWARDED, DropReason, Event, EventKind, EventTranslation, InterfaceConfig,
+    TraceState, counter_index,
 };
 
 use crate::{
+    TO_ITSELF,
     address::Address,
     conntrack::Sight,
     ethernet,
@@ -14,6 +15,7 @@ use crate::{
     maps::{FlowMaps, Maps},
     packet::Packet,
     policy::Answer,
+    services::Change,
     volatile::Zeroed,
 };
 
@@ -107,7 +109,7 @@ pub(crate) fn finish_frame<H: Hook, P: Packet, M: Maps>(
     reason as u32
 }
 
-/// Counts a packet that has an answer and has it told of; returns 0 to pass, else the reason's number.
+/// Counts a packet that has an answer and has it told of; returns 0 to pass, [`TO_ITSELF`], else the reason's number.
 #[inline(always)]
 pub(crate) fn finish<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
     packet: P,
@@ -125,9 +127,12 @@ pub(crate) fn finish<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
         if asked {
             maps.phase::<H>(Phase::TellVerdict, reason);
         }
-        if answer == next::PASS_TRACED {
+        if matches!(answer, next::PASS_TRACED | next::HAIRPIN_TRACED) {
             maps.phase::<H>(Phase::TellTrace, 0);
         }
+    }
+    if matches!(answer, next::HAIRPIN | next::HAIRPIN_TRACED) {
+        return TO_ITSELF;
     }
     reason
 }
@@ -142,6 +147,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             _ => EventKind::Trace,
         };
         let scratch = &*self.scratch;
+        let translation = self.told_translation(reason);
         let time = self.maps.now();
         self.maps.event(time, |event| {
             *event = Event {
@@ -163,14 +169,28 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
                 protocol: scratch.facts.protocol,
                 tcp_flags: scratch.facts.tcp_flags,
                 matched: scratch.report.matched,
-                reserved: 0,
+                translation: translation as u8,
+                translated: scratch.translation.to.wide(),
+                translated_port: scratch.translation.port,
+                reserved: [0; 6],
             };
         });
     }
+
+    /// What is told of the packet's translation; the way back is found out by rewriting, so not for what is dropped.
+    #[inline(always)]
+    fn told_translation(&self, reason: u8) -> EventTranslation {
+        match self.scratch.translation.change {
+            Change::Forward | Change::Itself => EventTranslation::ToBackend,
+            Change::Reverse | Change::Back if reason == 0 => EventTranslation::FromFrontend,
+            _ => EventTranslation::None,
+        }
+    }
 }
 
-/// Judges a frame that is neither IPv4 nor IPv6.
-#[inline(always)]
+/// Judges a frame that is neither IPv4 nor IPv6. Never a part of its caller, whose stack its configuration would
+/// take from every phase.
+#[inline(never)]
 pub(crate) fn judge_frame<H: Hook, P: Packet, M: Maps>(
     packet: P,
     maps: M,

@@ -12,7 +12,7 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
-use oxilium_datapath::{FromContainer, Hook, Maps, ToContainer, judge_number};
+use oxilium_datapath::{FromContainer, Hook, Maps, TO_ITSELF, ToContainer, judge_number};
 
 use crate::{maps::KernelMaps, skb::Skb};
 
@@ -36,9 +36,10 @@ fn run<H: Hook>(context: &TcContext) -> i32 {
     let packet = Skb::new(context);
     let maps = KernelMaps(packet);
     match judge_number::<H, Skb, KernelMaps>(packet, maps) {
-        0 if maps.has_last_word() => TC_ACT_OK,
+        TO_ITSELF if !maps.dry_run() => packet.send_back(),
+        0 | TO_ITSELF if maps.has_last_word() => TC_ACT_OK,
         // The next program on the hook decides.
-        0 => TC_ACT_UNSPEC,
+        0 | TO_ITSELF => TC_ACT_UNSPEC,
         reason if maps.dry_run() => TC_ACT_SHOT | (reason << REASON_SHIFT).cast_signed(),
         _ => TC_ACT_SHOT,
     }

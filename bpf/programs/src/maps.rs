@@ -5,15 +5,17 @@ use core::{arch::asm, ptr};
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, BPF_F_NO_PREALLOC, bpf_sock_tuple},
     helpers::generated::{
-        bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns, bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns, bpf_sk_release,
+        bpf_skc_lookup_tcp,
     },
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use oxilium_abi::{
-    Be16, COUNTER_EVENT_LOST, COUNTERS, Counter, CtEntry, CtKey4, CtKey6, Direction, Event,
-    FragmentEntry, FragmentKey4, FragmentKey6, InterfaceConfig, IpcacheKey, IpcacheValue,
-    NODE_WORDS, NodeWord, PolicyKey, PolicyValue, counter_index,
+    Affinity, AffinityKey, Be16, COUNTER_EVENT_LOST, COUNTERS, Counter, CtEntry, CtKey4, CtKey6,
+    Direction, Event, FragmentEntry, FragmentKey4, FragmentKey6, InterfaceConfig, IpcacheKey,
+    IpcacheValue, LbAddress, NODE_WORDS, NodeWord, PolicyKey, PolicyValue, ServiceFlow, ServiceKey,
+    ServiceValue, counter_index,
 };
 use oxilium_datapath::{
     CtTable, FlowMaps, Hook, Maps, Namespace, Phase, SCRATCH_SIZE, Scratch, Socket, V4, V6,
@@ -45,6 +47,11 @@ static ALWAYS_ASK: u8 = 0;
 /// The local cluster's id.
 #[unsafe(no_mangle)]
 static CLUSTER_ID: u32 = 0;
+/// What stands in for a pod that reaches itself through a service, in network order.
+#[unsafe(no_mangle)]
+static LOOPBACK4: [u8; 4] = oxilium_abi::SERVICE_LOOPBACK4;
+#[unsafe(no_mangle)]
+static LOOPBACK6: [u8; 16] = oxilium_abi::SERVICE_LOOPBACK6;
 
 /// Not 0: this CPU may read later words before earlier ones, as arm64 does and x86-64 does not.
 #[unsafe(no_mangle)]
@@ -85,6 +92,19 @@ static FRAGMENTS4: LruHashMap<FragmentKey4, FragmentEntry> =
 #[map(name = "ox_frag6")]
 static FRAGMENTS6: LruHashMap<FragmentKey6, FragmentEntry> =
     LruHashMap::with_max_entries(1 << 13, 0);
+#[map(name = "ox_services")]
+static SERVICES: HashMap<ServiceKey, ServiceValue> =
+    HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+#[map(name = "ox_backends")]
+static BACKENDS: HashMap<u32, LbAddress> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+#[map(name = "ox_reverse_nat")]
+static REVERSE_NAT: HashMap<u32, LbAddress> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+#[map(name = "ox_svc_flows4")]
+static SERVICE_FLOWS4: LruHashMap<CtKey4, ServiceFlow> = LruHashMap::with_max_entries(1 << 16, 0);
+#[map(name = "ox_svc_flows6")]
+static SERVICE_FLOWS6: LruHashMap<CtKey6, ServiceFlow> = LruHashMap::with_max_entries(1 << 16, 0);
+#[map(name = "ox_affinity")]
+static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(1 << 16, 0);
 #[map(name = "ox_counters")]
 static COUNTER: PerCpuArray<Counter> = PerCpuArray::with_max_entries(COUNTERS, 0);
 #[map(name = "ox_events")]
@@ -188,6 +208,49 @@ impl Maps for KernelMaps {
     }
 
     #[inline(always)]
+    fn service(self, key: &ServiceKey) -> Option<ServiceValue> {
+        let value = SERVICES.get_ptr(key)?;
+        // SAFETY: the map gave it; it may be given to another key meanwhile, which `check` shows.
+        unsafe {
+            Some(ServiceValue {
+                word: (&raw const (*value).word).read_volatile(),
+                check: (&raw const (*value).check).read_volatile(),
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn backend(self, id: u32, into: &mut LbAddress) -> bool {
+        BACKENDS.get_ptr(id).is_some_and(|value| copy(value, into))
+    }
+
+    #[inline(always)]
+    fn reverse_nat(self, id: u32, into: &mut LbAddress) -> bool {
+        REVERSE_NAT
+            .get_ptr(id)
+            .is_some_and(|value| copy(value, into))
+    }
+
+    #[inline(always)]
+    fn affinity(self, key: &AffinityKey) -> Option<Affinity> {
+        let value = AFFINITY.get_ptr(key)?;
+        // SAFETY: the map gave it; whose choice it is, the word itself shows.
+        Some(unsafe { value.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn affinity_insert(self, key: &AffinityKey, affinity: &Affinity) {
+        // Without room the client is not remembered, and chooses again.
+        AFFINITY.insert(key, affinity, 0).unwrap_or(());
+    }
+
+    #[inline(always)]
+    fn random(self) -> u32 {
+        // SAFETY: no arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
     fn count(self, index: u32, bytes: u32) {
         if self.dry_run() {
             return;
@@ -281,6 +344,17 @@ impl Maps for KernelMaps {
     }
 }
 
+/// Copies what a map gave; it may be given to another id meanwhile, which its check shows.
+#[inline(always)]
+fn copy(from: *const LbAddress, into: &mut LbAddress) -> bool {
+    let (from, into) = (from.cast::<u32>(), ptr::from_mut(into).cast::<u32>());
+    for index in 0..size_of::<LbAddress>() / 4 {
+        // SAFETY: within both values, which are 4-aligned; every value of the bytes is valid.
+        unsafe { into.add(index).write(from.add(index).read_volatile()) };
+    }
+    true
+}
+
 /// Takes the price of an event out of this CPU's bucket.
 #[inline(always)]
 fn take_token(time: u64) -> bool {
@@ -306,7 +380,7 @@ fn take_token(time: u64) -> bool {
 }
 
 macro_rules! flow_maps {
-    ($family:ty, $key:ty, $fragment_key:ty, $answered:ident, $denied:ident, $unanswered:ident, $fragments:ident, $phases:ident) => {
+    ($family:ty, $key:ty, $fragment_key:ty, $answered:ident, $denied:ident, $unanswered:ident, $fragments:ident, $service_flows:ident, $loopback:ident, $phases:ident) => {
         impl FlowMaps<$family> for KernelMaps {
             #[inline(always)]
             fn with_scratch<R>(self, run: impl FnOnce(&mut Scratch<$family>) -> R) -> Option<R> {
@@ -315,6 +389,11 @@ macro_rules! flow_maps {
                 // SAFETY: large and aligned enough, and all zeros, which it is at first, is valid. This
                 // CPU's own, and nobody else runs here meanwhile: softirqs are off.
                 Some(run(unsafe { &mut *memory }))
+            }
+
+            #[inline(always)]
+            fn loopback(self) -> $family {
+                <$family>::from_bytes(constant(&$loopback))
             }
 
             #[inline(always)]
@@ -367,6 +446,20 @@ macro_rules! flow_maps {
                     CtTable::Unanswered => $unanswered.remove(key),
                 }
                 .unwrap_or(());
+            }
+
+            type Flow = &'static mut ServiceFlow;
+
+            #[inline(always)]
+            fn service_flow(self, key: &$key) -> Option<&'static mut ServiceFlow> {
+                let flow = $service_flows.get_ptr_mut(key)?;
+                // SAFETY: as for an entry of conntrack.
+                Some(unsafe { &mut *flow })
+            }
+
+            #[inline(always)]
+            fn service_flow_insert(self, key: &$key, flow: &ServiceFlow) -> bool {
+                $service_flows.insert(key, flow, 0).is_ok()
             }
 
             #[inline(always)]
@@ -427,6 +520,8 @@ flow_maps!(
     CT4_DENIED,
     CT4_UNANSWERED,
     FRAGMENTS4,
+    SERVICE_FLOWS4,
+    LOOPBACK4,
     v4
 );
 flow_maps!(
@@ -437,6 +532,8 @@ flow_maps!(
     CT6_DENIED,
     CT6_UNANSWERED,
     FRAGMENTS6,
+    SERVICE_FLOWS6,
+    LOOPBACK6,
     v6
 );
 

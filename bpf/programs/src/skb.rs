@@ -2,12 +2,21 @@
 
 use core::mem::{MaybeUninit, size_of};
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::generated::{
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_peer, bpf_skb_change_type,
+        bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
 use oxilium_datapath::Packet;
 use zerocopy::FromBytes;
 
 /// Headers are read directly up to here; the verifier wants a bound far below 64 KiB.
 const DIRECT_MAX: u32 = 0x0FFF;
+/// Type of a packet to the host that receives it.
+const PACKET_HOST: u32 = 0;
 
 /// The socket buffer that a program runs on.
 #[derive(Clone, Copy)]
@@ -31,6 +40,13 @@ impl Skb {
         // SAFETY: the kernel hands each program a valid context.
         unsafe { (&raw const (*self.0).len).read_volatile() };
         self
+    }
+
+    /// Hands it to the other end of the veth that it came from; returns the action for the kernel.
+    #[inline(always)]
+    pub(crate) fn send_back(self) -> i32 {
+        // SAFETY: the kernel hands each program a valid context; the helper takes an index.
+        unsafe { bpf_redirect_peer((*self.0).ifindex, 0) as i32 }
     }
 
     #[inline(always)]
@@ -78,6 +94,35 @@ impl Packet for Skb {
             }
             Some(value.assume_init())
         }
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(self, offset: u32, bytes: [u8; N]) -> bool {
+        // SAFETY: the helper reads N bytes of an array that has as many.
+        unsafe {
+            bpf_skb_store_bytes(self.0.cast(), offset, bytes.as_ptr().cast(), N as u32, 0) == 0
+        }
+    }
+
+    #[inline(always)]
+    fn fix_l3(self, offset: u32, difference: u32) -> bool {
+        // SAFETY: the context is valid; the helper checks the offset.
+        unsafe { bpf_l3_csum_replace(self.0.cast(), offset, 0, u64::from(difference), 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn fix_l4(self, offset: u32, difference: u32, pseudo: bool, udp: bool) -> bool {
+        let pseudo = if pseudo { BPF_F_PSEUDO_HDR } else { 0 };
+        let udp = if udp { BPF_F_MARK_MANGLED_0 } else { 0 };
+        let flags = u64::from(pseudo | udp);
+        // SAFETY: the context is valid; the helper checks the offset.
+        unsafe { bpf_l4_csum_replace(self.0.cast(), offset, 0, u64::from(difference), flags) == 0 }
+    }
+
+    #[inline(always)]
+    fn make_received(self) -> bool {
+        // SAFETY: the context is valid; the helper checks the type.
+        unsafe { bpf_skb_change_type(self.0.cast(), PACKET_HOST) == 0 }
     }
 
     #[inline(always)]

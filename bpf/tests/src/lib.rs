@@ -25,6 +25,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 pub const NEXT: u32 = u32::MAX;
 /// What a program answers to drop: `TC_ACT_SHOT`.
 pub const SHOT: u32 = 2;
+/// What a program answers to send the packet back to the pod: `TC_ACT_REDIRECT`.
+pub const REDIRECT: u32 = 7;
 
 /// Constants of the object.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +70,8 @@ pub struct Run {
     pub reason: Option<DropReason>,
     /// Time of one run.
     pub duration: Duration,
+    /// The packet as the program left it.
+    pub bytes: Vec<u8>,
 }
 
 impl Object {
@@ -115,6 +119,9 @@ impl Object {
                 self.put::<4, 104>(map::INTERFACES, ifindex, config.as_ref())
             }
             Write::Policy(key, value) => self.put::<12, 16>(map::POLICY, key, value.as_ref()),
+            Write::Service(key, value) => self.put::<24, 16>(map::SERVICES, key, value.as_ref()),
+            Write::Backend(id, value) => self.put::<4, 32>(map::BACKENDS, id, value.as_ref()),
+            Write::ReverseNat(id, value) => self.put::<4, 32>(map::REVERSE_NAT, id, value.as_ref()),
             Write::Ipcache(key, value) => {
                 let mut trie: LpmTrie<&mut MapData, [u8; 20], [u8; 32]> =
                     LpmTrie::try_from(self.map_mut(map::IPCACHE)?)?;
@@ -132,6 +139,10 @@ impl Object {
     pub fn forget_all(&mut self) -> Result<()> {
         self.forget::<4, 104>(map::INTERFACES)?;
         self.forget::<12, 16>(map::POLICY)?;
+        self.forget::<24, 16>(map::SERVICES)?;
+        self.forget::<4, 32>(map::BACKENDS)?;
+        self.forget::<4, 32>(map::REVERSE_NAT)?;
+        self.set_word(map::NODE_WORDS, oxilium_abi::NodeWord::Services as u32, 0)?;
         self.forget_flows()?;
         self.forget::<16, 16>(map::FRAGMENTS4)?;
         self.forget::<40, 16>(map::FRAGMENTS6)
@@ -145,7 +156,9 @@ impl Object {
         for name in [map::CT6, map::CT6_UNANSWERED, map::CT6_DENIED] {
             self.forget::<40, 64>(name)?;
         }
-        Ok(())
+        self.forget::<16, 16>(map::SERVICE_FLOWS4)?;
+        self.forget::<40, 16>(map::SERVICE_FLOWS6)?;
+        self.forget::<4, 16>(map::AFFINITY)
     }
 
     /// The entries of a hash, as bytes.
@@ -180,7 +193,7 @@ impl Object {
     /// Runs a program once on a packet; the counters must agree with what it answers.
     pub fn run(&mut self, direction: Direction, frame: &Frame) -> Result<Run> {
         let before = self.reasons(direction)?;
-        let (action, duration) = self.repeat(direction, frame, 1)?;
+        let (action, duration, bytes) = self.test_run(direction, frame, 1)?;
         let after = self.reasons(direction)?;
         let counted: Vec<_> = after
             .into_iter()
@@ -189,7 +202,7 @@ impl Object {
             .map(|((reason, _), _)| reason)
             .collect();
         let reason = match (action, counted.as_slice()) {
-            (NEXT, []) => None,
+            (NEXT | REDIRECT, []) => None,
             (SHOT, [reason]) => Some(*reason),
             _ => bail!("action {action}, but counted as {counted:?}"),
         };
@@ -197,6 +210,7 @@ impl Object {
             action,
             reason,
             duration,
+            bytes,
         })
     }
 
@@ -207,13 +221,25 @@ impl Object {
         frame: &Frame,
         repeat: u32,
     ) -> Result<(u32, Duration)> {
+        let (action, duration, _) = self.test_run(direction, frame, repeat)?;
+        Ok((action, duration))
+    }
+
+    fn test_run(
+        &mut self,
+        direction: Direction,
+        frame: &Frame,
+        repeat: u32,
+    ) -> Result<(u32, Duration, Vec<u8>)> {
+        let mut bytes = vec![0; frame.bytes.len()];
         let context = test_context(frame);
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame.bytes);
         options.ctx_in = Some(&context);
+        options.data_out = Some(&mut bytes);
         options.repeat = repeat;
         let result = self.program(direction)?.test_run(options)?;
-        Ok((result.return_value, result.duration))
+        Ok((result.return_value, result.duration, bytes))
     }
 
     /// Packets counted in `direction`, by reason; None for those passed on.

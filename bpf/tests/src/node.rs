@@ -43,6 +43,8 @@ impl PinnedNode {
                 conntrack_unanswered: 1024,
                 conntrack_denied: 1024,
                 fragments: 64,
+                service_flows: 1024,
+                affinity: 64,
                 event_ring: 4096,
             },
             ..KernelConfig::default()

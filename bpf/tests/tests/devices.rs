@@ -84,7 +84,8 @@ fn on_the_wire(frame: &Frame) -> Vec<u8> {
 fn is_sent_by_the_pod(story: &stories::Story) -> bool {
     story.steps.iter().all(|step| match step {
         Step::From(frame, _) => frame.ifindex == World::IFINDEX && !frame.gso,
-        Step::To(..) => false,
+        Step::Sent(frame, _) => frame.ifindex == World::IFINDEX,
+        Step::To(..) | Step::Received(..) => false,
         Step::Plan(_) | Step::Purge => true,
     })
 }
@@ -113,7 +114,15 @@ fn tell_stories(hook: Hook) -> Result<()> {
                         object.write(write)?;
                     }
                 }
-                Step::To(..) => bail!("{} is not sent by the pod", story.name),
+                Step::Sent(frame, _) => {
+                    let bytes = on_the_wire(frame);
+                    let seen = send(&mut object, &socket, Direction::Egress, &bytes)
+                        .with_context(|| story.name.clone())?;
+                    if seen.is_err() {
+                        wrong.push(format!("{}: passes, but {seen:?}", story.name));
+                    }
+                }
+                Step::To(..) | Step::Received(..) => bail!("{} is not sent by the pod", story.name),
                 Step::Purge => object.forget_flows()?,
             }
         }

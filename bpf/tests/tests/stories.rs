@@ -7,7 +7,7 @@ use oxilium_datapath::testing::{
     stories::{self, Step},
 };
 use oxilium_e2e::require::{Need, require};
-use oxilium_program_tests::{Constants, Object, enter_namespace};
+use oxilium_program_tests::{Constants, Object, REDIRECT, enter_namespace};
 
 #[test]
 fn each_story_goes_as_told() -> Result<()> {
@@ -31,8 +31,10 @@ fn tell_all(object: &mut Object) -> Result<()> {
         object.forget_all()?;
         for (number, step) in story.steps.iter().enumerate() {
             let (direction, frame, expected) = match step {
-                Step::From(frame, expected) => (Direction::Egress, frame, expected),
-                Step::To(frame, expected) => (Direction::Ingress, frame, expected),
+                Step::From(frame, expected) => (Direction::Egress, frame, *expected),
+                Step::To(frame, expected) => (Direction::Ingress, frame, *expected),
+                Step::Sent(frame, _) => (Direction::Egress, frame, Ok(())),
+                Step::Received(frame, _) => (Direction::Ingress, frame, Ok(())),
                 Step::Plan(writes) => {
                     for write in writes {
                         object.write(write)?;
@@ -48,13 +50,25 @@ fn tell_all(object: &mut Object) -> Result<()> {
                 continue;
             }
             let seen = match object.run(direction, frame) {
-                Ok(run) => run.reason.map_or(Ok(()), Err),
+                Ok(run) => {
+                    if let (None, Step::Sent(_, goes_on) | Step::Received(_, goes_on)) =
+                        (run.reason, step)
+                        && (run.bytes != goes_on.bytes
+                            || (run.action == REDIRECT) != goes_on.turned)
+                    {
+                        wrong.push(format!(
+                            "{}, step {number}: expected {goes_on:x?}, saw {:x?} and action {}",
+                            story.name, run.bytes, run.action
+                        ));
+                    }
+                    run.reason.map_or(Ok(()), Err)
+                }
                 Err(error) => {
                     wrong.push(format!("{}, step {number}: {error:#}", story.name));
                     continue;
                 }
             };
-            if seen != *expected {
+            if seen != expected {
                 wrong.push(format!(
                     "{}, step {number}: expected {expected:?}, saw {seen:?}",
                     story.name

@@ -6,11 +6,12 @@ pub mod settle;
 mod tell;
 pub mod value;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use oxilium_abi::{SERVICE_LOOPBACK4, SERVICE_LOOPBACK6};
 use oxilium_api::paths;
 use oxilium_manifest::object::{LabelFilter, LabelFilterError};
 use oxilium_model::policy::config::{AllowLocalhost, EnforcementMode, Families, PolicyConfig};
@@ -152,6 +153,26 @@ pub struct AgentOptions {
     )]
     pub bpf_ct_global_any_max: u32,
 
+    /// IPv4 address that stands in for a pod which reaches itself through a service, as source of what it gets.
+    #[arg(
+        long,
+        env = "CILIUM_IPV4_SERVICE_LOOPBACK_ADDRESS",
+        default_value_t = SERVICE_LOOPBACK4.into(),
+        value_parser = loopback4,
+        value_name = "ADDRESS"
+    )]
+    pub ipv4_service_loopback_address: Ipv4Addr,
+
+    /// The same for IPv6. Pods send to it by their default route, so it cannot be link-local.
+    #[arg(
+        long,
+        env = "CILIUM_IPV6_SERVICE_LOOPBACK_ADDRESS",
+        default_value_t = SERVICE_LOOPBACK6.into(),
+        value_parser = loopback6,
+        value_name = "ADDRESS"
+    )]
+    pub ipv6_service_loopback_address: Ipv6Addr,
+
     /// Seconds between two comparisons of the kernel with what it should hold, a tenth more or less.
     #[arg(
         long,
@@ -268,6 +289,46 @@ pub enum LogFormat {
     Text,
     /// For programs, one object a line.
     Json,
+}
+
+fn loopback4(text: &str) -> Result<Ipv4Addr, String> {
+    let address: Ipv4Addr = text
+        .parse()
+        .map_err(|_| "no IPv4 address, e.g. 169.254.42.1".to_owned())?;
+    if address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.is_broadcast()
+    {
+        return Err(
+            "a pod takes no packet from there; any address that nobody has, e.g. 169.254.42.1"
+                .to_owned(),
+        );
+    }
+    Ok(address)
+}
+
+fn loopback6(text: &str) -> Result<Ipv6Addr, String> {
+    let address: Ipv6Addr = text
+        .parse()
+        .map_err(|_| "no IPv6 address, e.g. 100::a9fe:2a01".to_owned())?;
+    if address.is_unicast_link_local() {
+        return Err(
+            "a pod would look for it on its own link, where nobody answers; any other address that nobody has, e.g. 100::a9fe:2a01"
+                .to_owned(),
+        );
+    }
+    if address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.to_ipv4_mapped().is_some()
+    {
+        return Err(
+            "a pod takes no packet from there; any address that nobody has, e.g. 100::a9fe:2a01"
+                .to_owned(),
+        );
+    }
+    Ok(address)
 }
 
 fn label_filter(rules: &str) -> Result<LabelFilter, LabelFilterError> {

@@ -23,7 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::api::{Metrics, Monitors, Server, Service};
 use crate::config::{self, AgentOptions, LogFormat, ObjectSource};
-use crate::disk::{InstanceLock, LOCK, Ledger, Places, make_directory, missing, write_whole};
+use crate::disk::{InstanceLock, make_directory, write_whole};
 use crate::http::{self, OptionalAddress};
 use crate::metrics::{CountLogLines, Instruments};
 use crate::publish::{Publishing, publish};
@@ -32,8 +32,7 @@ use crate::source::{self, TombstoneWatch};
 
 /// tcx hooks announce no change: how often they are asked.
 const HOOKS_EVERY: Duration = Duration::from_secs(1);
-/// How many hooks get their tcx links put on again at once. More are staged, and so are those of a new pod: others may
-/// come behind it, and would wait for its links.
+/// How many hooks get tcx links at once: those of one pod. More are staged.
 const LINKS_AT_ONCE: usize = 2;
 /// How long no pod must have come before staged programs get their links.
 const SETTLE_AFTER: Duration = Duration::from_secs(1);
@@ -65,7 +64,7 @@ pub fn log_to_stderr(debug: bool, format: LogFormat, counted: Option<Instruments
 }
 
 /// This boot's id.
-pub(crate) fn boot_id() -> Result<String> {
+fn boot_id() -> Result<String> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
     let text = fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?;
     Ok(text.trim().to_owned())
@@ -149,20 +148,11 @@ struct Process {
 }
 
 impl Process {
-    fn prepare(options: &AgentOptions, socket: &Path) -> Result<Self> {
+    fn prepare(options: &AgentOptions) -> Result<Self> {
         // What the agent makes is for root only, from the moment that it is there.
         umask(Mode::from_bits_truncate(0o077));
-        let made = missing(&options.state_dir);
         make_directory(&options.state_dir)?;
-        let state = InstanceLock::take(&options.state_dir.join(LOCK))?;
-        let places = Places {
-            bpf_root: options.bpf_root.clone(),
-            status: options.status_dir(),
-            tombstones: options.tombstones.clone(),
-            socket: socket.to_owned(),
-        };
-        // Before anything else is made.
-        Ledger::note(&options.state_dir, made, places)?;
+        let state = InstanceLock::take(&options.state_dir.join("agent.lock"))?;
         // Two agents with state of their own would still write to one set of maps.
         let maps = InstanceLock::of_directory(&options.bpf_root)?;
         Ok(Self {
@@ -219,7 +209,6 @@ fn serve(
     } = kernel;
     config.programs = node.programs();
     config.stage_above = node.uses_tcx().then_some(LINKS_AT_ONCE);
-    config.stage_new = node.uses_tcx();
     let node_name = config.node_name.to_string();
     let start = Start {
         node,
@@ -402,6 +391,11 @@ fn kernel_config(options: &AgentOptions) -> KernelConfig {
             conntrack_unanswered: options.bpf_ct_global_any_max,
             ..MapSizes::default()
         },
+        cluster_id: u32::from(options.cluster_id),
+        loopback: (
+            options.ipv4_service_loopback_address,
+            options.ipv6_service_loopback_address,
+        ),
         ..KernelConfig::default()
     }
 }
@@ -414,7 +408,7 @@ pub fn run(options: AgentOptions, socket: &Path) -> Result<()> {
     let instruments = Instruments::default();
     log_to_stderr(options.debug, options.log_format, Some(instruments.clone()));
     options.configured.log();
-    let process = Process::prepare(&options, socket)?;
+    let process = Process::prepare(&options)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -18,6 +18,7 @@ pub mod paths;
 mod plan;
 mod policy;
 mod request;
+mod service;
 mod status;
 mod time;
 mod wire;
@@ -40,6 +41,7 @@ pub use request::{
     Attach, Attached, AttachmentKey, Check, CollectGarbage, ContainerInterface, Detach, Done,
     ExplainQuery, HostInterface, Pod, Ready, Request, call,
 };
+pub use service::{LbBackend, LbFrontend, LbService, LoadBalancing};
 pub use status::{
     ComponentState, ComponentStatus, ConfigurationStatus, FailingObject, KernelWrites, MapStatus,
     ReconcileStatus, SourceStatus, StatusReport, UnsupportedKey,

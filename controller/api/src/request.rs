@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, Endpoint, ExplainReport, IpcacheEntry,
-    ManifestFile, MonitorFilter, PlanReport, PolicyObject, StatusReport, endpoint::ApiIdentity,
+    LoadBalancing, ManifestFile, MonitorFilter, PlanReport, PolicyObject, StatusReport,
+    endpoint::ApiIdentity,
 };
 
 /// Everything that a client may ask.
@@ -43,6 +44,8 @@ pub enum Request {
     BpfConntrack(Option<u16>),
     /// Endpoints and interfaces as the kernel holds them.
     BpfEndpoints,
+    /// Services as the kernel holds them.
+    BpfServices,
     /// What would be written for these manifests in place of the present ones.
     Plan(Vec<ManifestFile>),
     /// What becomes of a packet, and which rules decide it.
@@ -192,7 +195,8 @@ macro_rules! calls {
 pub mod call {
     use super::{
         ApiIdentity, BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, Endpoint, ExplainQuery,
-        ExplainReport, IpcacheEntry, ManifestFile, PlanReport, PolicyObject, Request, StatusReport,
+        ExplainReport, IpcacheEntry, LoadBalancing, ManifestFile, PlanReport, PolicyObject,
+        Request, StatusReport,
     };
 
     /// [`Request::Status`].
@@ -215,6 +219,8 @@ pub mod call {
     pub struct BpfConntrack(pub Option<u16>);
     /// [`Request::BpfEndpoints`].
     pub struct BpfEndpoints;
+    /// [`Request::BpfServices`].
+    pub struct BpfServices;
     /// [`Request::Plan`].
     pub struct Plan(pub Vec<ManifestFile>);
     /// [`Request::ExplainPacket`].
@@ -231,6 +237,7 @@ pub mod call {
         BpfIpcache => Vec<IpcacheEntry>, _call => Request::BpfIpcache;
         BpfConntrack => Vec<ConntrackFlow>, call => Request::BpfConntrack(call.0);
         BpfEndpoints => Vec<BpfEndpoint>, _call => Request::BpfEndpoints;
+        BpfServices => LoadBalancing, _call => Request::BpfServices;
         Plan => PlanReport, call => Request::Plan(call.0);
         ExplainPacket => ExplainReport, call => Request::ExplainPacket(call.0);
         ExplainQuery => ExplainReport, call => Request::Explain(call);

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use oxilium_agent::AgentOptions;
-use oxilium_agent::uninstall::UninstallOptions;
 use oxilium_api::{Client, MonitorKind, paths};
 use oxilium_operator::OperatorOptions;
 
@@ -64,6 +63,9 @@ pub(crate) enum Command {
     /// Policies.
     #[command(subcommand)]
     Policy(Policy),
+    /// Services that pods reach by a ClusterIP.
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// What the kernel holds.
     #[command(subcommand)]
     Bpf(Bpf),
@@ -73,9 +75,6 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Whether a packet passes, and which rules decide. Exit status 0: it passes, 1: it does not.
     Explain(ExplainArgs),
-    /// Remove everything that an agent ever made on this host: no policy holds after it. Refused while an agent runs.
-    /// Exit status 1 when something had to stay.
-    Uninstall(UninstallOptions),
 }
 
 #[derive(Debug, Args)]
@@ -149,6 +148,40 @@ pub(crate) enum Bpf {
     Ct(Ct),
     /// Endpoints and their interfaces.
     Endpoint(Listing),
+    /// Load balancing: services, backends, reverse NAT.
+    #[command(subcommand)]
+    Lb(Lb),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// All of them, with their backends.
+    #[command(visible_alias = "ls")]
+    List {
+        /// Leave the headers out.
+        #[arg(long)]
+        no_headers: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Lb {
+    /// Frontends with their slots, or one of the other tables.
+    #[command(visible_alias = "ls")]
+    List(LbList),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LbList {
+    /// Addresses of frontends by id.
+    #[arg(long, conflicts_with_all = ["frontends", "backends"])]
+    pub(crate) revnat: bool,
+    /// Frontends without their slots.
+    #[arg(long, conflicts_with = "backends")]
+    pub(crate) frontends: bool,
+    /// Backends by id.
+    #[arg(long)]
+    pub(crate) backends: bool,
 }
 
 #[derive(Debug, Args)]

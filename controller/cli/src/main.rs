@@ -13,8 +13,8 @@ mod operator;
 mod output;
 mod plan;
 mod policy;
+mod service;
 mod status;
-mod uninstall;
 mod vectors;
 
 use std::io::{self, Write};
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 use oxilium_agent::config::settle::{ParseError, parse, with_other_keys};
 
-use crate::args::{Bpf, Cli, Command, Ct, Endpoint, List, Policy};
+use crate::args::{Bpf, Cli, Command, Ct, Endpoint, Lb, List, Policy, ServiceCommand};
 use crate::output::{Out, Verdict};
 
 fn main() -> ExitCode {
@@ -124,10 +124,13 @@ fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Bpf(Bpf::Ipcache(_)) => bpf::ipcache(&client, &mut out),
         Command::Bpf(Bpf::Ct(Ct::List { scope })) => bpf::conntrack(&client, &scope, &mut out),
         Command::Bpf(Bpf::Endpoint(_)) => bpf::endpoints(&client, &mut out),
+        Command::Bpf(Bpf::Lb(Lb::List(args))) => service::tables(&client, &args, &mut out),
+        Command::Service(ServiceCommand::List { no_headers }) => {
+            service::list(&client, no_headers, &mut out)
+        }
         Command::Monitor(args) => monitor::run(&client, &args, &mut out),
         Command::Plan(args) => plan::run(&client, &args, &mut out),
         Command::Explain(args) => explain::run(&client, &args, &mut out),
-        Command::Uninstall(options) => uninstall::run(&options, &socket, &mut out),
     }
 }
 

@@ -1,8 +1,10 @@
 //! What the kernel edge is told.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use oxilium_abi::map;
+use oxilium_abi::{SERVICE_LOOPBACK4, SERVICE_LOOPBACK6, map};
+use oxilium_model::plan::RESTING_BACKENDS;
 use oxilium_model::world::Capacities;
 
 use crate::port::AttachMode;
@@ -25,6 +27,8 @@ pub struct KernelConfig {
     pub trace: bool,
     /// The cluster's id: which identities are of this cluster.
     pub cluster_id: u32,
+    /// Stands in for a pod that reaches itself through a service, as source of what it gets.
+    pub loopback: (Ipv4Addr, Ipv6Addr),
 }
 
 impl Default for KernelConfig {
@@ -37,6 +41,7 @@ impl Default for KernelConfig {
             event_rate: 1000,
             trace: true,
             cluster_id: 0,
+            loopback: (SERVICE_LOOPBACK4.into(), SERVICE_LOOPBACK6.into()),
         }
     }
 }
@@ -54,6 +59,10 @@ pub struct MapSizes {
     pub conntrack_denied: u32,
     /// Datagrams in fragments, for each family.
     pub fragments: u32,
+    /// Flows to frontends of services, for each family.
+    pub service_flows: u32,
+    /// Clients of frontends with affinity (Cilium's `bpf-lb-affinity-map-max`).
+    pub affinity: u32,
     /// Bytes of the event ring: a power of two, at least a page.
     pub event_ring: u32,
 }
@@ -66,6 +75,8 @@ impl Default for MapSizes {
             conntrack_unanswered: 32 * 1024,
             conntrack_denied: 16 * 1024,
             fragments: 8 * 1024,
+            service_flows: 64 * 1024,
+            affinity: 64 * 1024,
             event_ring: 1024 * 1024,
         }
     }
@@ -85,6 +96,14 @@ impl MapSizes {
             map::CT4_UNANSWERED | map::CT6_UNANSWERED => self.conntrack_unanswered,
             map::CT4_DENIED | map::CT6_DENIED => self.conntrack_denied,
             map::FRAGMENTS4 | map::FRAGMENTS6 => self.fragments,
+            // Room for what is there and what takes its place, and for what rests.
+            map::SERVICES => clamp(self.tables.frontends + self.tables.backends).saturating_mul(2),
+            map::BACKENDS => clamp(self.tables.backends)
+                .saturating_mul(2)
+                .saturating_add(clamp(RESTING_BACKENDS)),
+            map::REVERSE_NAT => 1 << 16,
+            map::SERVICE_FLOWS4 | map::SERVICE_FLOWS6 => self.service_flows,
+            map::AFFINITY => self.affinity,
             map::EVENTS => self.event_ring,
             _ => return None,
         })

@@ -43,6 +43,8 @@ named! {
         EndpointWords = "endpoint_words",
         /// Node words.
         NodeWords = "node_words",
+        /// Services, backends, reverse NAT.
+        Services = "services",
         /// Conntrack and fragments.
         Conntrack = "conntrack",
         /// Read-only data of programs.
@@ -55,8 +57,6 @@ named! {
         Links = "links",
         /// clsact qdiscs and filters.
         Filters = "filters",
-        /// Network devices.
-        Devices = "devices",
         /// Ids of network namespaces.
         Namespaces = "namespaces",
     }

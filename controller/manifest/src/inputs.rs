@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oxilium_model::label::Label;
 use oxilium_model::world::{Namespace, Node, NodeOrigin, World};
 
-use crate::object::{Input, Object};
+use crate::object::{Input, Object, cluster_services};
 
 /// Replaces everything in `world` that comes from objects. Of pods only those of the node `node` count, and those that name no node.
 ///
@@ -14,6 +14,7 @@ use crate::object::{Input, Object};
 /// its name, which an API server would have given it.
 pub fn fill<'o>(world: &mut World, node: &str, objects: impl IntoIterator<Item = &'o Object>) {
     let mut next = World::default();
+    let (mut services, mut slices) = (Vec::new(), Vec::new());
     for object in objects {
         match &object.input {
             Input::Policy(lowered) => {
@@ -43,7 +44,9 @@ pub fn fill<'o>(world: &mut World, node: &str, objects: impl IntoIterator<Item =
                 next.cidr_groups
                     .insert(group.name.clone(), Arc::new((**group).clone()));
             }
-            Input::Service(_) | Input::EndpointSlice(_) | Input::Unread => {}
+            Input::Service(service) => services.push(&**service),
+            Input::EndpointSlice(slice) => slices.push(&**slice),
+            Input::Unread => {}
         }
     }
     for pod in next.pods.keys() {
@@ -58,6 +61,7 @@ pub fn fill<'o>(world: &mut World, node: &str, objects: impl IntoIterator<Item =
                 })
             });
     }
+    world.services = cluster_services(services, slices, node, &world.services);
     world.policies = next.policies;
     world.pods = next.pods;
     world.nodes = next.nodes;

@@ -1,5 +1,6 @@
 //! Objects of every kind that the agent reads, lowered to the model's inputs.
 
+mod join;
 mod label;
 mod lower;
 
@@ -17,6 +18,7 @@ use crate::policy::{self, LowerConfig, Lowered, check_metadata};
 use crate::schema;
 use crate::tree::{Node, Position};
 
+pub use join::cluster_services;
 pub use label::{LabelFilter, LabelFilterError};
 pub use lower::{MARKED_FOR_DELETION, services};
 
@@ -31,9 +33,9 @@ pub enum Input {
     Node(Box<world::Node>),
     /// A namespace.
     Namespace(Box<world::Namespace>),
-    /// A service; see [`services`].
+    /// A service; see [`services`] and [`cluster_services`].
     Service(Box<Service>),
-    /// Backends of a service; see [`services`].
+    /// Backends of a service; see [`services`] and [`cluster_services`].
     EndpointSlice(Box<EndpointSlice>),
     /// A pod as its node's agent publishes it.
     RemoteEndpoint(Box<world::RemoteEndpoint>),

@@ -9,7 +9,7 @@ use oxilium_abi::Direction;
 
 use crate::identity::NumericIdentity;
 use crate::policy::rule::PolicyRef;
-use crate::world::{AttachmentId, PodRef};
+use crate::world::{AttachmentId, PodRef, ServiceRef};
 
 /// Something about an object that a person should know.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +31,8 @@ pub enum Object {
     Attachment(AttachmentId),
     /// A prefix in the ipcache.
     Prefix(IpNet),
+    /// A service.
+    Service(ServiceRef),
     /// A claim read back.
     Claims,
 }
@@ -82,6 +84,9 @@ pub enum Reason {
         /// Left out: packets from them are dropped.
         refused: Vec<IpAddr>,
     },
+    /// The tables of services have no room for it: its addresses are not translated, and left to kube-proxy
+    /// behind egress policy.
+    ServicesExhausted,
     /// No number is left.
     NumbersExhausted {
         /// Of what kind.
@@ -112,6 +117,7 @@ impl fmt::Display for Object {
             Self::Pod(pod) => write!(f, "Pod {pod}"),
             Self::Attachment(id) => write!(f, "attachment {id}"),
             Self::Prefix(prefix) => write!(f, "prefix {prefix}"),
+            Self::Service(service) => write!(f, "Service {service}"),
             Self::Claims => f.write_str("claims"),
         }
     }
@@ -129,6 +135,7 @@ impl Reason {
             Self::OtherBoot => "OtherBoot",
             Self::AddressConflict { .. } => "AddressConflict",
             Self::TooManyAddresses { .. } => "TooManyAddresses",
+            Self::ServicesExhausted => "ServicesExhausted",
             Self::NumbersExhausted { .. } => "NumbersExhausted",
             Self::ClaimDropped { .. } => "ClaimDropped",
         }
@@ -177,6 +184,9 @@ impl fmt::Display for Reason {
                     .iter()
                     .try_for_each(|address| write!(f, " {address}"))
             }
+            Self::ServicesExhausted => f.write_str(
+                "no room in the service tables: its addresses are not translated; raise their size",
+            ),
             Self::NumbersExhausted { kind } => {
                 let kind = match kind {
                     NumberKind::ClusterIdentity => "identity",

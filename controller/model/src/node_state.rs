@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::condition::Condition;
 use crate::identity::{Identities, IdentityLabels, NamedPorts, NumericIdentity};
 use crate::policy::Fitted;
-use crate::world::{AttachmentId, Claims, PodRef};
+use crate::world::{AttachmentId, BackendAddress, Claims, PodRef, ServiceRef};
 
 /// All that the node should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct NodeState {
     pub interfaces: BTreeMap<u32, Interface>,
     /// Identity of each prefix, and the node that it is behind.
     pub ipcache: BTreeMap<IpNet, IpcacheTarget>,
+    /// Frontends of services, each with its backends.
+    pub services: Arc<BTreeMap<Frontend, FrontendState>>,
     /// Which program is to run where.
     pub attachments: BTreeMap<AttachPoint, ProgramTag>,
     /// All identities that policy was resolved against.
@@ -234,6 +236,38 @@ pub struct IpcacheTarget {
     pub identity: NumericIdentity,
     /// The node that it is behind; none without tunnels and for what is local.
     pub tunnel_endpoint: Option<Ipv4Addr>,
+}
+
+/// An address, port and protocol that a service is reached at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// A ClusterIP.
+    pub address: IpAddr,
+    /// The service's port.
+    pub port: u16,
+    /// IP protocol: TCP, UDP or SCTP.
+    pub protocol: u8,
+}
+
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = crate::identity::Protocol(self.protocol);
+        let socket = std::net::SocketAddr::new(self.address, self.port);
+        write!(f, "{socket}/{protocol}")
+    }
+}
+
+/// Where flows to a frontend go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontendState {
+    /// Whose frontend it is.
+    pub service: ServiceRef,
+    /// Which of its ports, by name; empty for a service's only one.
+    pub port_name: Arc<str>,
+    /// Seconds that a client stays with its backend.
+    pub affinity: Option<u32>,
+    /// Where new flows may go; packets are dropped where there is none.
+    pub backends: BTreeSet<BackendAddress>,
 }
 
 /// A hook of an interface.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use oxilium_abi::{
     Direction, EndpointWord, Epoch, InterfaceConfig, IpcacheKey, IpcacheValue, IpcacheWord,
-    NODE_WORDS, NodeWord, PolicyKey, PolicyValue, ShapeWord,
+    LbAddress, NODE_WORDS, NodeWord, PolicyKey, PolicyValue, ServiceKey, ServiceValue, ShapeWord,
 };
 
 use crate::node_state::{AttachPoint, ProgramTag};
@@ -25,6 +25,12 @@ pub struct Observed {
     pub endpoint_words: BTreeMap<u16, [EndpointWord; 2]>,
     /// The node words.
     pub node_words: [u64; NODE_WORDS as usize],
+    /// Masters and slots of services.
+    pub services: BTreeMap<ServiceKey, ServiceValue>,
+    /// Backends by id.
+    pub backends: BTreeMap<u32, LbAddress>,
+    /// Addresses of frontends by id.
+    pub reverse_nat: BTreeMap<u32, LbAddress>,
     /// Our programs on hooks of interfaces that exist. Programs of others are not in here.
     pub attachments: BTreeMap<AttachPoint, AttachedProgram>,
 }

@@ -89,6 +89,13 @@ impl Node {
                 bank,
                 word,
             } => testing::Write::EndpointWord(endpoint_word_index(endpoint, bank), word.0),
+            Write::Service { key, value } => testing::Write::Service(key, Some(value)),
+            Write::ServiceDelete { key } => testing::Write::Service(key, None),
+            Write::Backend { id, value } => testing::Write::Backend(id, Some(value)),
+            Write::BackendDelete { id } => testing::Write::Backend(id, None),
+            Write::ReverseNat { id, value } => testing::Write::ReverseNat(id, Some(value)),
+            Write::ReverseNatDelete { id } => testing::Write::ReverseNat(id, None),
+            Write::ServicesInUse(used) => word(NodeWord::Services, u64::from(used)),
             Write::Attach { .. }
             | Write::Replace { .. }
             | Write::Detach { .. }

@@ -1,5 +1,7 @@
 //! Packets made by hand.
 
+use std::cell::{Cell, RefCell};
+
 use crate::Packet;
 use zerocopy::FromBytes;
 
@@ -16,34 +18,172 @@ pub struct Frame {
     pub vlan: bool,
     /// To be cut into segments later.
     pub gso: bool,
+    /// As it goes on: back to the pod that sent it.
+    pub turned: bool,
 }
 
-impl Packet for &Frame {
+impl Frame {
+    /// With the checksum of its IPv4 header, if it has one.
+    #[must_use]
+    pub fn with_header_checksum(mut self) -> Self {
+        if let Some(header) = self.l3().filter(|_| self.is_v4()).map(<[u8]>::len) {
+            let length = usize::from(self.bytes[14] & 0xF) * 4;
+            if length <= header {
+                put_sum(&mut self.bytes, 14 + 10, 14..14 + length, 0);
+            }
+        }
+        self
+    }
+
+    /// With the checksums of its IPv4 header, and of TCP, UDP or ICMP behind headers without options.
+    #[must_use]
+    pub fn with_checksums(self) -> Self {
+        let mut frame = self.with_header_checksum();
+        let (l4, protocol, addresses) = if frame.is_v4() {
+            (34, frame.bytes[23], 26..34)
+        } else {
+            (54, frame.bytes[20], 22..54)
+        };
+        let offset = match protocol {
+            6 => 16,
+            17 => 6,
+            1 | 58 => 2,
+            _ => return frame,
+        };
+        let mut pseudo = 0;
+        if protocol != 1 {
+            pseudo = sum(&frame.bytes[addresses])
+                + u64::from(u16::from(protocol).to_be())
+                + sum(&((frame.bytes.len() - l4) as u16).to_be_bytes());
+        }
+        let end = frame.bytes.len();
+        put_sum(&mut frame.bytes, l4 + offset, l4..end, pseudo);
+        frame
+    }
+
+    fn l3(&self) -> Option<&[u8]> {
+        self.bytes.get(14..)
+    }
+
+    fn is_v4(&self) -> bool {
+        self.bytes.get(12..14) == Some(&[0x08, 0x00])
+    }
+}
+
+/// The sum of words as they stand.
+fn sum(bytes: &[u8]) -> u64 {
+    bytes
+        .chunks(2)
+        .map(|word| u64::from(u16::from_ne_bytes([word[0], *word.get(1).unwrap_or(&0)])))
+        .sum()
+}
+
+/// Puts the checksum over `range`, in which it lies itself, and what was summed up before.
+fn put_sum(bytes: &mut [u8], at: usize, range: core::ops::Range<usize>, before: u64) {
+    bytes[at..at + 2].fill(0);
+    let mut sum = before + sum(&bytes[range]);
+    while sum > 0xFFFF {
+        sum = (sum & 0xFFFF) + (sum >> 16);
+    }
+    bytes[at..at + 2].copy_from_slice(&(!(sum as u16)).to_ne_bytes());
+}
+
+/// A packet while it is judged: its bytes may change.
+#[derive(Debug, Default)]
+pub(crate) struct Changing {
+    frame: Frame,
+    bytes: RefCell<Vec<u8>>,
+    received: Cell<bool>,
+}
+
+impl Changing {
+    pub(crate) fn new(frame: &Frame) -> Self {
+        Self {
+            frame: frame.clone(),
+            bytes: RefCell::new(frame.bytes.clone()),
+            received: Cell::new(false),
+        }
+    }
+
+    pub(crate) fn into_frame(self) -> Frame {
+        Frame {
+            bytes: self.bytes.into_inner(),
+            turned: self.received.get(),
+            ..self.frame
+        }
+    }
+
+    fn fix(&self, offset: u32, difference: u32) -> Option<()> {
+        let start = usize::try_from(offset).ok()?;
+        let mut bytes = self.bytes.borrow_mut();
+        let field = bytes.get_mut(start..start + 2)?;
+        let old = u16::from_ne_bytes([field[0], field[1]]);
+        let mut sum = u64::from(!old) + u64::from(difference);
+        while sum > 0xFFFF {
+            sum = (sum & 0xFFFF) + (sum >> 16);
+        }
+        field.copy_from_slice(&(!(sum as u16)).to_ne_bytes());
+        Some(())
+    }
+}
+
+impl Packet for &Changing {
     fn len(self) -> u32 {
-        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.bytes.borrow().len()).unwrap_or(u32::MAX)
     }
 
     fn load<T: FromBytes>(self, offset: u32) -> Option<T> {
         let start = usize::try_from(offset).ok()?;
-        T::read_from_prefix(self.bytes.get(start..)?)
+        T::read_from_prefix(self.bytes.borrow().get(start..)?)
             .ok()
             .map(|(value, _)| value)
     }
 
+    fn store<const N: usize>(self, offset: u32, bytes: [u8; N]) -> bool {
+        let start = offset as usize;
+        let mut all = self.bytes.borrow_mut();
+        all.get_mut(start..start + N)
+            .map(|place| place.copy_from_slice(&bytes))
+            .is_some()
+    }
+
+    fn fix_l3(self, offset: u32, difference: u32) -> bool {
+        self.fix(offset, difference).is_some()
+    }
+
+    fn fix_l4(self, offset: u32, difference: u32, _pseudo: bool, udp: bool) -> bool {
+        let Some(field) = self.load::<[u8; 2]>(offset) else {
+            return false;
+        };
+        if udp && field == [0, 0] {
+            return true;
+        }
+        let fixed = self.fix(offset, difference).is_some();
+        if udp && self.load::<[u8; 2]>(offset) == Some([0, 0]) {
+            return self.store(offset, [0xFF, 0xFF]);
+        }
+        fixed
+    }
+
+    fn make_received(self) -> bool {
+        self.received.set(true);
+        true
+    }
+
     fn ifindex(self) -> u32 {
-        self.ifindex
+        self.frame.ifindex
     }
 
     fn ingress_ifindex(self) -> u32 {
-        self.ingress_ifindex
+        self.frame.ingress_ifindex
     }
 
     fn vlan_present(self) -> bool {
-        self.vlan
+        self.frame.vlan
     }
 
     fn is_gso(self) -> bool {
-        self.gso
+        self.frame.gso
     }
 }
 

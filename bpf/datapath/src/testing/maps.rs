@@ -6,12 +6,13 @@ use std::{
 };
 
 use oxilium_abi::{
-    Be16, Counter, CtEntry, CtKey4, CtKey6, DropReason, Event, Family, FragmentEntry, FragmentKey4,
-    FragmentKey6, IPCACHE_PREFIX_BASE, InterfaceConfig, IpcacheKey, IpcacheValue, NodeWord,
-    PolicyKey, PolicyValue, counter_index,
+    Affinity, AffinityKey, Be16, Counter, CtEntry, CtKey4, CtKey6, DropReason, Event, Family,
+    FragmentEntry, FragmentKey4, FragmentKey6, IPCACHE_PREFIX_BASE, InterfaceConfig, IpcacheKey,
+    IpcacheValue, LbAddress, NodeWord, PolicyKey, PolicyValue, SERVICE_LOOPBACK4,
+    SERVICE_LOOPBACK6, ServiceFlow, ServiceKey, ServiceValue, counter_index,
 };
 
-use super::Frame;
+use super::{Changing, Frame};
 use crate::{
     CtTable, Direction, FlowMaps, FromContainer, Hook, Maps, Namespace, Phase, Scratch, Socket,
     ToContainer, V4, V6, check_options, judge, run_phase,
@@ -32,6 +33,12 @@ pub enum Write {
     Policy(PolicyKey, Option<PolicyValue>),
     /// A word at [`oxilium_abi::shape_word_index`].
     Shapes(u32, u64),
+    /// A frontend's master or slot, or its end.
+    Service(ServiceKey, Option<ServiceValue>),
+    /// A backend, or its end.
+    Backend(u32, Option<LbAddress>),
+    /// A frontend's address, or its end.
+    ReverseNat(u32, Option<LbAddress>),
 }
 
 /// What is about to be read or written when the hook of [`MemoryMaps::before_each_access`] is called.
@@ -57,6 +64,14 @@ pub enum Access {
     Fragment,
     /// A socket.
     Socket,
+    /// A frontend's master or slot.
+    Service,
+    /// A backend.
+    Backend,
+    /// A frontend's address.
+    ReverseNat,
+    /// What a flow or a client remembers of a service.
+    Choice,
 }
 
 /// A TCP socket that lookups find; a listener where the remote port is none.
@@ -87,6 +102,14 @@ pub struct MemoryMaps<'a> {
     ct6: RefCell<BTreeMap<(u8, CtKey6), CtEntry>>,
     fragments4: RefCell<BTreeMap<FragmentKey4, FragmentEntry>>,
     fragments6: RefCell<BTreeMap<FragmentKey6, FragmentEntry>>,
+    services: RefCell<BTreeMap<ServiceKey, ServiceValue>>,
+    backends: RefCell<BTreeMap<u32, LbAddress>>,
+    reverse_nat: RefCell<BTreeMap<u32, LbAddress>>,
+    service_flows4: RefCell<BTreeMap<CtKey4, ServiceFlow>>,
+    service_flows6: RefCell<BTreeMap<CtKey6, ServiceFlow>>,
+    affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
+    /// What the next choices among backends depend on; the last one stays.
+    pub random: Cell<u32>,
     counters: RefCell<BTreeMap<u32, Counter>>,
     events: RefCell<Vec<Event>>,
     sockets: RefCell<Vec<SocketRecord>>,
@@ -119,6 +142,9 @@ impl<'a> MemoryMaps<'a> {
             Write::Ipcache(key, value) => put(&self.ipcache, key, value),
             Write::Policy(key, value) => put(&self.policy, key, value),
             Write::Shapes(index, value) => put(&self.shapes, index, Some(value)),
+            Write::Service(key, value) => put(&self.services, key, value),
+            Write::Backend(id, value) => put(&self.backends, id, value),
+            Write::ReverseNat(id, value) => put(&self.reverse_nat, id, value),
         }
     }
 
@@ -139,13 +165,42 @@ impl<'a> MemoryMaps<'a> {
         self.sockets.borrow_mut().push(socket);
     }
 
+    /// Judges a packet that the pod sends, and returns it as it goes on.
+    ///
+    /// # Errors
+    ///
+    /// The reason to drop it.
+    pub fn sent(&self, frame: &Frame) -> Result<Frame, DropReason> {
+        self.judge::<FromContainer>(frame)
+    }
+
+    /// Judges a packet that the pod is to receive, and returns it as the pod receives it.
+    ///
+    /// # Errors
+    ///
+    /// The reason to drop it.
+    pub fn received(&self, frame: &Frame) -> Result<Frame, DropReason> {
+        self.judge::<ToContainer>(frame)
+    }
+
+    /// Chooses a backend, as the programs do for a first packet.
+    pub fn choose(&self, key: &ServiceKey) -> crate::Choice {
+        let (frame, scratch) = (Changing::default(), Scratches::default());
+        let run = Run {
+            maps: self,
+            frame: &frame,
+            scratch: &scratch,
+        };
+        crate::choose(run, key, self.random.get(), &mut LbAddress::default())
+    }
+
     /// Judges a packet that the pod sends.
     ///
     /// # Errors
     ///
     /// The reason to drop it.
     pub fn from_container(&self, frame: &Frame) -> Result<(), DropReason> {
-        self.judge::<FromContainer>(frame)
+        self.sent(frame).map(drop)
     }
 
     /// Judges a packet that the pod is to receive.
@@ -154,12 +209,12 @@ impl<'a> MemoryMaps<'a> {
     ///
     /// The reason to drop it.
     pub fn to_container(&self, frame: &Frame) -> Result<(), DropReason> {
-        self.judge::<ToContainer>(frame)
+        self.received(frame).map(drop)
     }
 
     /// Asks a policy table, as the programs do.
     pub fn lookup(&self, query: crate::Query) -> crate::Answer {
-        let (frame, scratch) = (Frame::default(), Scratches::default());
+        let (frame, scratch) = (Changing::default(), Scratches::default());
         let run = Run {
             maps: self,
             frame: &frame,
@@ -203,6 +258,9 @@ impl<'a> MemoryMaps<'a> {
     pub fn forget_flows(&self) {
         self.ct4.take();
         self.ct6.take();
+        self.service_flows4.take();
+        self.service_flows6.take();
+        self.affinity.take();
     }
 
     /// Puts an entry of one flow under the key of another, as an LRU that gives an element away.
@@ -210,13 +268,15 @@ impl<'a> MemoryMaps<'a> {
         self.ct4.borrow_mut().insert((table as u8, key), entry);
     }
 
-    fn judge<H: Hook>(&self, frame: &Frame) -> Result<(), DropReason> {
+    fn judge<H: Hook>(&self, frame: &Frame) -> Result<Frame, DropReason> {
+        let frame = Changing::new(frame);
         let run = Run {
             maps: self,
-            frame,
+            frame: &frame,
             scratch: &Scratches::default(),
         };
-        judge::<H, _, _>(frame, run)
+        judge::<H, _, _>(&frame, run)?;
+        Ok(frame.into_frame())
     }
 
     fn at(&self, access: Access) {
@@ -240,7 +300,7 @@ struct Scratches {
 #[derive(Clone, Copy)]
 struct Run<'m, 'a> {
     maps: &'m MemoryMaps<'a>,
-    frame: &'m Frame,
+    frame: &'m Changing,
     scratch: &'m Scratches,
 }
 
@@ -306,6 +366,36 @@ impl Maps for Run<'_, '_> {
         self.maps.policy.borrow().get(key).copied()
     }
 
+    fn service(self, key: &ServiceKey) -> Option<ServiceValue> {
+        self.maps.at(Access::Service);
+        self.maps.services.borrow().get(key).copied()
+    }
+
+    fn backend(self, id: u32, into: &mut LbAddress) -> bool {
+        self.maps.at(Access::Backend);
+        let found = self.maps.backends.borrow().get(&id).copied();
+        found.map(|backend| *into = backend).is_some()
+    }
+
+    fn reverse_nat(self, id: u32, into: &mut LbAddress) -> bool {
+        self.maps.at(Access::ReverseNat);
+        let found = self.maps.reverse_nat.borrow().get(&id).copied();
+        found.map(|address| *into = address).is_some()
+    }
+
+    fn affinity(self, key: &AffinityKey) -> Option<Affinity> {
+        self.maps.at(Access::Choice);
+        self.maps.affinity.borrow().get(key).copied()
+    }
+
+    fn affinity_insert(self, key: &AffinityKey, affinity: &Affinity) {
+        self.maps.affinity.borrow_mut().insert(*key, *affinity);
+    }
+
+    fn random(self) -> u32 {
+        self.maps.random.get()
+    }
+
     fn count(self, index: u32, bytes: u32) {
         if self.maps.dry_run.get() {
             return;
@@ -356,10 +446,14 @@ impl Maps for Run<'_, '_> {
 }
 
 macro_rules! flow_maps {
-    ($family:ty, $ct:ident, $ct_key:ty, $fragments:ident, $fragment_key:ty, $scratch:ident) => {
+    ($family:ty, $ct:ident, $ct_key:ty, $fragments:ident, $fragment_key:ty, $scratch:ident, $flows:ident, $loopback:ident) => {
         impl<'m> FlowMaps<$family> for Run<'m, '_> {
             fn with_scratch<R>(self, run: impl FnOnce(&mut Scratch<$family>) -> R) -> Option<R> {
                 Some(run(&mut self.scratch.$scratch.borrow_mut()))
+            }
+
+            fn loopback(self) -> $family {
+                <$family>::from_bytes($loopback)
             }
 
             fn phase<H: Hook>(self, phase: Phase, argument: u32) -> u32 {
@@ -397,6 +491,22 @@ macro_rules! flow_maps {
             fn ct_delete(self, table: CtTable, key: &$ct_key) {
                 self.maps.at(Access::CtWrite(table));
                 self.maps.$ct.borrow_mut().remove(&(table as u8, *key));
+            }
+
+            type Flow = RefMut<'m, ServiceFlow>;
+
+            fn service_flow(self, key: &$ct_key) -> Option<RefMut<'m, ServiceFlow>> {
+                self.maps.at(Access::Choice);
+                let flows = self.maps.$flows.borrow_mut();
+                RefMut::filter_map(flows, |flows| flows.get_mut(key)).ok()
+            }
+
+            fn service_flow_insert(self, key: &$ct_key, flow: &ServiceFlow) -> bool {
+                if self.maps.full.get() {
+                    return false;
+                }
+                self.maps.$flows.borrow_mut().insert(*key, *flow);
+                true
             }
 
             fn fragment(self, key: &$fragment_key) -> Option<FragmentEntry> {
@@ -443,5 +553,23 @@ macro_rules! flow_maps {
     };
 }
 
-flow_maps!(V4, ct4, CtKey4, fragments4, FragmentKey4, v4);
-flow_maps!(V6, ct6, CtKey6, fragments6, FragmentKey6, v6);
+flow_maps!(
+    V4,
+    ct4,
+    CtKey4,
+    fragments4,
+    FragmentKey4,
+    v4,
+    service_flows4,
+    SERVICE_LOOPBACK4
+);
+flow_maps!(
+    V6,
+    ct6,
+    CtKey6,
+    fragments6,
+    FragmentKey6,
+    v6,
+    service_flows6,
+    SERVICE_LOOPBACK6
+);

@@ -9,6 +9,7 @@ mod maps;
 pub mod stories;
 mod world;
 
+pub(crate) use frame::Changing;
 pub use frame::{Frame, Ipv4, Ipv6, arp, ethernet, icmp, sctp, tcp, udp};
 pub use maps::{Access, MemoryMaps, SocketRecord, Write};
 pub use world::{PolicyEntry, World};

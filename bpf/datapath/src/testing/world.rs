@@ -122,6 +122,16 @@ impl World {
     pub const PEER4: [u8; 4] = [10, 0, 0, 8];
     /// The peer pod.
     pub const PEER6: [u8; 16] = address6(8);
+    /// Identity of the second peer pod.
+    pub const SECOND: u32 = 10_005;
+    /// The second peer pod.
+    pub const SECOND4: [u8; 4] = [10, 0, 0, 9];
+    /// The second peer pod.
+    pub const SECOND6: [u8; 16] = address6(9);
+    /// A service's frontend.
+    pub const SERVICE4: [u8; 4] = [10, 96, 0, 10];
+    /// A service's frontend.
+    pub const SERVICE6: [u8; 16] = address6(96);
     /// This host.
     pub const HOST4: [u8; 4] = [10, 0, 0, 1];
     /// This host.
@@ -157,6 +167,8 @@ impl World {
             Write::Interface(Self::IFINDEX, Some(Self::config())),
             Self::address(IpcacheKey::v4(Self::PEER4, 32), Self::PEER),
             Self::address(IpcacheKey::v6(Self::PEER6, 128), Self::PEER),
+            Self::address(IpcacheKey::v4(Self::SECOND4, 32), Self::SECOND),
+            Self::address(IpcacheKey::v6(Self::SECOND6, 128), Self::SECOND),
             Self::address(IpcacheKey::v4(Self::HOST4, 32), 1),
             Self::address(IpcacheKey::v6(Self::HOST6, 128), 1),
         ];

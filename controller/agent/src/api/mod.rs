@@ -5,6 +5,7 @@ mod dumps;
 mod health;
 mod monitor;
 mod server;
+mod services;
 mod status;
 
 pub use answers::condition_of;

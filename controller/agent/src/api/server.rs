@@ -224,6 +224,7 @@ async fn answer<N: Node + 'static>(
             reply!(errand(service, move |node, _| dumps::conntrack(node, endpoint)).await)
         }
         Request::BpfEndpoints => reply!(errand(service, |node, _| dumps::endpoints(node)).await),
+        Request::BpfServices => reply!(errand(service, super::services::services).await),
         Request::Plan(files) => {
             let options = Arc::clone(&service.options);
             reply!(

@@ -301,7 +301,7 @@ fn endpoint_conditions(endpoint: &Endpoint, view: &View) -> Vec<Condition> {
         .filter(|condition| match &condition.object {
             Object::Pod(pod) => *pod == endpoint.pod,
             Object::Attachment(id) => *id == endpoint.attachment,
-            Object::Policy(_) | Object::Prefix(_) | Object::Claims => false,
+            Object::Policy(_) | Object::Prefix(_) | Object::Service(_) | Object::Claims => false,
         })
         .map(|condition| self::condition(&condition.reason))
         .collect()

@@ -66,6 +66,25 @@ pub(super) fn note(observed: &mut Observed, write: &Write) {
             };
             observed.attachments.insert(point, staged);
         }
+        Write::Service { key, value } => {
+            observed.services.insert(key, value);
+        }
+        Write::ServiceDelete { key } => {
+            observed.services.remove(&key);
+        }
+        Write::Backend { id, value } => {
+            observed.backends.insert(id, value);
+        }
+        Write::BackendDelete { id } => {
+            observed.backends.remove(&id);
+        }
+        Write::ReverseNat { id, value } => {
+            observed.reverse_nat.insert(id, value);
+        }
+        Write::ReverseNatDelete { id } => {
+            observed.reverse_nat.remove(&id);
+        }
+        Write::ServicesInUse(used) => word(NodeWord::Services, u64::from(used)),
         Write::Attach { point, program, .. } | Write::Replace { point, program, .. } => {
             let attached = AttachedProgram {
                 tag: program,

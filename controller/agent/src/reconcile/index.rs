@@ -9,7 +9,7 @@ use oxilium_model::identity::NumericIdentity;
 use oxilium_model::policy::rule::{Policy, PolicyRef};
 use oxilium_model::world::{
     Attachment, AttachmentId, CidrGroup, Claims, ClusterIdentity, Namespace, Node, NodeConfig, Pod,
-    PodRef, RemoteEndpoint, Source, Synced, Table, Timestamp, World,
+    PodRef, RemoteEndpoint, Services, Source, Synced, Table, Timestamp, World,
 };
 
 /// What the cluster's objects say, whole: a source hands over a new one, never a change of one.
@@ -29,6 +29,8 @@ pub struct Objects {
     pub policies: Table<Arc<PolicyRef>, Arc<Policy>>,
     /// CiliumCIDRGroups.
     pub cidr_groups: Table<Arc<str>, Arc<CidrGroup>>,
+    /// Services with ClusterIPs, joined with their backends.
+    pub services: Services,
     /// Addresses of the API server's backends.
     pub api_servers: BTreeSet<IpAddr>,
 }
@@ -153,6 +155,7 @@ impl Index {
             cluster_identities: objects.cluster_identities.clone(),
             policies: objects.policies.clone(),
             cidr_groups: objects.cidr_groups.clone(),
+            services: objects.services.clone(),
             attachments: self.attachments.clone(),
         }
     }

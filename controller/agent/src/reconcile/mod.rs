@@ -8,7 +8,6 @@ mod apply;
 mod attach;
 mod devices;
 mod failures;
-mod fights;
 mod fold;
 mod hooks;
 mod index;
@@ -36,9 +35,8 @@ use crate::publish::{PublishReport, StatusDirectory};
 use crate::source::{Delivery, SourceReport, Tombstones};
 use crate::staged::StagedReports;
 
-pub(crate) use devices::{mac_text, parse_mac};
+pub(crate) use devices::mac_text;
 use failures::{Failures, Object};
-use fights::Fights;
 use hooks::Looks;
 use index::Index;
 pub use index::{OBJECT_SOURCES, Objects};
@@ -134,7 +132,6 @@ pub struct Reconciler<N> {
     /// Pins may be left that nothing needs.
     untidy: bool,
     failures: Failures,
-    fights: Fights,
     waiters: Vec<Waiter>,
     lives: Lives,
     source: Arc<SourceReport>,
@@ -197,7 +194,6 @@ impl<N: Node> Reconciler<N> {
             unfinished: false,
             untidy: true,
             failures: Failures::default(),
-            fights: Fights::default(),
             waiters: Vec::new(),
             lives,
             source: Arc::default(),
@@ -314,7 +310,6 @@ impl<N: Node> Reconciler<N> {
             self.read_tombstones(now);
         }
         self.tidy(now);
-        self.fights.forget(now);
         self.show();
         self.answer_waiters(Instant::now());
         self.publish(now);
@@ -329,7 +324,6 @@ impl<N: Node> Reconciler<N> {
         let mut next = self.next_sweep;
         next = next.min(self.failures.next().unwrap_or(next));
         next = next.min(self.settling.next().unwrap_or(next));
-        next = next.min(self.fights.next().unwrap_or(next));
         for waiter in &self.waiters {
             next = next.min(waiter.deadline);
         }
@@ -384,7 +378,6 @@ impl<N: Node> Reconciler<N> {
     fn begin_sweep(&mut self, now: Instant) {
         self.links_changed = true;
         self.sweep.due = true;
-        self.untidy = true;
         self.read_tombstones(now);
         self.next_sweep = now + jitter(self.sweep_every);
     }
@@ -423,11 +416,11 @@ impl<N: Node> Reconciler<N> {
             return;
         }
         match self.node.tidy() {
-            Ok(changed) => {
+            Ok(removed) => {
                 self.untidy = false;
                 self.failures.works(&Object::Pins);
-                if changed > 0 {
-                    tracing::info!(changed, "put the pins in order");
+                if removed > 0 {
+                    tracing::info!(removed, "removed pins that nothing needs");
                 }
             }
             Err(error) => {

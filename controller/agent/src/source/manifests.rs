@@ -12,7 +12,7 @@ use oxilium_api::{ComponentState, ComponentStatus, FailingObject, SourceStatus};
 use oxilium_manifest::directory::{
     DirectoryError, DocumentState, DocumentStatus, GONE_AFTER, ManifestDirectory, Snapshot,
 };
-use oxilium_manifest::object::Input;
+use oxilium_manifest::object::{Input, cluster_services};
 use oxilium_model::world::{Node, NodeOrigin, Table};
 
 use crate::reconcile::Objects;
@@ -256,6 +256,7 @@ fn refused(document: &DocumentStatus) -> Option<FailingObject> {
 pub fn objects(snapshot: &Snapshot, node: &str, before: &Objects) -> Objects {
     let mut new = Objects::default();
     let mut api_slices = BTreeSet::new();
+    let (mut services, mut slices) = (Vec::new(), Vec::new());
     for object in &snapshot.objects {
         match &object.input {
             Input::Policy(lowered) => {
@@ -287,6 +288,7 @@ pub fn objects(snapshot: &Snapshot, node: &str, before: &Objects) -> Objects {
                     .insert(Arc::clone(&group.name), Arc::new((**group).clone()));
             }
             Input::EndpointSlice(slice) => {
+                slices.push(&**slice);
                 let of_api = slice.metadata.namespace == "default"
                     && slice
                         .metadata
@@ -297,9 +299,11 @@ pub fn objects(snapshot: &Snapshot, node: &str, before: &Objects) -> Objects {
                     api_slices.extend(slice.endpoints.iter().flat_map(|e| e.addresses.clone()));
                 }
             }
-            Input::Service(_) | Input::Unread => {}
+            Input::Service(service) => services.push(&**service),
+            Input::Unread => {}
         }
     }
+    new.services = cluster_services(services, slices, node, &before.services);
     new.api_servers = api_slices
         .iter()
         .filter_map(|address| address.parse().ok())

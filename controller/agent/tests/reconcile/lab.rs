@@ -279,7 +279,6 @@ pub(crate) fn link(index: u32) -> LinkInfo {
         master: None,
         up: true,
         mtu: 1500,
-        tx_queue_len: 1000,
     }
 }
 

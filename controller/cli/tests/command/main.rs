@@ -115,6 +115,20 @@ fn bpf_ipcache_list_is_one_line_a_prefix() {
 }
 
 #[test]
+fn service_list_names_each_backend() {
+    let agent = FakeAgent::saying(&sample::services());
+    insta::assert_snapshot!(agent.run(&["service", "list"]).out);
+}
+
+#[test]
+fn bpf_lb_list_shows_each_of_its_tables() {
+    let agent = FakeAgent::saying(&sample::services());
+    let tables = [&[][..], &["--frontends"], &["--backends"], &["--revnat"]];
+    let shown = tables.map(|table| agent.run(&[&["bpf", "lb", "list"], table].concat()).out);
+    insta::assert_snapshot!(shown.join("\n"));
+}
+
+#[test]
 fn bpf_ct_list_shows_a_flow_in_the_direction_of_its_first_packet() {
     let agent = FakeAgent::saying(&sample::flows());
     insta::assert_snapshot!(agent.run(&["bpf", "ct", "list", "global"]).out);

@@ -7,9 +7,10 @@ use oxilium_api::{
     ComponentStatus, Condition, ConfigurationStatus, ConntrackFlow, DirectionStatus, Endpoint,
     EndpointHealth, EndpointPolicy, EndpointState, EndpointStatus, ExplainReport, ExplainSide,
     Explained, ExternalIdentifiers, FailingObject, HealthState, IpcacheEntry, KernelWrites,
-    MapStatus, MonitorEvent, MonitorKind, MonitorVerdict, Networking, PolicyEnabled, PolicyEntry,
-    PolicyEntryType, PolicyMode, PolicyObject, RealizedPolicy, ReconcileStatus, SourceStatus,
-    StagedChange, StagedExample, StagedReport, StatusLogEntry, StatusReport, UnsupportedKey,
+    LbBackend, LbFrontend, LbService, LoadBalancing, MapStatus, MonitorEvent, MonitorKind,
+    MonitorVerdict, Networking, PolicyEnabled, PolicyEntry, PolicyEntryType, PolicyMode,
+    PolicyObject, RealizedPolicy, ReconcileStatus, SourceStatus, StagedChange, StagedExample,
+    StagedReport, StatusLogEntry, StatusReport, UnsupportedKey,
 };
 
 fn text(text: &str) -> String {
@@ -239,6 +240,42 @@ pub(crate) fn ipcache() -> Vec<IpcacheEntry> {
     vec![entry("0.0.0.0/0", 9), entry("10.244.1.2/32", 11747)]
 }
 
+pub(crate) fn services() -> LoadBalancing {
+    let service = |frontend: &str, id, affinity_seconds, slots: &[u32]| LbService {
+        frontend: text(frontend),
+        id,
+        service: (id == 1).then(|| text("kube-system/kube-dns")),
+        affinity_seconds,
+        slots: slots.to_vec(),
+    };
+    let backend = |id, address: &str, frontend, state: &str| LbBackend {
+        id,
+        address: text(address),
+        frontend,
+        state: text(state),
+    };
+    let frontend = |id, address: &str, state: &str| LbFrontend {
+        id,
+        address: text(address),
+        state: text(state),
+    };
+    LoadBalancing {
+        services: vec![
+            service("10.96.0.10:53/UDP", 1, 0, &[1, 2]),
+            service("[fd00::a]:80/TCP", 2, 10_800, &[]),
+        ],
+        backends: vec![
+            backend(1, "10.244.1.2:53/UDP", 1, "active"),
+            backend(2, "10.244.2.3:53/UDP", 1, "active"),
+            backend(3, "10.244.2.9:53/UDP", 1, "resting"),
+        ],
+        reverse_nat: vec![
+            frontend(1, "10.96.0.10:53/UDP", "active"),
+            frontend(2, "[fd00::a]:80/TCP", "active"),
+        ],
+    }
+}
+
 pub(crate) fn flows() -> Vec<ConntrackFlow> {
     let flow = |direction: &str, verdict: &str, flags| ConntrackFlow {
         endpoint: 34,
@@ -312,8 +349,6 @@ pub(crate) fn status(state: ComponentState) -> StatusReport {
             drift_repaired: 0,
             hooks_drifted: 0,
             last_hooks_micros: 240,
-            hooks_without_link: 4,
-            hooks_without_link_seconds: 2,
             failing: only_if_bad(vec![failing("tables", "the policy table is full")]),
         },
         endpoints: BTreeMap::from([(text("ready"), 2), (text("disconnecting"), 1)]),

@@ -208,6 +208,13 @@ impl State {
                     tables.endpoint_words.remove(&endpoint);
                 }
             }
+            Write::Service { .. }
+            | Write::ServiceDelete { .. }
+            | Write::Backend { .. }
+            | Write::BackendDelete { .. }
+            | Write::ReverseNat { .. }
+            | Write::ReverseNatDelete { .. }
+            | Write::ServicesInUse(_) => self.change_service(write),
             Write::Attach { .. } | Write::Replace { .. } | Write::Detach { .. } => {
                 return self.change_hook(write);
             }
@@ -215,6 +222,34 @@ impl State {
             Write::Barrier => {}
         }
         Ok(())
+    }
+
+    fn change_service(&mut self, write: &Write) {
+        let tables = &mut self.tables;
+        match *write {
+            Write::Service { key, value } => {
+                tables.services.insert(key, value);
+            }
+            Write::ServiceDelete { key } => {
+                tables.services.remove(&key);
+            }
+            Write::Backend { id, value } => {
+                tables.backends.insert(id, value);
+            }
+            Write::BackendDelete { id } => {
+                tables.backends.remove(&id);
+            }
+            Write::ReverseNat { id, value } => {
+                tables.reverse_nat.insert(id, value);
+            }
+            Write::ReverseNatDelete { id } => {
+                tables.reverse_nat.remove(&id);
+            }
+            Write::ServicesInUse(used) => {
+                tables.node_words[NodeWord::Services as usize] = u64::from(used);
+            }
+            _ => {}
+        }
     }
 
     fn change_hook(&mut self, write: &Write) -> Result<(), ApplyError> {
@@ -395,6 +430,7 @@ fn target_of(table: Table) -> Target {
         Table::Shapes => Target::Shapes,
         Table::Ipcache => Target::Ipcache,
         Table::Interfaces => Target::Interfaces,
+        Table::Services | Table::Backends | Table::ReverseNat => Target::Services,
         Table::EndpointWords => Target::EndpointWords,
         Table::NodeWords => Target::NodeWords,
         Table::Attachments => Target::Links,

@@ -1,9 +1,9 @@
 //! What each map that the agent uses must be like.
 
 use oxilium_abi::{
-    COUNTERS, Counter, CtEntry, CtKey4, CtKey6, EndpointWord, FragmentEntry, FragmentKey4,
-    FragmentKey6, InterfaceConfig, IpcacheKey, IpcacheValue, NODE_WORDS, PolicyKey, PolicyValue,
-    ShapeWord, map,
+    Affinity, AffinityKey, COUNTERS, Counter, CtEntry, CtKey4, CtKey6, EndpointWord, FragmentEntry,
+    FragmentKey4, FragmentKey6, InterfaceConfig, IpcacheKey, IpcacheValue, LbAddress, NODE_WORDS,
+    PolicyKey, PolicyValue, ServiceFlow, ServiceKey, ServiceValue, ShapeWord, map,
 };
 
 use crate::config::MapSizes;
@@ -21,6 +21,28 @@ pub(crate) mod map_type {
 
 /// `BPF_F_NO_PREALLOC`.
 const NO_PREALLOC: u32 = 1;
+
+/// Name, type, sizes of keys and values, flags.
+type Row = (&'static str, u32, usize, usize, u32);
+
+/// The maps of services.
+fn service_maps() -> [Row; 6] {
+    use map_type::{HASH, LRU_HASH};
+    let index = size_of::<u32>();
+    let address = size_of::<LbAddress>();
+    let flow = size_of::<ServiceFlow>();
+    let (key, value) = (size_of::<ServiceKey>(), size_of::<ServiceValue>());
+    let (client, affinity) = (size_of::<AffinityKey>(), size_of::<Affinity>());
+    let (ct4, ct6) = (size_of::<CtKey4>(), size_of::<CtKey6>());
+    [
+        (map::SERVICES, HASH, key, value, NO_PREALLOC),
+        (map::BACKENDS, HASH, index, address, NO_PREALLOC),
+        (map::REVERSE_NAT, HASH, index, address, NO_PREALLOC),
+        (map::SERVICE_FLOWS4, LRU_HASH, ct4, flow, 0),
+        (map::SERVICE_FLOWS6, LRU_HASH, ct6, flow, 0),
+        (map::AFFINITY, LRU_HASH, client, affinity, 0),
+    ]
+}
 
 /// The maps that the agent uses, in the order in which they are made.
 pub(crate) fn maps(sizes: &MapSizes) -> Vec<(&'static str, MapDescription)> {
@@ -85,6 +107,7 @@ pub(crate) fn maps(sizes: &MapSizes) -> Vec<(&'static str, MapDescription)> {
         (map::EVENTS, RINGBUF, 0, 0, 0),
     ]
     .into_iter()
+    .chain(service_maps())
     .map(|(name, map_type, key, value, flags)| {
         let fixed = match name {
             map::NODE_WORDS => NODE_WORDS,

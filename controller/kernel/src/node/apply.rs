@@ -48,6 +48,13 @@ impl KernelNode {
             } => tables
                 .endpoint_words
                 .update(&endpoint_word_index(endpoint, bank), &word.0),
+            Write::Service { key, value } => tables.services.update(&key, &value),
+            Write::ServiceDelete { key } => tables.services.remove(&key).map(drop),
+            Write::Backend { id, value } => tables.backends.update(&id, &value),
+            Write::BackendDelete { id } => tables.backends.remove(&id).map(drop),
+            Write::ReverseNat { id, value } => tables.reverse_nat.update(&id, &value),
+            Write::ReverseNatDelete { id } => tables.reverse_nat.remove(&id).map(drop),
+            Write::ServicesInUse(used) => self.node_word(NodeWord::Services, u64::from(used)),
             Write::Attach {
                 point,
                 endpoint,
@@ -97,7 +104,6 @@ impl KernelNode {
                 loaded: loaded.map(|program| program.tag).unwrap_or_default(),
             });
         };
-        self.restore_place()?;
         let source = Source {
             object: self.object,
             constants: &self.constants,

@@ -37,6 +37,9 @@ impl Node for KernelNode {
         let mut observed = Observed {
             policy: all(&tables.policy)?,
             ipcache: all(&tables.ipcache)?,
+            services: all(&tables.services)?,
+            backends: all(&tables.backends)?,
+            reverse_nat: all(&tables.reverse_nat)?,
             ..Observed::default()
         };
         each(&tables.shapes, |index: u32, word: u64| {
@@ -114,10 +117,6 @@ impl Node for KernelNode {
 
     fn links(&mut self) -> Result<Vec<LinkInfo>, NetlinkError> {
         self.netlink.links()
-    }
-
-    fn clsact(&mut self) -> Result<BTreeSet<u32>, NetlinkError> {
-        Ok(self.netlink.clsact_interfaces()?.into_iter().collect())
     }
 
     fn addresses(&mut self) -> Result<Vec<AddressInfo>, NetlinkError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use oxilium_abi::{
     Counter, CtEntry, CtKey4, CtKey6, FragmentEntry, FragmentKey4, FragmentKey6, InterfaceConfig,
-    IpcacheKey, IpcacheValue, PolicyKey, PolicyValue, map,
+    IpcacheKey, IpcacheValue, LbAddress, PolicyKey, PolicyValue, ServiceKey, ServiceValue, map,
 };
 
 use crate::count::{Target, WriteCounter};
@@ -27,6 +27,9 @@ pub(super) struct Tables {
     pub ct6: [Table<CtKey6, CtEntry>; 3],
     pub fragments4: Table<FragmentKey4, FragmentEntry>,
     pub fragments6: Table<FragmentKey6, FragmentEntry>,
+    pub services: Table<ServiceKey, ServiceValue>,
+    pub backends: Table<u32, LbAddress>,
+    pub reverse_nat: Table<u32, LbAddress>,
 }
 
 impl Tables {
@@ -51,6 +54,9 @@ impl Tables {
             ],
             fragments4: table(maps, map::FRAGMENTS4, Target::Conntrack, counter)?,
             fragments6: table(maps, map::FRAGMENTS6, Target::Conntrack, counter)?,
+            services: table(maps, map::SERVICES, Target::Services, counter)?,
+            backends: table(maps, map::BACKENDS, Target::Services, counter)?,
+            reverse_nat: table(maps, map::REVERSE_NAT, Target::Services, counter)?,
         })
     }
 }

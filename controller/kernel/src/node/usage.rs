@@ -43,6 +43,9 @@ impl KernelNode {
         count(&mut counted, &tables.policy)?;
         count(&mut counted, &tables.ipcache)?;
         count(&mut counted, &tables.interfaces)?;
+        count(&mut counted, &tables.services)?;
+        count(&mut counted, &tables.backends)?;
+        count(&mut counted, &tables.reverse_nat)?;
         for table in &tables.ct4 {
             count(&mut counted, table)?;
         }

@@ -34,6 +34,8 @@ pub(crate) fn sizes() -> MapSizes {
         conntrack_unanswered: 1024,
         conntrack_denied: 1024,
         fragments: 64,
+        service_flows: 1024,
+        affinity: 64,
         event_ring: 4096,
     }
 }
@@ -84,7 +86,6 @@ impl Bed for FakeBed {
             master: None,
             up: true,
             mtu: 1500,
-            tx_queue_len: 1000,
         });
         ifindex
     }

@@ -428,7 +428,7 @@ pub const MARKED_FOR_DELETION: &str = "io.cilium.heartbeat";
 /// The label that every namespace has, with its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-fn transport(name: Option<&str>) -> Option<Protocol> {
+pub(super) fn transport(name: Option<&str>) -> Option<Protocol> {
     match name {
         None | Some("" | "TCP") => Some(Protocol::TCP),
         Some("UDP") => Some(Protocol::UDP),

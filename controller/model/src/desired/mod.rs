@@ -5,6 +5,7 @@
 //! 3. Which labels each number stands for.
 //! 4. The ipcache.
 //! 5. The policy of each endpoint, within the room that there is.
+//! 6. The frontends of services and the backends behind each.
 //!
 //! Staged policies have no part in any of it; a [`Shadow`] is what one of them would make of it.
 //!
@@ -15,6 +16,7 @@ mod endpoints;
 mod identities;
 mod incremental;
 mod numbers;
+mod services;
 mod staged;
 mod tables;
 
@@ -112,6 +114,7 @@ pub fn desired_with(world: &World, resolver: &mut impl Resolver) -> NodeState {
     tables::conditions(&drafts, &policies, &mut conditions);
 
     let mut state = NodeState {
+        services: Arc::new(services::frontends(world, &mut conditions)),
         ipcache,
         identities,
         claims: numbers.claims.clone(),

@@ -2,34 +2,34 @@
 //!
 //! 1. The plan's number is taken, so that a plan that is cut off is known for one.
 //! 2. Interfaces of devices that are gone: their index may serve another.
-//! 3. Policy entries that are added or raised, and tables that are built beside those in use.
-//! 4. The identities of addresses; in the bank that is not read if endpoints change their table as well.
-//! 5. Policy entries that are taken away or lowered.
-//! 6. Endpoint words and the ipcache word, with the plan's number: recorded verdicts are stale.
-//! 7. New interfaces, born with the plan's number.
-//! 8. The number is published: what is evaluated from now on is good.
-//! 9. Programs: a new endpoint is complete before the first packet meets one.
-//!    Many at once are staged, see [`Write::Attach`].
-//! 10. The bank that is not read any more, flows of endpoints that are gone, tables that nobody uses.
-//! 11. Staged programs settle: nothing waits for that.
+//! 3. Services that are new, and backends that are new in one.
+//! 4. Policy entries that are added or raised, and tables that are built beside those in use.
+//! 5. The identities of addresses; in the bank that is not read if endpoints change their table as well.
+//! 6. Policy entries that are taken away or lowered.
+//! 7. Endpoint words and the ipcache word, with the plan's number: recorded verdicts are stale.
+//! 8. New interfaces, born with the plan's number.
+//! 9. The number is published: what is evaluated from now on is good.
+//! 10. Programs: a new endpoint is complete before the first packet meets one.
+//!     Many at once are staged, see [`Write::Attach`].
+//! 11. The bank that is not read any more, flows of endpoints that are gone, tables that nobody
+//!     uses, services and backends that are gone.
+//! 12. Staged programs settle: nothing waits for that.
 
 use std::collections::BTreeSet;
 
-use oxilium_abi::{EndpointWord, Epoch, IpcacheKey, IpcacheWord};
+use oxilium_abi::{EndpointWord, Epoch, IpcacheWord};
 
 use super::addresses::AddressDiff;
 use super::assign::{Assigner, Assignment, Change, Room};
-use super::fit::{Fit, fit};
 use super::interfaces::InterfaceDiff;
 use super::room::check_room;
-use super::{Plan, PlanError, Reason, Step, Table, Write};
+use super::services::ServiceDiff;
+use super::{Plan, PlanError, Reason, Step, Write};
 use crate::node_state::{AttachPoint, NodeState, ProgramTag};
 use crate::observed::{AttachedProgram, Observed, Place};
 use crate::world::{Complete, NodeConfig};
 
 /// The plan that leads from what the kernel holds to what it should hold. Empty when there is nothing to do.
-///
-/// Where the ipcache has no room for all, it goes as far as there is, see [`Plan::left_out`] and [`Plan::goes_on`].
 ///
 /// Takes the proof that every source has delivered: without it nothing is known to be superfluous, and
 /// the last applied state stays in force.
@@ -42,26 +42,6 @@ pub fn plan(
     config: &NodeConfig,
     _complete: Complete,
 ) -> Result<Plan, PlanError> {
-    match whole(observed, desired, config) {
-        Err(
-            error @ PlanError::NoRoom {
-                table: Table::Ipcache,
-                ..
-            },
-        ) => match fit(observed, desired, &config.capacities) {
-            Fit::Without { state, left_out } => Ok(Plan {
-                left_out,
-                ..whole(observed, &state, config)?
-            }),
-            Fit::AfterRemoval(gone) => make_room(observed, &gone),
-            Fit::Never => Err(error),
-        },
-        result => result,
-    }
-}
-
-/// The plan that leads all the way.
-fn whole(observed: &Observed, desired: &NodeState, config: &NodeConfig) -> Result<Plan, PlanError> {
     let build = |room| Ok(Builder::new(observed, desired, config, room)?.build());
     let plan = build(Room::Plenty)?;
     match check_room(observed, &plan, &config.capacities) {
@@ -75,32 +55,11 @@ fn whole(observed: &Observed, desired: &NodeState, config: &NodeConfig) -> Resul
     }
 }
 
-/// Takes these out of the ipcache and no more. The plan is left open: the next one, which finds that it never came to
-/// its end, takes whatever was recorded meanwhile for stale.
-fn make_room(observed: &Observed, gone: &[IpcacheKey]) -> Result<Plan, PlanError> {
-    let last = observed.high_water().max(observed.published());
-    let epoch = last.next().ok_or(PlanError::EpochsExhausted)?;
-    let word = IpcacheWord::new(observed.ipcache_word().bank(), epoch);
-    let mut steps = vec![Step::new(Write::HighWater(epoch), Reason::Epoch)];
-    steps.extend(
-        gone.iter()
-            .map(|key| Step::new(Write::IpcacheDelete { key: *key }, Reason::AddressChange)),
-    );
-    steps.push(Step::new(Write::IpcacheWord(word), Reason::AddressChange));
-    Ok(Plan {
-        steps,
-        goes_on: true,
-        ..Plan::default()
-    })
-}
-
 struct Builder<'a> {
     observed: &'a Observed,
     desired: &'a NodeState,
     /// Hooks that get links at once; see [`NodeConfig::stage_above`].
     stage_above: Option<usize>,
-    /// Those of new endpoints do not; see [`NodeConfig::stage_new`].
-    stage_new: bool,
     /// This plan stages programs.
     stages: bool,
     room: Room,
@@ -108,6 +67,7 @@ struct Builder<'a> {
     bank: u32,
     addresses: AddressDiff<'a>,
     interfaces: InterfaceDiff<'a>,
+    services: ServiceDiff,
     assigner: Assigner<'a>,
     tables: Assignment,
     /// The plan's number, if it changes any verdict.
@@ -125,18 +85,19 @@ impl<'a> Builder<'a> {
         let bank = observed.ipcache_word().bank();
         let addresses = AddressDiff::new(&observed.ipcache, &desired.ipcache, bank);
         let interfaces = InterfaceDiff::new(observed, desired);
+        let services = ServiceDiff::new(observed, &desired.services)?;
         let mut assigner = Assigner::new(observed, desired, &interfaces.live, config);
         let tables = assigner.assign(&addresses.moves, room)?;
         let mut builder = Self {
             observed,
             desired,
             stage_above: config.stage_above,
-            stage_new: config.stage_new,
             stages: false,
             room,
             bank,
             addresses,
             interfaces,
+            services,
             assigner,
             tables,
             epoch: None,
@@ -161,6 +122,7 @@ impl<'a> Builder<'a> {
     fn ipcache_word_changes(&self) -> bool {
         self.was_interrupted()
             || !self.addresses.moves.is_empty()
+            || self.services.new_frontends
             || self.has_impossible_epoch(self.observed.ipcache_word().epoch())
     }
 
@@ -208,6 +170,8 @@ impl<'a> Builder<'a> {
         if self.room == Room::Scarce {
             self.remove_garbage();
         }
+        let services = self.services.additions();
+        self.steps.extend(services);
         let banks = !self.addresses.moves.is_empty() && self.switches_live_table();
         if banks {
             self.change_in_other_bank();
@@ -226,11 +190,10 @@ impl<'a> Builder<'a> {
             self.level_banks();
         }
         self.clean_up(banks);
+        let services = self.services.removals();
+        self.steps.extend(services);
         self.settle();
-        Plan {
-            steps: self.steps,
-            ..Plan::default()
-        }
+        Plan { steps: self.steps }
     }
 
     /// Both banks hold the same.
@@ -384,11 +347,8 @@ impl<'a> Builder<'a> {
 
     fn attach(&mut self) {
         let hooks = self.hooks();
-        let missing = hooks.iter().filter(|(.., there)| there.is_none());
-        let new = missing
-            .clone()
-            .any(|(point, ..)| !self.observed.interfaces.contains_key(&point.ifindex));
-        let staged = self.is_burst(missing.count()) || self.stage_new && new;
+        let missing = hooks.iter().filter(|(.., there)| there.is_none()).count();
+        let staged = self.is_burst(missing);
         self.stages = staged;
         for (point, program, endpoint, there) in hooks {
             let write = match there {

@@ -5,21 +5,23 @@ mod addresses;
 mod assign;
 mod build;
 mod content;
-mod fit;
 mod interfaces;
 mod rank;
 mod room;
+mod services;
 mod show;
 mod write;
 
 use std::collections::BTreeMap;
 
-use ipnet::IpNet;
 use thiserror::Error;
 
 pub use addresses::{ipcache_key, ipcache_prefix, ipcache_value};
 pub use build::plan;
 pub use interfaces::interface_config;
+pub use services::{
+    RESTING_BACKENDS, RESTING_FRONTENDS, lb_address, service_frontend, service_key,
+};
 pub use write::{Operation, Table, Write};
 
 /// Why a write is made.
@@ -67,6 +69,10 @@ pub enum Reason {
     },
     /// An address changes its identity.
     AddressChange,
+    /// A service is new, or has other backends.
+    ServiceChange,
+    /// A service or a backend is gone.
+    GoneService,
     /// Bookkeeping of epochs and banks.
     Epoch,
     /// A program is missing or not the loaded one.
@@ -82,8 +88,6 @@ pub enum Reason {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     steps: Vec<Step>,
-    left_out: Vec<IpNet>,
-    goes_on: bool,
 }
 
 impl Plan {
@@ -95,22 +99,6 @@ impl Plan {
     /// The writes.
     pub fn writes(&self) -> impl Iterator<Item = &Write> {
         self.steps.iter().map(|step| &step.write)
-    }
-
-    /// Addresses of pods on other nodes for which the ipcache has no room. They count as whatever prefix is around
-    /// them, `world` most often: as if their objects had not come yet.
-    pub fn left_out(&self) -> &[IpNet] {
-        &self.left_out
-    }
-
-    /// Once it is made, another plan is to follow at once, from what is there then.
-    pub fn goes_on(&self) -> bool {
-        self.goes_on || !self.left_out.is_empty() && self.frees_room()
-    }
-
-    fn frees_room(&self) -> bool {
-        self.writes()
-            .any(|write| matches!(write, Write::IpcacheDelete { .. }))
     }
 
     /// There is nothing to do.

@@ -2,17 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::SocketAddr;
 
-use oxilium_abi::{Direction, InterfaceConfig, PolicyKey, PolicyValue, ShapeMask};
+use oxilium_abi::{
+    Direction, InterfaceConfig, LbAddress, PolicyKey, PolicyValue, ServiceKey, ServiceWord,
+    ShapeMask,
+};
 
-use super::{Operation, Plan, Reason, Table, Write, ipcache_prefix};
+use super::{Operation, Plan, Reason, Table, Write, ipcache_prefix, lb_address, service_frontend};
 use crate::identity::{NumericIdentity, Protocol};
 
-const TABLES: [Table; 8] = [
+const TABLES: [Table; 11] = [
     Table::Policy,
     Table::Shapes,
     Table::Ipcache,
     Table::Interfaces,
+    Table::Services,
+    Table::Backends,
+    Table::ReverseNat,
     Table::EndpointWords,
     Table::NodeWords,
     Table::Attachments,
@@ -62,6 +69,8 @@ impl fmt::Display for Reason {
             Self::Staging { table } => write!(f, "table {table} is built beside those in use"),
             Self::Unused { table } => write!(f, "table {table} is not used any more"),
             Self::AddressChange => f.write_str("addresses change their identity"),
+            Self::ServiceChange => f.write_str("services or their backends change"),
+            Self::GoneService => f.write_str("services or backends are gone"),
             Self::Epoch => f.write_str("recorded verdicts become stale"),
             Self::Program => f.write_str("programs are missing or not the loaded ones"),
             Self::Settle => {
@@ -146,6 +155,24 @@ impl fmt::Display for Write {
                     _ => Ok(()),
                 }
             }
+            Self::Service { key, value } => {
+                show_service(f, key)?;
+                let word = ServiceWord(value.word);
+                if key.slot != 0 {
+                    return write!(f, " = backend {}", value.word);
+                }
+                write!(f, " = {} backends, id {}", word.slots(), word.id())?;
+                match word.affinity() {
+                    0 => Ok(()),
+                    seconds => write!(f, ", affinity {seconds} s"),
+                }
+            }
+            Self::ServiceDelete { key } => show_service(f, key),
+            Self::Backend { id, value } => show_lb_address(f, "backend", *id, value),
+            Self::BackendDelete { id } => write!(f, "backend {id}"),
+            Self::ReverseNat { id, value } => show_lb_address(f, "frontend", *id, value),
+            Self::ReverseNatDelete { id } => write!(f, "frontend {id}"),
+            Self::ServicesInUse(used) => write!(f, "services = {}", u8::from(*used)),
             Self::Detach { point } => write!(f, "{} on interface {}", point.hook, point.ifindex),
             Self::PurgeConntrack { endpoint } => write!(f, "flows of endpoint {endpoint}"),
             Self::Barrier => f.write_str("wait for running programs"),
@@ -200,6 +227,33 @@ fn show_prefix(f: &mut fmt::Formatter<'_>, key: &oxilium_abi::IpcacheKey) -> fmt
         Some(prefix) => write!(f, "{prefix}"),
         None => write!(f, "damaged key of length {}", key.prefix_len),
     }
+}
+
+fn show_service(f: &mut fmt::Formatter<'_>, key: &ServiceKey) -> fmt::Result {
+    match service_frontend(key) {
+        Some(frontend) => write!(f, "{frontend} ({})", key.slot),
+        None => write!(f, "damaged key of family {}", key.family),
+    }
+}
+
+fn show_lb_address(
+    f: &mut fmt::Formatter<'_>,
+    what: &str,
+    id: u32,
+    value: &LbAddress,
+) -> fmt::Result {
+    write!(f, "{what} {id} = ")?;
+    match lb_address(id, value) {
+        Some(address) => {
+            let socket = SocketAddr::new(address.address, address.port);
+            write!(f, "{socket}/{}", Protocol(value.protocol))?;
+        }
+        None => f.write_str("damaged")?,
+    }
+    if value.is_active() {
+        return Ok(());
+    }
+    f.write_str(" (resting)")
 }
 
 fn show_interface(

@@ -4,7 +4,7 @@ use std::fmt;
 
 use oxilium_abi::{
     Direction, EndpointWord, Epoch, InterfaceConfig, IpcacheKey, IpcacheValue, IpcacheWord,
-    PolicyKey, PolicyValue, ShapeWord,
+    LbAddress, PolicyKey, PolicyValue, ServiceKey, ServiceValue, ShapeWord,
 };
 
 use crate::node_state::{AttachPoint, ProgramTag};
@@ -88,6 +88,44 @@ pub enum Write {
     IpcacheWord(IpcacheWord),
     /// Node word `Published` (G): all of this epoch is written.
     Publish(Epoch),
+    /// A frontend's master or slot, new or with another value.
+    Service {
+        /// The frontend and its slot.
+        key: ServiceKey,
+        /// The sealed value.
+        value: ServiceValue,
+    },
+    /// A frontend's master or slot goes. Not there any more counts as done.
+    ServiceDelete {
+        /// The frontend and its slot.
+        key: ServiceKey,
+    },
+    /// A backend, new or in another state.
+    Backend {
+        /// Its id.
+        id: u32,
+        /// The sealed value.
+        value: LbAddress,
+    },
+    /// A backend goes. Not there any more counts as done.
+    BackendDelete {
+        /// Its id.
+        id: u32,
+    },
+    /// The address of a frontend, new or in another state.
+    ReverseNat {
+        /// Its id.
+        id: u32,
+        /// The sealed value.
+        value: LbAddress,
+    },
+    /// The address of a frontend goes. Not there any more counts as done.
+    ReverseNatDelete {
+        /// Its id.
+        id: u32,
+    },
+    /// Node word `Services`: programs look for frontends, or need not.
+    ServicesInUse(bool),
     /// Our program on a hook where it is not.
     Attach {
         /// The hook.
@@ -136,6 +174,12 @@ pub enum Table {
     Ipcache,
     /// Interface configurations.
     Interfaces,
+    /// Masters and slots of services.
+    Services,
+    /// Backends.
+    Backends,
+    /// Addresses of frontends.
+    ReverseNat,
     /// Endpoint words.
     EndpointWords,
     /// Node words.
@@ -154,6 +198,9 @@ impl Table {
             Self::Shapes => "policy shapes",
             Self::Ipcache => "ipcache",
             Self::Interfaces => "interfaces",
+            Self::Services => "services",
+            Self::Backends => "backends",
+            Self::ReverseNat => "reverse NAT",
             Self::EndpointWords => "endpoint words",
             Self::NodeWords => "node words",
             Self::Attachments => "attachments",
@@ -174,7 +221,7 @@ pub enum Operation {
 }
 
 impl Write {
-    /// The table that it changes, and how; none for a barrier. An ipcache upsert counts as an update.
+    /// The table that it changes, and how; none for a barrier. What may be new or not counts as an update.
     pub const fn target(&self) -> Option<(Table, Operation)> {
         Some(match self {
             Self::PolicyInsert { .. } => (Table::Policy, Operation::Insert),
@@ -187,9 +234,16 @@ impl Write {
             Self::InterfaceReplace { .. } => (Table::Interfaces, Operation::Update),
             Self::InterfaceDelete { .. } => (Table::Interfaces, Operation::Delete),
             Self::EndpointWord { .. } => (Table::EndpointWords, Operation::Update),
-            Self::HighWater(_) | Self::IpcacheWord(_) | Self::Publish(_) => {
-                (Table::NodeWords, Operation::Update)
-            }
+            Self::HighWater(_)
+            | Self::IpcacheWord(_)
+            | Self::Publish(_)
+            | Self::ServicesInUse(_) => (Table::NodeWords, Operation::Update),
+            Self::Service { .. } => (Table::Services, Operation::Update),
+            Self::ServiceDelete { .. } => (Table::Services, Operation::Delete),
+            Self::Backend { .. } => (Table::Backends, Operation::Update),
+            Self::BackendDelete { .. } => (Table::Backends, Operation::Delete),
+            Self::ReverseNat { .. } => (Table::ReverseNat, Operation::Update),
+            Self::ReverseNatDelete { .. } => (Table::ReverseNat, Operation::Delete),
             Self::Attach { .. } => (Table::Attachments, Operation::Insert),
             Self::Replace { .. } => (Table::Attachments, Operation::Update),
             Self::Detach { .. } => (Table::Attachments, Operation::Delete),

@@ -29,8 +29,6 @@ pub struct NodeConfig {
     /// When more hooks than this are without their program at once, they get it staged
     /// ([`crate::plan::Write::Attach`]). None: where attaching takes no time, nothing is staged.
     pub stage_above: Option<usize>,
-    /// The programs of a new endpoint are staged, however few they are: somebody waits for it.
-    pub stage_new: bool,
     /// Who gives numbers to labels of pods.
     pub identity_allocation: IdentityAllocation,
     /// Seconds before a released number may be given to another owner.
@@ -50,7 +48,6 @@ impl Default for NodeConfig {
             allow_spoofing: SpoofingOptOut::default(),
             programs: BTreeMap::new(),
             stage_above: None,
-            stage_new: false,
             identity_allocation: IdentityAllocation::default(),
             quarantine: 300,
             tunnel_address: None,
@@ -83,6 +80,10 @@ pub struct Capacities {
     pub interfaces: usize,
     /// Highest endpoint id: half the length of the endpoint words' array, less one.
     pub max_endpoint: u16,
+    /// Frontends of services; at most 32,768. As many ids are kept for those that rest.
+    pub frontends: usize,
+    /// Backends of all frontends together, at most 2²² (Cilium's `bpf-lb-map-max` is for each of its maps).
+    pub backends: usize,
 }
 
 impl Default for Capacities {
@@ -94,6 +95,8 @@ impl Default for Capacities {
             ipcache: 512_000,
             interfaces: 4096,
             max_endpoint: u16::MAX,
+            frontends: 32 * 1024,
+            backends: 256 * 1024,
         }
     }
 }

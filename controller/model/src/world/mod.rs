@@ -11,6 +11,7 @@ mod attachment;
 mod claims;
 mod cluster;
 mod config;
+mod service;
 mod synced;
 mod table;
 
@@ -26,6 +27,7 @@ pub use cluster::{
     CidrGroup, ClusterIdentity, Namespace, Node, NodeOrigin, Pod, PodRef, RemoteEndpoint,
 };
 pub use config::{Capacities, IdentityAllocation, NodeConfig, SpoofingOptOut};
+pub use service::{BackendAddress, BackendCondition, Service, ServicePort, ServiceRef, Services};
 pub use synced::{Complete, Source, Synced, Waiting};
 pub use table::Table;
 
@@ -61,6 +63,8 @@ pub struct World {
     pub policies: Table<Arc<PolicyRef>, Arc<Policy>>,
     /// CiliumCIDRGroups by name.
     pub cidr_groups: Table<Arc<str>, Arc<CidrGroup>>,
+    /// Services with ClusterIPs, joined with their backends.
+    pub services: Services,
     /// Interfaces that were attached by CNI requests.
     pub attachments: Table<AttachmentId, Arc<Attachment>>,
 }

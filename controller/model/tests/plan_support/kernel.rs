@@ -126,7 +126,38 @@ impl Kernel {
                 assert!(!used, "{write} while packets pass through it");
             }
             Write::Barrier => {}
+            _ => assert!(self.apply_to_services(write), "{write} is of no table"),
         }
+    }
+
+    /// Whether it is of the tables of services.
+    fn apply_to_services(&mut self, write: &Write) -> bool {
+        let kernel = &mut self.0;
+        match *write {
+            Write::Service { key, value } => {
+                assert_ne!(kernel.services.insert(key, value), Some(value), "{write}");
+            }
+            Write::ServiceDelete { key } => {
+                assert!(kernel.services.remove(&key).is_some(), "{write}");
+            }
+            Write::Backend { id, value } => {
+                assert_ne!(kernel.backends.insert(id, value), Some(value), "{write}");
+            }
+            Write::BackendDelete { id } => {
+                assert!(kernel.backends.remove(&id).is_some(), "{write}");
+            }
+            Write::ReverseNat { id, value } => {
+                assert_ne!(kernel.reverse_nat.insert(id, value), Some(value), "{write}");
+            }
+            Write::ReverseNatDelete { id } => {
+                assert!(kernel.reverse_nat.remove(&id).is_some(), "{write}");
+            }
+            Write::ServicesInUse(used) => {
+                kernel.node_words[NodeWord::Services as usize] = u64::from(used);
+            }
+            _ => return false,
+        }
+        true
     }
 
     /// A device vanishes, and with it the programs on it.

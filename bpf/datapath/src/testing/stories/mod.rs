@@ -6,9 +6,10 @@ mod fragments;
 mod lies;
 mod malformed;
 mod neighbours;
+mod services;
 mod verdicts;
 
-use oxilium_abi::DropReason;
+use oxilium_abi::{DropReason, SERVICE_LOOPBACK4, SERVICE_LOOPBACK6};
 
 use super::{Frame, Ipv4, Ipv6, PolicyEntry, World, Write};
 
@@ -19,6 +20,10 @@ pub enum Step {
     From(Frame, Result<(), DropReason>),
     /// A packet comes to the pod.
     To(Frame, Result<(), DropReason>),
+    /// The pod sends a packet, and this is what goes on in its place.
+    Sent(Frame, Frame),
+    /// A packet comes to the pod, and this is what the pod gets in its place.
+    Received(Frame, Frame),
     /// The agent writes.
     Plan(Vec<Write>),
     /// Forget all flows.
@@ -42,6 +47,7 @@ pub fn all() -> Vec<Story> {
         stories.extend(verdicts::stories(family));
         stories.extend(flows::stories(family));
         stories.extend(fragments::stories(family));
+        stories.extend(services::stories(family));
     }
     stories.extend(lies::stories());
     stories.extend(malformed::stories());
@@ -70,6 +76,14 @@ pub enum Who {
     Host,
     /// Somebody outside.
     World,
+    /// A second neighbour pod.
+    Second,
+    /// A service's frontend.
+    Service,
+    /// The pod itself.
+    Myself,
+    /// The address that stands in for the pod itself.
+    Loopback,
 }
 
 impl Family {
@@ -158,6 +172,10 @@ impl Who {
             Self::Peer => World::PEER4,
             Self::Host => World::HOST4,
             Self::World => World::WORLD4,
+            Self::Second => World::SECOND4,
+            Self::Service => World::SERVICE4,
+            Self::Myself => World::POD4,
+            Self::Loopback => SERVICE_LOOPBACK4,
         }
     }
 
@@ -166,6 +184,10 @@ impl Who {
             Self::Peer => World::PEER6,
             Self::Host => World::HOST6,
             Self::World => World::WORLD6,
+            Self::Second => World::SECOND6,
+            Self::Service => World::SERVICE6,
+            Self::Myself => World::POD6,
+            Self::Loopback => SERVICE_LOOPBACK6,
         }
     }
 }

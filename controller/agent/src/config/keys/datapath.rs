@@ -1,10 +1,11 @@
 //! Routes, services, masquerading, events.
 
 use super::Kind::{Bool, Duration, Number, OneOf, Text};
-use super::{FALSE, Key, TRUE, always, unused};
+use super::{AGENT, FALSE, Key, TRUE, always, option, unused};
 
 const MAIN_PLUGIN: &str = "packets between nodes are the main CNI plugin's business";
 const KUBE_PROXY: &str = "kube-proxy serves what comes from outside and from the node itself";
+const OWN_SIZE: &str = "each map has a size of its own";
 const VTEP: &str = "there is no tunnel to bind to VXLAN endpoints outside the cluster";
 
 pub(super) const KEYS: &[Key] = &[
@@ -89,11 +90,27 @@ pub(super) const KEYS: &[Key] = &[
         FALSE,
         "ClusterIPs are translated on the pod's interface",
     ),
-    unused(
-        "bpf-lb-map-max",
-        Number(1, u64::MAX),
-        "each map has a size of its own",
+    unused("bpf-lb-map-max", Number(1, u64::MAX), OWN_SIZE),
+    option(
+        AGENT,
+        "ipv4-service-loopback-address",
+        Text,
+        "source of what a pod sends to itself through a service, as it gets it",
     ),
+    option(
+        AGENT,
+        "ipv6-service-loopback-address",
+        Text,
+        "the same for IPv6; not link-local, so not Cilium's `fe80::1`",
+    ),
+    unused("bpf-lb-service-map-max", Number(0, u64::MAX), OWN_SIZE),
+    unused(
+        "bpf-lb-service-backend-map-max",
+        Number(0, u64::MAX),
+        OWN_SIZE,
+    ),
+    unused("bpf-lb-rev-nat-map-max", Number(0, u64::MAX), OWN_SIZE),
+    unused("bpf-lb-affinity-map-max", Number(0, u64::MAX), OWN_SIZE),
     unused("bpf-lb-algorithm", Text, KUBE_PROXY),
     unused("bpf-lb-mode", Text, KUBE_PROXY),
     unused("bpf-lb-acceleration", Text, KUBE_PROXY),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use oxilium_crds::{EndpointSlice, Service, discovery};
 use oxilium_manifest::diagnostic::ObjectId;
-use oxilium_manifest::object::{Input, services};
+use oxilium_manifest::object::{Input, cluster_services, services};
 use oxilium_manifest::policy::service::Services;
 use oxilium_manifest::tree::Node as Tree;
 use oxilium_model::identity::NumericIdentity;
@@ -90,6 +90,7 @@ impl Store {
         if std::mem::take(&mut self.services_changed) {
             self.read_policies_again();
             self.find_api_servers();
+            self.join_services();
         }
         Arc::new(self.objects.clone())
     }
@@ -408,6 +409,14 @@ impl Store {
     }
 
     /// The backends of the service that the API server has for itself.
+    fn join_services(&mut self) {
+        let services = self.services.values().map(|service| &**service);
+        let slices = self.slices.values().map(|slice| &**slice);
+        let before = &self.objects.services;
+        let joined = cluster_services(services, slices, &self.reading.node, before);
+        self.objects.services = joined;
+    }
+
     fn find_api_servers(&mut self) {
         let slices = self.slices.values().filter(|slice| {
             let of = slice.metadata.labels.get(discovery::SERVICE_NAME);

@@ -224,6 +224,31 @@ fn a_policy_that_names_a_service_follows_the_service() {
 }
 
 #[test]
+fn a_service_is_joined_with_its_slices_whichever_comes_first() {
+    let mut lab = Lab::new();
+    let service = json!({"metadata": {"name": "db", "namespace": "default"},
+        "spec": {"clusterIPs": ["10.96.0.9"], "ports": [{"port": 80}]}});
+    let slice = |address: &str| {
+        json!({"metadata": {"name": "db-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "db"}},
+            "addressType": "IPv4", "endpoints": [{"addresses": [address]}], "ports": [{"port": 8080}]})
+    };
+    let backends = |lab: &mut Lab| -> Vec<String> {
+        let objects = lab.store.objects();
+        let ports = objects.services.values().flat_map(|service| &service.ports);
+        ports
+            .flat_map(|port| port.backends.keys())
+            .map(|backend| format!("{}:{}", backend.address, backend.port))
+            .collect()
+    };
+    lab.change(Resource::EndpointSlices, &slice("192.0.2.7"));
+    assert_eq!(backends(&mut lab), Vec::<String>::new());
+    lab.change(Resource::Services, &service);
+    assert_eq!(backends(&mut lab), ["192.0.2.7:8080"]);
+    lab.change(Resource::EndpointSlices, &slice("192.0.2.8"));
+    assert_eq!(backends(&mut lab), ["192.0.2.8:8080"]);
+}
+
+#[test]
 fn the_api_servers_are_the_backends_of_its_own_service() {
     let mut lab = Lab::new();
     let slice = json!({"metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},

@@ -1,0 +1,109 @@
+//! Which frontends there should be, and which backends behind each: as kube-proxy chooses them.
+//!
+//! Ready backends are used; where none is ready, those that still answer while they terminate. With
+//! `internalTrafficPolicy: Local` only the node's own count, and if there is none, nobody answers.
+//! A frontend without a backend stays a frontend: packets to it are dropped with a reason of their own
+//! rather than left to kube-proxy, whose view may differ from ours, and which would then send past
+//! egress policy to a backend that we do not know of.
+//!
+//! Left to kube-proxy: NodePort, LoadBalancer and external addresses; topology hints and
+//! `trafficDistribution` are not heeded, as every backend that is ready is right.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::condition::{Condition, Object, Reason};
+use crate::node_state::{Frontend, FrontendState};
+use crate::world::{BackendAddress, Service, ServicePort, ServiceRef, World};
+
+/// The frontends, as many as there is room for, in the order of their services' names.
+pub(super) fn frontends(
+    world: &World,
+    conditions: &mut Vec<Condition>,
+) -> BTreeMap<Frontend, FrontendState> {
+    let capacities = &world.config.capacities;
+    let mut frontends: BTreeMap<Frontend, FrontendState> = BTreeMap::new();
+    let mut backends = 0;
+    for service in world.services.values() {
+        let own = of_service(service);
+        let own_backends: usize = own.values().map(|state| state.backends.len()).sum();
+        if frontends.len() + own.len() > capacities.frontends
+            || backends + own_backends > capacities.backends
+        {
+            conditions.push(about(&service.reference, Reason::ServicesExhausted));
+            continue;
+        }
+        for (frontend, state) in own {
+            if let Some(other) = frontends.get(&frontend) {
+                conditions.push(about(
+                    &service.reference,
+                    Reason::AddressConflict {
+                        address: frontend.address,
+                        kept: other.service.to_string().into(),
+                        refused: service.reference.to_string().into(),
+                    },
+                ));
+                continue;
+            }
+            backends += state.backends.len();
+            frontends.insert(frontend, state);
+        }
+    }
+    frontends
+}
+
+fn about(service: &ServiceRef, reason: Reason) -> Condition {
+    Condition {
+        object: Object::Service(service.clone()),
+        reason,
+    }
+}
+
+fn of_service(service: &Service) -> BTreeMap<Frontend, FrontendState> {
+    let mut frontends = BTreeMap::new();
+    for address in &service.addresses {
+        for port in &service.ports {
+            let frontend = Frontend {
+                address: *address,
+                port: port.port,
+                protocol: port.protocol,
+            };
+            let state = FrontendState {
+                service: service.reference.clone(),
+                port_name: Arc::clone(&port.name),
+                affinity: service.affinity,
+                backends: chosen(service, port, *address),
+            };
+            frontends.insert(frontend, state);
+        }
+    }
+    frontends
+}
+
+/// The backends of the frontend's family that new flows may go to.
+fn chosen(service: &Service, port: &ServicePort, frontend: IpAddr) -> BTreeSet<BackendAddress> {
+    let candidates = || {
+        port.backends.iter().filter(|(backend, condition)| {
+            backend.address.is_ipv4() == frontend.is_ipv4()
+                && (condition.local || !service.local_only)
+        })
+    };
+    let ready: BTreeSet<BackendAddress> = candidates()
+        .filter(|(_, condition)| condition.ready)
+        .map(|(backend, _)| *backend)
+        .collect();
+    let mut chosen = if ready.is_empty() {
+        candidates()
+            .filter(|(_, condition)| condition.serving)
+            .map(|(backend, _)| *backend)
+            .collect()
+    } else {
+        ready
+    };
+    // As many as a frontend has slots for.
+    while chosen.len() > usize::from(u16::MAX) {
+        chosen.pop_last();
+    }
+    chosen
+}

@@ -1,0 +1,224 @@
+//! Services reached by their ClusterIP: translated before egress policy judges, so that policy knows the backend.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use oxilium_e2e::{
+    pod::Pod,
+    probe::{self, Outcome},
+    require::{Need, require},
+    scenario::{Scenario, policy, sockets},
+    server::{self, TcpServer, UdpEcho},
+    service::ServiceObject,
+    wait,
+};
+
+const DNS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
+
+/// Nothing goes out but to kube-dns, which listens on another port than its service has.
+const ONLY_DNS: &str = "  egress:\n    - toEndpoints:\n        - matchLabels: {k8s-app: kube-dns, \
+     io.kubernetes.pod.namespace: kube-system}\n      toPorts:\n        - ports: [{port: \"5353\", protocol: ANY}]\n";
+
+fn service(pods: &[&Pod]) -> ServiceObject {
+    ServiceObject {
+        name: "kube-dns".to_owned(),
+        namespace: "kube-system".to_owned(),
+        addresses: DNS.map(|address| address.parse().unwrap()),
+        port: 53,
+        target_port: 5353,
+        protocols: vec!["UDP", "TCP"],
+        backends: pods
+            .iter()
+            .flat_map(|pod| [IpAddr::from(pod.ipv4), IpAddr::from(pod.ipv6)])
+            .collect(),
+    }
+}
+
+fn dns_pod(scenario: &Scenario, name: &str) -> Pod {
+    scenario
+        .lab
+        .pod(name)
+        .namespace("kube-system")
+        .label("k8s-app", "kube-dns")
+        .start()
+        .unwrap()
+}
+
+/// Writes the service and waits until the kernel has it.
+fn put(scenario: &Scenario, service: &ServiceObject) {
+    let before = scenario.agent.revision().unwrap();
+    service.put(&scenario.lab.manifests).unwrap();
+    scenario.agent.until_revision_after(before).unwrap();
+}
+
+fn dns_under_default_deny(kube_proxy: bool) {
+    let Some(scenario) = Scenario::start().unwrap() else {
+        return;
+    };
+    let client = scenario
+        .lab
+        .pod("subject")
+        .label("app", "subject")
+        .start()
+        .unwrap();
+    let dns = dns_pod(&scenario, "dns");
+    let other = dns_pod(&scenario, "web");
+    let _echoes = sockets(&dns, 5353).map(|address| UdpEcho::start(&dns.netns, address).unwrap());
+    let _servers = [&dns, &other].map(|pod| TcpServer::echo(&pod.netns, 5353).unwrap());
+    let service = service(&[&dns]);
+    let web = ServiceObject {
+        name: "web".to_owned(),
+        namespace: "default".to_owned(),
+        addresses: ["10.96.0.80", "fd00:10:96::80"].map(|address| address.parse().unwrap()),
+        port: 80,
+        ..self::service(&[&other])
+    };
+    if kube_proxy {
+        for service in [&service, &web] {
+            service.proxy(&scenario.lab.worker.netns).unwrap();
+        }
+    }
+    put(&scenario, &service);
+    put(&scenario, &web);
+    let resolve = |size| {
+        service
+            .sockets()
+            .map(|to| probe::udp(&client.netns, to, size).unwrap())
+    };
+    let tcp = |service: &ServiceObject| {
+        service
+            .sockets()
+            .map(|to| probe::tcp(&client.netns, to).unwrap())
+    };
+    let (answered, silence) = (
+        [Outcome::Answered, Outcome::Answered],
+        [Outcome::Silence, Outcome::Silence],
+    );
+    assert_eq!(resolve(10), answered, "nobody enforces anything");
+    assert_eq!(tcp(&web), answered, "nobody enforces anything");
+
+    scenario
+        .enforce("only-dns", &policy("only-dns", ONLY_DNS))
+        .unwrap();
+    assert_eq!(resolve(10), answered, "a question");
+    assert_eq!(resolve(4000), answered, "a question in fragments");
+    assert_eq!(tcp(&service), answered, "a question by TCP");
+    let direct = sockets(&dns, 5353).map(|to| probe::tcp(&client.netns, to).unwrap());
+    assert_eq!(direct, answered, "the backend itself");
+    assert_eq!(
+        sockets(&dns, 53).map(|to| probe::tcp(&client.netns, to).unwrap()),
+        silence,
+        "the service's port is not the backend's"
+    );
+
+    let mut labels = other;
+    labels.set_labels(&[("k8s-app", "web")]).unwrap();
+    wait::until("the web server is none of kube-dns", wait::LONG, || {
+        Ok((tcp(&web) == silence).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(resolve(10), answered, "still");
+
+    let mut none = service.clone();
+    none.backends.clear();
+    put(&scenario, &none);
+    assert_eq!(resolve(10), silence, "nobody is left to answer");
+    put(&scenario, &service);
+    assert_eq!(resolve(10), answered, "somebody answers again");
+}
+
+#[test]
+fn dns_by_its_service_under_default_deny() {
+    dns_under_default_deny(false);
+}
+
+#[test]
+fn dns_by_its_service_under_default_deny_beside_kube_proxy() {
+    if require(&[Need::BridgeNetfilter]) {
+        dns_under_default_deny(true);
+    }
+}
+
+/// One line there and back.
+fn talks(stream: &mut TcpStream) -> bool {
+    let mut answer = [0; 5];
+    stream.write_all(b"hello").is_ok()
+        && stream.read_exact(&mut answer).is_ok()
+        && &answer == b"hello"
+}
+
+#[test]
+fn a_connection_outlives_its_backends_removal_from_the_service() {
+    let Some(scenario) = Scenario::start().unwrap() else {
+        return;
+    };
+    let client = scenario
+        .lab
+        .pod("subject")
+        .label("app", "subject")
+        .start()
+        .unwrap();
+    let (first, second) = (dns_pod(&scenario, "first"), dns_pod(&scenario, "second"));
+    let server = TcpServer::echo(&first.netns, 5353).unwrap();
+    let echoes =
+        |pod: &Pod| sockets(pod, 5353).map(|address| UdpEcho::start(&pod.netns, address).unwrap());
+    let first_echoes = echoes(&first);
+    put(&scenario, &service(&[&first]));
+    scenario
+        .enforce("only-dns", &policy("only-dns", ONLY_DNS))
+        .unwrap();
+    let frontends: [SocketAddr; 2] = service(&[]).sockets();
+    let mut connections = frontends.map(|to| {
+        let stream = server::connect(&client.netns, to, Duration::from_secs(5)).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        stream
+    });
+    let udp = frontends.map(|to| {
+        client
+            .netns
+            .enter(|| {
+                let any: IpAddr = if to.is_ipv4() {
+                    [0, 0, 0, 0].into()
+                } else {
+                    [0_u16; 8].into()
+                };
+                let socket = std::net::UdpSocket::bind((any, 0)).unwrap();
+                socket.connect(to).unwrap();
+                socket
+                    .set_read_timeout(Some(Duration::from_secs(5)))
+                    .unwrap();
+                socket
+            })
+            .unwrap()
+    });
+    let asks = |socket: &std::net::UdpSocket| {
+        socket.send(b"?").unwrap();
+        socket.recv(&mut [0; 8]).is_ok()
+    };
+    assert!(connections.iter_mut().all(talks));
+    assert!(udp.iter().all(asks));
+
+    // From now on only the second one is in the service: TCP that is open goes on, all else moves.
+    let _second = echoes(&second);
+    drop(first_echoes);
+    put(&scenario, &service(&[&second]));
+    assert!(connections.iter_mut().all(talks), "open connections go on");
+    assert!(
+        udp.iter().all(asks),
+        "the same sockets are answered by the other"
+    );
+    for to in frontends {
+        let refused = probe::tcp(&client.netns, to).unwrap();
+        assert!(
+            matches!(refused, Outcome::Refused(_)),
+            "nobody listens on the second one: {refused}"
+        );
+    }
+    drop(server);
+}
