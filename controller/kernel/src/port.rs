@@ -76,6 +76,13 @@ pub trait Node: Send {
     /// When the kernel does not give a whole answer.
     fn addresses(&mut self) -> Result<Vec<AddressInfo>, NetlinkError>;
 
+    /// What netfilter is shown by this network namespace's bridges, and whether kube-proxy's rules are there, for IPv4
+    /// and for IPv6.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    fn bridge_netfilter(&mut self) -> Result<[BridgeNetfilter; 2], NetlinkError>;
+
     /// The pod's end of an interface, looked at from inside its network namespace.
     ///
     /// # Errors
@@ -230,6 +237,15 @@ pub enum AddressScope {
     Link,
     /// On this host.
     Host,
+}
+
+/// What netfilter sees of one family's packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BridgeNetfilter {
+    /// Bridges show it what they carry (`net.bridge.bridge-nf-call-iptables` or `…-ip6tables`).
+    pub calls: bool,
+    /// kube-proxy's rules are there.
+    pub kube_proxy: bool,
 }
 
 /// A pod's end of a veth.

@@ -4,6 +4,7 @@ mod answers;
 mod dumps;
 mod health;
 mod monitor;
+mod netfilter;
 mod server;
 mod services;
 mod status;

@@ -10,6 +10,7 @@ use oxilium_api::{
 use oxilium_kernel::Node;
 use oxilium_model::condition::Reason;
 
+use super::netfilter::half_seen;
 use super::server::{Service, errand};
 use crate::reconcile::View;
 
@@ -18,12 +19,14 @@ struct KernelFigures {
     maps: Vec<MapStatus>,
     writes: KernelWrites,
     events_lost: u64,
+    /// See [`half_seen`].
+    half_seen: Option<String>,
 }
 
 pub(super) async fn report<N: Node + 'static>(
     service: &Service<N>,
 ) -> Result<StatusReport, ApiError> {
-    let figures = errand(service, |node, _| figures(node)).await?;
+    let figures = errand(service, figures).await?;
     let view = std::sync::Arc::clone(&service.view.borrow());
     let (not_enforced, refused) = conditions(&view);
     let mut endpoints: BTreeMap<String, usize> = BTreeMap::new();
@@ -33,7 +36,7 @@ pub(super) async fn report<N: Node + 'static>(
             .or_default() += 1;
     }
     Ok(StatusReport {
-        cilium: overall(&view, not_enforced.len(), refused.len()),
+        cilium: overall(&view, &figures, not_enforced.len(), refused.len()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: view.world.config.node_name.to_string(),
         sources: sources(&view),
@@ -65,7 +68,7 @@ pub(super) async fn report<N: Node + 'static>(
     })
 }
 
-fn figures<N: Node>(node: &mut N) -> Result<KernelFigures, ApiError> {
+fn figures<N: Node>(node: &mut N, view: &View) -> Result<KernelFigures, ApiError> {
     let failed =
         |error: oxilium_kernel::ObserveError| ApiError::new(ErrorCode::Kernel, error.to_string());
     let maps = node
@@ -97,6 +100,11 @@ fn figures<N: Node>(node: &mut N) -> Result<KernelFigures, ApiError> {
             .filter(|((_, reason), _)| *reason == COUNTER_EVENT_LOST)
             .map(|(_, counter)| counter.packets)
             .sum(),
+        half_seen: half_seen(node, view).unwrap_or_else(|error| {
+            Some(format!(
+                "it cannot be told whether netfilter sees both halves of connections to services: {error}"
+            ))
+        }),
     })
 }
 
@@ -118,7 +126,12 @@ fn conditions(view: &View) -> (Vec<FailingObject>, Vec<FailingObject>) {
     (not_enforced, refused)
 }
 
-fn overall(view: &View, not_enforced: usize, refused: usize) -> ComponentStatus {
+fn overall(
+    view: &View,
+    figures: &KernelFigures,
+    not_enforced: usize,
+    refused: usize,
+) -> ComponentStatus {
     let (state, msg) = if let Err(reason) = view.ready() {
         (ComponentState::Failure, reason)
     } else if let Some(failing) = view.failing.first() {
@@ -135,6 +148,8 @@ fn overall(view: &View, not_enforced: usize, refused: usize) -> ComponentStatus 
             "changes are being applied".to_owned(),
         )
     } else if let Some(problem) = &view.source.problem {
+        (ComponentState::Warning, problem.clone())
+    } else if let Some(problem) = &figures.half_seen {
         (ComponentState::Warning, problem.clone())
     } else if let Some(failing) = view.published.failing.first() {
         let msg = format!("{} cannot be published: {}", failing.object, failing.reason);

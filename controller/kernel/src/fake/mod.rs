@@ -23,8 +23,8 @@ use crate::count::WriteCounts;
 use crate::error::{ApplyError, NetlinkError, ObserveError};
 use crate::events::EventReader;
 use crate::port::{
-    AddressInfo, Flow, GarbageReport, HookProgram, LinkInfo, MapUsage, Node, PodInterface,
-    TryPacket,
+    AddressInfo, BridgeNetfilter, Flow, GarbageReport, HookProgram, LinkInfo, MapUsage, Node,
+    PodInterface, TryPacket,
 };
 
 /// A kernel in memory. Clones are the same kernel.
@@ -59,6 +59,11 @@ impl FakeKernel {
     /// A link goes, and with it the programs on its hooks, its addresses and the pod's end.
     pub fn remove_link(&self, ifindex: u32) {
         self.state().remove_link(ifindex);
+    }
+
+    /// What netfilter sees of IPv4 and of IPv6.
+    pub fn set_bridge_netfilter(&self, seen: [BridgeNetfilter; 2]) {
+        self.state().bridge_netfilter = seen;
     }
 
     /// An address appears.
@@ -213,6 +218,12 @@ impl Node for FakeNode {
         let mut state = self.kernel.state();
         state.faults.dump("addresses")?;
         Ok(state.addresses.iter().cloned().collect())
+    }
+
+    fn bridge_netfilter(&mut self) -> Result<[BridgeNetfilter; 2], NetlinkError> {
+        let mut state = self.kernel.state();
+        state.faults.dump("bridge_netfilter")?;
+        Ok(state.bridge_netfilter)
     }
 
     fn pod_interface(&mut self, netns: &Path, name: &str) -> Result<PodInterface, NetlinkError> {

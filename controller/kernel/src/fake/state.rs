@@ -17,8 +17,8 @@ use crate::count::{Action, Target, WriteCounter};
 use crate::error::{ApplyError, ObserveError};
 use crate::events::EventReader;
 use crate::port::{
-    AddressInfo, Flow, GarbageReport, HookKind, HookProgram, LinkInfo, MapUsage, PodInterface,
-    TryPacket,
+    AddressInfo, BridgeNetfilter, Flow, GarbageReport, HookKind, HookProgram, LinkInfo, MapUsage,
+    PodInterface, TryPacket,
 };
 
 #[derive(Debug)]
@@ -31,6 +31,7 @@ pub(super) struct State {
     /// Network namespaces that cannot be entered, and why.
     pub(super) barred: BTreeMap<PathBuf, i32>,
     pub(super) links: BTreeMap<u32, LinkInfo>,
+    pub(super) bridge_netfilter: [BridgeNetfilter; 2],
     pub(super) addresses: BTreeSet<AddressInfo>,
     pub(super) pods: BTreeMap<(PathBuf, String), PodInterface>,
     pub(super) flows: Vec<Flow>,
@@ -53,6 +54,7 @@ impl State {
             pins: BTreeMap::new(),
             barred: BTreeMap::new(),
             links: BTreeMap::new(),
+            bridge_netfilter: <[BridgeNetfilter; 2]>::default(),
             addresses: BTreeSet::new(),
             pods: BTreeMap::new(),
             flows: Vec::new(),

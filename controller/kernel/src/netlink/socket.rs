@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
@@ -29,7 +29,16 @@ fn socket_error(action: &'static str) -> impl FnOnce(io::Error) -> NetlinkError 
 
 impl Netlink {
     pub(crate) fn open() -> Result<Self, NetlinkError> {
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(socket_error("open"))?;
+        Self::of(NETLINK_ROUTE)
+    }
+
+    /// One that netfilter answers.
+    pub(super) fn open_netfilter() -> Result<Self, NetlinkError> {
+        Self::of(NETLINK_NETFILTER)
+    }
+
+    fn of(protocol: isize) -> Result<Self, NetlinkError> {
+        let mut socket = Socket::new(protocol).map_err(socket_error("open"))?;
         socket.bind_auto().map_err(socket_error("bind"))?;
         socket
             .connect(&SocketAddr::new(0, 0))

@@ -18,8 +18,8 @@ use crate::count::WriteCounts;
 use crate::error::{ApplyError, NetlinkError, ObserveError};
 use crate::events::EventReader;
 use crate::port::{
-    AddressInfo, Flow, GarbageReport, HookProgram, LinkInfo, MapUsage, Node, PodInterface,
-    TryPacket,
+    AddressInfo, BridgeNetfilter, Flow, GarbageReport, HookProgram, LinkInfo, MapUsage, Node,
+    PodInterface, TryPacket,
 };
 use crate::table::{Plain, Table};
 
@@ -121,6 +121,10 @@ impl Node for KernelNode {
 
     fn addresses(&mut self) -> Result<Vec<AddressInfo>, NetlinkError> {
         self.netlink.addresses()
+    }
+
+    fn bridge_netfilter(&mut self) -> Result<[BridgeNetfilter; 2], NetlinkError> {
+        crate::netlink::bridge_netfilter()
     }
 
     fn pod_interface(&mut self, netns: &Path, name: &str) -> Result<PodInterface, NetlinkError> {

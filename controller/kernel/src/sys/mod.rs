@@ -2,7 +2,7 @@
 //! interprets.
 #![expect(
     unsafe_code,
-    reason = "bpf(2), membarrier(2) and waiting for descriptors have no safe wrapper for what is needed"
+    reason = "bpf(2), membarrier(2), options of iptables' and waiting for descriptors have no safe wrapper for what is needed"
 )]
 
 mod attr;
@@ -11,6 +11,7 @@ mod map;
 mod object;
 mod prog;
 mod watch;
+pub(crate) mod xtables;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
