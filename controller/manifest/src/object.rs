@@ -18,7 +18,7 @@ use crate::policy::{self, LowerConfig, Lowered, check_metadata};
 use crate::schema;
 use crate::tree::{Node, Position};
 
-pub use join::cluster_services;
+pub use join::{cluster_services, join_service, service_of};
 pub use label::{LabelFilter, LabelFilterError};
 pub use lower::{MARKED_FOR_DELETION, services};
 

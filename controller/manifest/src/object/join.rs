@@ -31,12 +31,7 @@ pub fn cluster_services<'o>(
 ) -> Services {
     let mut by_service: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
     for slice in slices {
-        let labels = &slice.metadata.labels;
-        if labels.contains_key(OTHER_PROXY) || labels.contains_key(HEADLESS) {
-            continue;
-        }
-        if let Some(name) = labels.get(discovery::SERVICE_NAME) {
-            let key = (slice.metadata.namespace.as_str(), name.as_str());
+        if let Some(key) = service_of(slice) {
             by_service.entry(key).or_default().push(slice);
         }
     }
@@ -48,7 +43,7 @@ pub fn cluster_services<'o>(
                 service.metadata.name.as_str(),
             );
             let slices = by_service.get(&key).map_or(&[][..], Vec::as_slice);
-            let joined = join(service, slices, node)?;
+            let joined = join_service(service, slices, node)?;
             let reference = joined.reference.clone();
             let shared = match before.get(&reference) {
                 Some(old) if **old == joined => Arc::clone(old),
@@ -64,8 +59,18 @@ pub fn cluster_services<'o>(
     joined
 }
 
-/// One service with all of its slices; none for one that has no ClusterIP of ours.
-fn join(service: &Service, slices: &[&EndpointSlice], node: &str) -> Option<world::Service> {
+/// Namespace and name of the service that a slice belongs to.
+pub fn service_of(slice: &EndpointSlice) -> Option<(&str, &str)> {
+    let name = slice.metadata.labels.get(discovery::SERVICE_NAME)?;
+    Some((slice.metadata.namespace.as_str(), name.as_str()))
+}
+
+/// One service with all of its slices, as [`cluster_services`] joins it; none for one that has no ClusterIP of ours.
+pub fn join_service(
+    service: &Service,
+    slices: &[&EndpointSlice],
+    node: &str,
+) -> Option<world::Service> {
     let (metadata, spec) = (&service.metadata, &service.spec);
     if metadata.labels.contains_key(OTHER_PROXY) || spec.kind.as_deref() == Some("ExternalName") {
         return None;
@@ -107,7 +112,11 @@ fn join_port(spec: &PortSpec, slices: &[&EndpointSlice], node: &str) -> Option<S
     let name = spec.name.as_deref().unwrap_or_default();
     let protocol = transport(spec.protocol.as_deref())?;
     let mut backends = BTreeMap::new();
-    for slice in slices {
+    let ours = slices.iter().filter(|slice| {
+        let labels = &slice.metadata.labels;
+        !labels.contains_key(OTHER_PROXY) && !labels.contains_key(HEADLESS)
+    });
+    for slice in ours {
         let ports = slice
             .ports
             .iter()

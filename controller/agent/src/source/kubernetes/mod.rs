@@ -16,6 +16,7 @@ mod kind;
 mod record;
 mod requests;
 mod resource;
+mod services;
 mod store;
 #[cfg(test)]
 mod tests;

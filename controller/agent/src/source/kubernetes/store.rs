@@ -10,9 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use oxilium_crds::{EndpointSlice, Service, discovery};
 use oxilium_manifest::diagnostic::ObjectId;
-use oxilium_manifest::object::{Input, cluster_services, services};
+use oxilium_manifest::object::{Input, services};
 use oxilium_manifest::policy::service::Services;
 use oxilium_manifest::tree::Node as Tree;
 use oxilium_model::identity::NumericIdentity;
@@ -21,6 +20,7 @@ use oxilium_model::world::{Node, PodRef, Table};
 
 use super::convert::{Change, Content, Reading};
 use super::resource::Resource;
+use super::services::ServiceStore;
 use crate::reconcile::Objects;
 use crate::source::manifests::of_both;
 
@@ -39,8 +39,7 @@ pub(super) struct Store {
     objects: Objects,
     kubernetes_nodes: BTreeMap<Arc<str>, Arc<Node>>,
     cilium_nodes: BTreeMap<Arc<str>, Arc<Node>>,
-    services: BTreeMap<PodRef, Arc<Service>>,
-    slices: BTreeMap<PodRef, Arc<EndpointSlice>>,
+    services: ServiceStore,
     /// What each policy object is in [`Objects::policies`]: its UID is part of that.
     policies: HashMap<ObjectId, Arc<PolicyRef>>,
     /// Policies that are read again when services change.
@@ -75,8 +74,7 @@ impl Store {
             objects: Objects::default(),
             kubernetes_nodes: BTreeMap::new(),
             cilium_nodes: BTreeMap::new(),
-            services: BTreeMap::new(),
-            slices: BTreeMap::new(),
+            services: ServiceStore::default(),
             policies: HashMap::new(),
             name_services: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -90,7 +88,8 @@ impl Store {
         if std::mem::take(&mut self.services_changed) {
             self.read_policies_again();
             self.find_api_servers();
-            self.join_services();
+            self.services
+                .join(&self.reading.node, &mut self.objects.services);
         }
         Arc::new(self.objects.clone())
     }
@@ -123,8 +122,8 @@ impl Store {
             Resource::CiliumIdentities => self.objects.cluster_identities.len(),
             Resource::CiliumEndpoints => self.objects.remote_endpoints.len(),
             Resource::Pods => self.objects.pods.len(),
-            Resource::Services => self.services.len(),
-            Resource::EndpointSlices => self.slices.len(),
+            Resource::Services => self.services.services().len(),
+            Resource::EndpointSlices => self.services.slices().len(),
         }
     }
 
@@ -242,11 +241,11 @@ impl Store {
                 put(&mut objects.cidr_groups, name, *group);
             }
             Input::Service(service) => {
-                self.services.insert(reference(id), Arc::new(*service));
+                self.services.put_service(reference(id), *service);
                 self.services_changed = true;
             }
             Input::EndpointSlice(slice) => {
-                self.slices.insert(reference(id), Arc::new(*slice));
+                self.services.put_slice(reference(id), *slice);
                 self.services_changed = true;
             }
             Input::Unread => {}
@@ -294,10 +293,10 @@ impl Store {
                 take(&mut objects.pods, &reference(id));
             }
             Resource::Services => {
-                self.services_changed |= self.services.remove(&reference(id)).is_some();
+                self.services_changed |= self.services.take_service(&reference(id));
             }
             Resource::EndpointSlices => {
-                self.services_changed |= self.slices.remove(&reference(id)).is_some();
+                self.services_changed |= self.services.take_slice(&reference(id));
             }
         }
     }
@@ -332,8 +331,8 @@ impl Store {
             }
             Resource::CiliumEndpoints => objects.remote_endpoints.contains_key(&reference(id)),
             Resource::Pods => objects.pods.contains_key(&reference(id)),
-            Resource::Services => self.services.contains_key(&reference(id)),
-            Resource::EndpointSlices => self.slices.contains_key(&reference(id)),
+            Resource::Services => self.services.services().contains_key(&reference(id)),
+            Resource::EndpointSlices => self.services.slices().contains_key(&reference(id)),
         }
     }
 
@@ -369,8 +368,8 @@ impl Store {
                 .collect(),
             Resource::CiliumEndpoints => placed(resource, &objects.remote_endpoints),
             Resource::Pods => placed(resource, &objects.pods),
-            Resource::Services => placed(resource, &self.services),
-            Resource::EndpointSlices => placed(resource, &self.slices),
+            Resource::Services => placed(resource, self.services.services()),
+            Resource::EndpointSlices => placed(resource, self.services.slices()),
         }
     }
 
@@ -379,8 +378,8 @@ impl Store {
             return;
         }
         let services: Services = services(
-            self.services.values().map(|service| &**service),
-            self.slices.values().map(|slice| &**slice),
+            self.services.services().values().map(|service| &**service),
+            self.services.slices().values().map(|slice| &**slice),
         );
         let trees: Vec<_> = self
             .name_services
@@ -409,20 +408,11 @@ impl Store {
     }
 
     /// The backends of the service that the API server has for itself.
-    fn join_services(&mut self) {
-        let services = self.services.values().map(|service| &**service);
-        let slices = self.slices.values().map(|slice| &**slice);
-        let before = &self.objects.services;
-        let joined = cluster_services(services, slices, &self.reading.node, before);
-        self.objects.services = joined;
-    }
-
     fn find_api_servers(&mut self) {
-        let slices = self.slices.values().filter(|slice| {
-            let of = slice.metadata.labels.get(discovery::SERVICE_NAME);
-            slice.metadata.namespace == "default" && of.is_some_and(|name| name == "kubernetes")
-        });
-        let servers: BTreeSet<IpAddr> = slices
+        let kubernetes = PodRef::new("default", "kubernetes");
+        let servers: BTreeSet<IpAddr> = self
+            .services
+            .slices_of(&kubernetes)
             .flat_map(|slice| &slice.endpoints)
             .flat_map(|endpoint| &endpoint.addresses)
             .filter_map(|address| address.parse().ok())

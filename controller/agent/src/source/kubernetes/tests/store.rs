@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use oxilium_manifest::LowerOptions;
 use oxilium_manifest::tree::FromJson;
+use oxilium_model::world::ServiceRef;
 use serde_json::{Value, json};
 
 use super::super::convert::{Change, Reading};
@@ -246,6 +247,51 @@ fn a_service_is_joined_with_its_slices_whichever_comes_first() {
     assert_eq!(backends(&mut lab), ["192.0.2.7:8080"]);
     lab.change(Resource::EndpointSlices, &slice("192.0.2.8"));
     assert_eq!(backends(&mut lab), ["192.0.2.8:8080"]);
+}
+
+#[test]
+fn a_slice_that_changes_concerns_the_service_that_it_belongs_to_and_no_other() {
+    let mut lab = Lab::new();
+    let service = |name: &str, address: &str| {
+        json!({"metadata": {"name": name, "namespace": "default"},
+            "spec": {"clusterIPs": [address], "ports": [{"port": 80}]}})
+    };
+    let slice = |of: &str| {
+        json!({"metadata": {"name": "one", "namespace": "default", "labels": {"kubernetes.io/service-name": of}},
+            "addressType": "IPv4", "endpoints": [{"addresses": ["192.0.2.7"]}], "ports": [{"port": 8080}]})
+    };
+    for (name, address) in [("a", "10.96.0.1"), ("b", "10.96.0.2"), ("c", "10.96.0.3")] {
+        lab.change(Resource::Services, &service(name, address));
+    }
+    let known = |lab: &mut Lab| lab.store.objects().services.clone();
+    let backends = |services: &oxilium_model::world::Services| -> Vec<usize> {
+        services
+            .values()
+            .map(|service| service.ports[0].backends.len())
+            .collect()
+    };
+    lab.change(Resource::EndpointSlices, &slice("a"));
+    let first = known(&mut lab);
+    assert_eq!(backends(&first), [1, 0, 0]);
+
+    lab.change(Resource::EndpointSlices, &slice("b"));
+    let second = known(&mut lab);
+    assert_eq!(
+        backends(&second),
+        [0, 1, 0],
+        "it belongs to another one now"
+    );
+    let untouched = ServiceRef::new("default", "c");
+    assert!(Arc::ptr_eq(&first[&untouched], &second[&untouched]));
+
+    lab.change(Resource::EndpointSlices, &slice("b"));
+    assert!(second.is_same(&known(&mut lab)), "nothing changed");
+
+    for (resource, name) in [(Resource::EndpointSlices, "one"), (Resource::Services, "a")] {
+        lab.store
+            .delete(resource, &resource.object("default", name));
+    }
+    assert_eq!(backends(&known(&mut lab)), [0, 0]);
 }
 
 #[test]
