@@ -2,6 +2,7 @@
 
 mod frame;
 mod packet;
+mod service;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,9 +25,19 @@ pub use packet::explain_packet;
 pub enum ExplainError {
     /// One side is not known.
     #[error(
-        "{0:?} is not known: name a pod as namespace/pod, an IP address, an endpoint id, identity:N, or a reserved name such as world or host"
+        "{0:?} is not known: name a pod as namespace/pod, a service as service:namespace/name, an IP address, an endpoint id, identity:N, or a reserved name such as world or host"
     )]
     Party(String),
+    /// The service has no such port.
+    #[error("service {service} has no {port}: its frontends are {frontends}")]
+    NoFrontend {
+        /// Which service.
+        service: String,
+        /// What was asked for.
+        port: String,
+        /// What it has.
+        frontends: String,
+    },
     /// The port is not one.
     #[error("{0:?} is no port: write PORT/PROTO, e.g. 80/TCP, 53/UDP, or TYPE/ICMP, e.g. 8/ICMP")]
     Port(String),
@@ -68,6 +79,10 @@ pub fn explain(
 ) -> Result<ExplainReport, ExplainError> {
     let (protocol, port) = parse_port(&query.port)?;
     let from = party(world, state, &query.from)?;
+    let frontends = service::frontends(state, &query.to, protocol, port)?;
+    if !frontends.is_empty() {
+        return service::explain(world, state, &from, &frontends);
+    }
     let to = party(world, state, &query.to)?;
     if from.endpoint.is_none() && to.endpoint.is_none() {
         return Err(ExplainError::Elsewhere {
@@ -98,6 +113,7 @@ pub fn explain(
             "{} (identity {}) -> {} (identity {}) {port}/{protocol}",
             from.name, from.identity.0, to.name, to.identity.0
         ),
+        service: None,
         egress,
         ingress,
     })

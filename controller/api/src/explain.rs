@@ -10,12 +10,48 @@ pub struct ExplainReport {
     pub allowed: bool,
     /// The packet as understood.
     pub packet: String,
+    /// Where the packet goes to a service: what becomes of it at each backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ExplainService>,
     /// Where the sender's pod is of this node: its egress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<ExplainSide>,
     /// Where the receiver's pod is of this node: its ingress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<ExplainSide>,
+}
+
+/// A service that a packet goes to. The first packet of a flow chooses one of the backends; what is told of the hooks is
+/// of the first backend that it does not reach, or of the first one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ExplainService {
+    /// `namespace/name`.
+    pub name: String,
+    /// Where it is reached, of the port asked for.
+    pub frontends: Vec<String>,
+    /// Where new flows may go; packets are dropped where there is none.
+    pub backends: Vec<ExplainBackend>,
+    /// What the program did with a packet to each frontend, where it was asked. It is the sender's: `from_container`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<ProgramVerdict>,
+}
+
+/// A backend that a packet may go to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ExplainBackend {
+    /// Its address, port and protocol.
+    pub backend: String,
+    /// Who it is.
+    pub name: String,
+    /// Its identity.
+    pub identity: u32,
+    /// The packet reaches it.
+    pub allowed: bool,
+    /// It is the sender: the packet goes back to it, outside policy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub itself: bool,
 }
 
 /// One hook.
@@ -72,10 +108,11 @@ pub struct ProgramVerdict {
 impl ExplainReport {
     /// Program and table say different things of some packet.
     pub fn contradicts_itself(&self) -> bool {
-        [&self.egress, &self.ingress]
-            .into_iter()
-            .flatten()
+        let sides = [&self.egress, &self.ingress].into_iter().flatten();
+        let of_service = self.service.iter().flat_map(|service| &service.programs);
+        sides
             .flat_map(|side| &side.programs)
+            .chain(of_service)
             .any(|asked| !asked.agrees)
     }
 }

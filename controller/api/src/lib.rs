@@ -33,7 +33,10 @@ pub use endpoint::{
     RealizedPolicy, StatusLogEntry,
 };
 pub use error::{ApiError, ErrorCode};
-pub use explain::{Alternative, ExplainReport, ExplainSide, Explained, ProgramVerdict};
+pub use explain::{
+    Alternative, ExplainBackend, ExplainReport, ExplainService, ExplainSide, Explained,
+    ProgramVerdict,
+};
 pub use monitor::{MonitorEvent, MonitorFilter, MonitorKind, MonitorVerdict};
 pub use plan::{ManifestFile, PlanReport, PlannedWrite};
 pub use policy::{Condition, PolicyMode, PolicyObject, StagedChange, StagedExample, StagedReport};

@@ -103,6 +103,15 @@ pub struct MonitorEvent {
     pub source: String,
     /// Destination, `address` or `address:port`.
     pub destination: String,
+    /// The frontend, where the packet's flow goes to a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontend: Option<String>,
+    /// The backend that the flow goes to in the frontend's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// `namespace/name` of the service, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// Destination port; for ICMP the type.
     pub destination_port: u16,
     /// IP protocol.

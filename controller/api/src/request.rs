@@ -172,7 +172,7 @@ pub struct Ready;
 pub struct ExplainQuery {
     /// Who sends: `namespace/pod`, an IP address, an endpoint id, an identity as `identity:N`, or a reserved name.
     pub from: String,
-    /// Who receives, as `from`.
+    /// Who receives, as `from`, or `service:namespace/name`.
     pub to: String,
     /// `PORT/PROTO`; for ICMP the type.
     pub port: String,

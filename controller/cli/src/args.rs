@@ -289,7 +289,7 @@ pub(crate) struct PlanArgs {
 pub(crate) struct ExplainArgs {
     /// Who sends: namespace/pod, IP address, endpoint id, identity:N, or a reserved name such as world.
     pub(crate) from: String,
-    /// Who receives, likewise.
+    /// Who receives, likewise, or service:namespace/name.
     pub(crate) to: String,
     /// PORT/PROTO, e.g. 80/TCP; TYPE/ICMP, e.g. 8/ICMP.
     pub(crate) port: String,

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use oxilium_agent::offline::OfflineNode;
 use oxilium_api::{
-    Client, ExplainQuery, ExplainReport, ExplainSide, Explained, ProgramVerdict, call,
+    Client, ExplainBackend, ExplainQuery, ExplainReport, ExplainService, ExplainSide, Explained,
+    ProgramVerdict, call,
 };
 use oxilium_model::world::NodeConfig;
 
@@ -54,11 +55,37 @@ fn show(text: &mut dyn Write, report: &ExplainReport) -> io::Result<()> {
             "CONTRADICTION: the programs do not do what the tables say (see below); the kernel does what the programs say"
         )?;
     }
+    if let Some(service) = &report.service {
+        show_service(text, service)?;
+    }
     if let Some(side) = &report.egress {
         show_side(text, "egress", side)?;
     }
     if let Some(side) = &report.ingress {
         show_side(text, "ingress", side)?;
+    }
+    Ok(())
+}
+
+fn show_service(text: &mut dyn Write, service: &ExplainService) -> io::Result<()> {
+    if service.backends.is_empty() {
+        writeln!(text, "  {} has no backend: dropped", service.name)?;
+    }
+    for backend in &service.backends {
+        let ExplainBackend { name, identity, .. } = backend;
+        let verdict = match (backend.itself, backend.allowed) {
+            (true, _) => "itself, which policy does not concern",
+            (false, true) => "allowed",
+            (false, false) => "denied",
+        };
+        writeln!(
+            text,
+            "  => {} {name} (identity {identity}): {verdict}",
+            backend.backend
+        )?;
+    }
+    for asked in &service.programs {
+        show_program(text, asked)?;
     }
     Ok(())
 }

@@ -57,8 +57,11 @@ fn line(event: &MonitorEvent, verbose: bool) -> String {
         )
     );
     let packet = format!(
-        "{} -> {} {}",
-        event.source, event.destination, event.summary
+        "{} -> {} {}{}",
+        event.source,
+        event.destination,
+        event.summary,
+        service(event)
     );
     match event.kind {
         MonitorKind::Drop => {
@@ -97,6 +100,17 @@ fn line(event: &MonitorEvent, verbose: bool) -> String {
                 event.ifindex,
             )
         }
+    }
+}
+
+/// Where the packet belongs to a flow to a service: which one, and its backend.
+fn service(event: &MonitorEvent) -> String {
+    match (&event.frontend, &event.backend) {
+        (Some(frontend), Some(backend)) => {
+            let name = event.service.as_deref().unwrap_or("unknown");
+            format!(", service {name}: {frontend} => {backend}")
+        }
+        _ => String::new(),
     }
 }
 

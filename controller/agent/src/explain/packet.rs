@@ -7,7 +7,7 @@ use oxilium_api::{ExplainQuery, ExplainReport, Explained, ProgramVerdict};
 use oxilium_kernel::Node;
 use oxilium_kernel::port::TryPacket;
 use oxilium_model::identity::{NumericIdentity, Protocol};
-use oxilium_model::node_state::{Endpoint, Hook, NodeState};
+use oxilium_model::node_state::{Endpoint, Frontend, FrontendState, Hook, NodeState};
 use oxilium_model::policy::table::Packet;
 use oxilium_model::world::World;
 
@@ -30,6 +30,10 @@ pub fn explain_packet<N: Node>(
     let mut report = super::explain(world, state, query)?;
     let (protocol, port) = parse_port(&query.port)?;
     let from = party(world, state, &query.from)?;
+    let frontends = super::service::frontends(state, &query.to, protocol, port)?;
+    if !frontends.is_empty() {
+        return try_service(node, world, state, &from, &frontends);
+    }
     let to = party(world, state, &query.to)?;
     let pairs = pairs(world, state, (&from, &to), protocol, port)?;
     let mut trial = Trial {
@@ -48,6 +52,63 @@ pub fn explain_packet<N: Node>(
             let asked = trial.ask(Direction::Ingress, endpoint, &from, source, destination)?;
             side.programs.push(asked);
         }
+    }
+    Ok(report)
+}
+
+/// As [`super::explain`] of a service, and what the program says of a packet to each of its frontends. The program
+/// chooses a backend, as it does for a flow's first packet: it must say what the tables say of one of them.
+fn try_service<N: Node>(
+    node: &mut N,
+    world: &World,
+    state: &NodeState,
+    from: &Party,
+    frontends: &[(Frontend, &FrontendState)],
+) -> Result<ExplainReport, ExplainError> {
+    let mut report = super::service::explain(world, state, from, frontends)?;
+    let Some(endpoint) = from.endpoint.as_deref() else {
+        return Ok(report);
+    };
+    let mut programs = Vec::new();
+    for (frontend, known) in frontends {
+        let to = frontend.address;
+        let of_family = |address: &&IpAddr| address.is_ipv4() == to.is_ipv4();
+        let Some(source) = from.addresses.iter().find(of_family) else {
+            continue;
+        };
+        let mut trial = Trial {
+            node: &mut *node,
+            world,
+            state,
+            protocol: Protocol(frontend.protocol),
+            port: frontend.port,
+        };
+        let answer = trial.answer(Direction::Egress, endpoint, from, *source, to)?;
+        let said: Vec<Explained> = known
+            .backends
+            .iter()
+            .filter(|backend| backend.address != *source)
+            .map(|backend| {
+                trial.port = backend.port;
+                let remote = resolve_address(world, state, backend.address);
+                trial.by_table(Direction::Egress, endpoint, remote)
+            })
+            .collect();
+        let itself = known.backends.len() > said.len();
+        let none = known.backends.is_empty() && answer == Some(DropReason::NoServiceBackend);
+        let table = said.iter().copied().find(|said| reason_of(*said) == answer);
+        programs.push(ProgramVerdict {
+            program: Hook::FromContainer.program().to_owned(),
+            packet: format!("{source} -> {frontend}"),
+            remote_identity: 0,
+            passes: answer.is_none(),
+            reason: answer.map(|reason| reason.text().to_owned()),
+            table: table.or(said.first().copied()).unwrap_or(Explained::Allow),
+            agrees: table.is_some() || none || itself && answer.is_none(),
+        });
+    }
+    if let Some(service) = &mut report.service {
+        service.programs = programs;
     }
     Ok(report)
 }
@@ -129,6 +190,33 @@ impl<N: Node> Trial<'_, N> {
         source: IpAddr,
         destination: IpAddr,
     ) -> Result<ProgramVerdict, ExplainError> {
+        let answer = self.answer(direction, endpoint, from, source, destination)?;
+        let (hook, remote) = match direction {
+            Direction::Egress => (Hook::FromContainer, destination),
+            Direction::Ingress => (Hook::ToContainer, source),
+        };
+        let remote = resolve_address(self.world, self.state, remote);
+        let table = self.by_table(direction, endpoint, remote);
+        Ok(ProgramVerdict {
+            program: hook.program().to_owned(),
+            packet: format!("{source} -> {destination} {}/{}", self.port, self.protocol),
+            remote_identity: remote.0,
+            passes: answer.is_none(),
+            reason: answer.map(|reason| reason.text().to_owned()),
+            table,
+            agrees: answer == reason_of(table),
+        })
+    }
+
+    /// What the program says of the first packet of such a flow: the reason to drop it.
+    fn answer(
+        &mut self,
+        direction: Direction,
+        endpoint: &Endpoint,
+        from: &Party,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> Result<Option<DropReason>, ExplainError> {
         let Some(ifindex) = endpoint.ifindex else {
             return Err(ExplainError::NoPacket(format!(
                 "{} has no interface any more",
@@ -165,17 +253,7 @@ impl<N: Node> Trial<'_, N> {
             ingress_ifindex: came_in,
             frame,
         };
-        let answer = self.node.try_packet(&packet)?;
-        let table = self.by_table(direction, endpoint, remote);
-        Ok(ProgramVerdict {
-            program: hook.program().to_owned(),
-            packet: format!("{source} -> {destination} {}/{}", self.port, self.protocol),
-            remote_identity: remote.0,
-            passes: answer.is_none(),
-            reason: answer.map(|reason| reason.text().to_owned()),
-            table,
-            agrees: answer == reason_of(table),
-        })
+        Ok(self.node.try_packet(&packet)?)
     }
 
     /// What the table says of this very packet, whose remote may be one of several that the question means.

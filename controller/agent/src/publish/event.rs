@@ -1,11 +1,12 @@
 //! Events of the programs, in words.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use oxilium_abi::{Direction, DropReason, Event, EventKind, TraceState};
+use oxilium_abi::{Direction, DropReason, Event, EventKind, EventTranslation, TraceState};
 use oxilium_api::{MonitorEvent, MonitorKind, MonitorVerdict};
 use oxilium_model::identity::NumericIdentity;
+use oxilium_model::node_state::Frontend;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
@@ -17,6 +18,8 @@ pub trait Names {
     fn pod(&self, endpoint: u16) -> Option<String>;
     /// Identity of an endpoint.
     fn identity(&self, endpoint: u16) -> Option<NumericIdentity>;
+    /// `namespace/name` of the service that has a frontend.
+    fn service(&self, frontend: &Frontend) -> Option<String>;
     /// `namespace/pod` of an address.
     fn address(&self, address: IpAddr) -> Option<String>;
 }
@@ -48,6 +51,7 @@ pub fn describe(event: &Event, names: &impl Names) -> Option<MonitorEvent> {
         (local, event.remote_identity)
     };
     let packet = Packet::of(event);
+    let service = ServiceFlow::of(event, &packet);
     let pod = names.pod(event.endpoint);
     let name = |address: Option<IpAddr>, identity: u32, is_local: bool| {
         if is_local && pod.is_some() {
@@ -85,6 +89,13 @@ pub fn describe(event: &Event, names: &impl Names) -> Option<MonitorEvent> {
         destination_identity,
         source: packet.with_port(packet.source, event.source_port.get()),
         destination: packet.with_port(packet.destination, event.destination_port.get()),
+        service: service
+            .as_ref()
+            .and_then(|flow| names.service(&flow.frontend)),
+        frontend: service
+            .as_ref()
+            .map(|flow| socket(&flow.frontend.address, flow.frontend.port)),
+        backend: service.map(|flow| socket(&flow.backend.0, flow.backend.1)),
         destination_port: number(event),
         protocol: event.protocol,
         summary: summary(event),
@@ -121,7 +132,40 @@ fn state(number: u8) -> &'static str {
 struct Packet {
     source: Option<IpAddr>,
     destination: Option<IpAddr>,
+    translated: Option<IpAddr>,
     ports: bool,
+}
+
+/// A flow to a service.
+struct ServiceFlow {
+    frontend: Frontend,
+    backend: (IpAddr, u16),
+}
+
+impl ServiceFlow {
+    /// Of an event that tells of a translation.
+    fn of(event: &Event, packet: &Packet) -> Option<Self> {
+        let other = (packet.translated?, event.translated_port.get());
+        let (frontend, backend) = match event.translation {
+            kind if kind == EventTranslation::ToBackend as u8 => {
+                ((packet.destination?, event.destination_port.get()), other)
+            }
+            kind if kind == EventTranslation::FromFrontend as u8 => {
+                (other, (packet.source?, event.source_port.get()))
+            }
+            _ => return None,
+        };
+        let frontend = Frontend {
+            address: frontend.0,
+            port: frontend.1,
+            protocol: event.protocol,
+        };
+        Some(Self { frontend, backend })
+    }
+}
+
+fn socket(address: &IpAddr, port: u16) -> String {
+    SocketAddr::new(*address, port).to_string()
 }
 
 impl Packet {
@@ -137,6 +181,7 @@ impl Packet {
         Self {
             source: address(event.source),
             destination: address(event.destination),
+            translated: address(event.translated),
             ports: event.ether_type.get() != ETHERTYPE_ARP
                 && matches!(event.protocol, 6 | 17 | 132),
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use oxilium_api::{FailingObject, StatusLogEntry};
 use oxilium_kernel::Node;
 use oxilium_model::identity::NumericIdentity;
-use oxilium_model::node_state::{Endpoint, NodeState};
+use oxilium_model::node_state::{Endpoint, Frontend, NodeState};
 use oxilium_model::world::World;
 
 use super::Reconciler;
@@ -134,6 +134,10 @@ impl Names for View {
 
     fn identity(&self, endpoint: u16) -> Option<NumericIdentity> {
         Some(self.state.endpoints.get(&endpoint)?.identity)
+    }
+
+    fn service(&self, frontend: &Frontend) -> Option<String> {
+        Some(self.state.services.get(frontend)?.service.to_string())
     }
 
     fn address(&self, address: IpAddr) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use oxilium_abi::{CtWord, Direction, DropReason, Event, EventKind, FlowKind};
+use oxilium_abi::{CtWord, Direction, DropReason, Event, EventKind, EventTranslation, FlowKind};
 use oxilium_kernel::port::Flow;
 use oxilium_model::StagedFlow;
 use oxilium_model::identity::{NumericIdentity, Protocol};
@@ -85,9 +85,16 @@ impl Sighting {
             ETHERTYPE_IPV6 => Some(IpAddr::V6(Ipv6Addr::from(bytes))),
             _ => None,
         };
-        let (source, destination) = (address(event.source)?, address(event.destination)?);
+        // Of what goes to a service policy knows the backend.
+        let translated = event.translation == EventTranslation::ToBackend as u8;
+        let (destination, to) = if translated {
+            (event.translated, event.translated_port)
+        } else {
+            (event.destination, event.destination_port)
+        };
+        let (source, destination) = (address(event.source)?, address(destination)?);
         let ingress = event.direction == Direction::Ingress as u8;
-        let (from, to) = (event.source_port.get(), event.destination_port.get());
+        let (from, to) = (event.source_port.get(), to.get());
         let icmp_type = from >> 8;
         let (port, local_port, remote_port) = match event.protocol {
             ICMP if icmp_type == ECHO_REPLY => return None,

@@ -405,6 +405,9 @@ pub(crate) fn events() -> Vec<MonitorEvent> {
         destination_name: Some(text("default/web")),
         source: text("10.244.1.3"),
         destination: text("10.244.1.2"),
+        frontend: None,
+        backend: None,
+        service: None,
         destination_port: 8,
         protocol: 1,
         summary: text("EchoRequest"),
@@ -433,7 +436,16 @@ pub(crate) fn events() -> Vec<MonitorEvent> {
         destination_identity: 22373,
         ..verdict.clone()
     };
-    vec![drop, verdict, trace]
+    let to_service = MonitorEvent {
+        state: Some(text("new")),
+        destination: text("10.96.0.10:53"),
+        destination_port: 53,
+        frontend: Some(text("10.96.0.10:53")),
+        backend: Some(text("10.244.2.9:5353")),
+        service: Some(text("kube-system/kube-dns")),
+        ..trace.clone()
+    };
+    vec![drop, verdict, trace, to_service]
 }
 
 pub(crate) fn explanation(allowed: bool) -> ExplainReport {
@@ -448,6 +460,7 @@ pub(crate) fn explanation(allowed: bool) -> ExplainReport {
     ExplainReport {
         allowed,
         packet: text("default/a (identity 300) -> default/b (identity 400) 80/TCP"),
+        service: None,
         egress: None,
         ingress: Some(ExplainSide {
             subject: text("default/b"),
