@@ -4,6 +4,8 @@
 //! which gives the mean of its repetitions. The comparison with a lookup per packet needs no other build: when the
 //! ipcache word is ahead of G, no verdict is ever recorded as current, and each packet of a flow looks policy up anew.
 
+mod services;
+
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -59,13 +61,14 @@ const DROPPED: u32 = 2;
 /// # Errors
 /// If the programs do not load, or a packet is not judged as it should be.
 pub fn run(rounds: usize) -> Result<Vec<Line>> {
-    let mut bed = Bed::new()?;
+    let mut bed = Bed::new("flows")?;
     let mut lines = Vec::new();
     for family in [Family::V4, Family::V6] {
         for hook in [Hook::From, Hook::To] {
             lines.extend(bed.measure(family, hook, rounds)?);
         }
     }
+    lines.extend(services::run(rounds)?);
     Ok(lines)
 }
 
@@ -170,8 +173,10 @@ impl Drop for Bed {
 }
 
 impl Bed {
-    fn new() -> Result<Self> {
-        let root = Path::new("/sys/fs/bpf").join(format!("oxilium-bench-{}", process::id()));
+    /// `name` tells it from others of this run.
+    fn new(name: &str) -> Result<Self> {
+        let root = format!("oxilium-bench-{}-{name}", process::id());
+        let root = Path::new("/sys/fs/bpf").join(root);
         fs::create_dir(&root).with_context(|| root.display().to_string())?;
         let config = KernelConfig {
             bpf_root: root.clone(),
