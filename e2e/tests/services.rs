@@ -115,6 +115,8 @@ fn dns_under_default_deny(kube_proxy: bool) {
         "the service's port is not the backend's"
     );
 
+    told(&scenario, &client, &dns);
+
     let mut labels = other;
     labels.set_labels(&[("k8s-app", "web")]).unwrap();
     wait::until("the web server is none of kube-dns", wait::LONG, || {
@@ -129,6 +131,43 @@ fn dns_under_default_deny(kube_proxy: bool) {
     assert_eq!(resolve(10), silence, "nobody is left to answer");
     put(&scenario, &service);
     assert_eq!(resolve(10), answered, "somebody answers again");
+}
+
+/// `monitor` and `explain` name the frontend and its backend.
+fn told(scenario: &Scenario, client: &Pod, dns: &Pod) {
+    let cli = scenario.agent.cli();
+    let monitor = cli.monitor(&scenario.lab, &[]).unwrap();
+    let frontend = service(&[]).sockets()[0];
+    assert_eq!(
+        probe::tcp(&client.netns, frontend).unwrap(),
+        Outcome::Answered
+    );
+    let backend = format!("{}:5353", dns.ipv4);
+    for direction in ["egress", "ingress"] {
+        monitor
+            .until("frontend and backend", |event| {
+                event["direction"] == direction
+                    && event["frontend"] == frontend.to_string()
+                    && event["backend"] == backend
+                    && event["service"] == "kube-system/kube-dns"
+            })
+            .unwrap();
+    }
+    for to in [
+        frontend.ip().to_string().as_str(),
+        "service:kube-system/kube-dns",
+    ] {
+        let question = ["explain", "default/subject", to, "53/TCP", "--packet"];
+        let explained = cli.json(&question).unwrap();
+        assert_eq!(explained["allowed"], true, "{explained}");
+        let service = &explained["service"];
+        assert_eq!(
+            service["backends"][0]["backend"],
+            format!("{backend}/TCP"),
+            "{explained}"
+        );
+        assert_eq!(service["programs"][0]["agrees"], true, "{explained}");
+    }
 }
 
 #[test]
@@ -221,4 +260,115 @@ fn a_connection_outlives_its_backends_removal_from_the_service() {
         );
     }
     drop(server);
+}
+
+#[test]
+fn a_pod_reaches_itself_through_its_service_whatever_policy_says() {
+    let Some(scenario) = Scenario::start().unwrap() else {
+        return;
+    };
+    let subject = scenario
+        .lab
+        .pod("subject")
+        .label("app", "subject")
+        .start()
+        .unwrap();
+    let other = scenario.lab.pod("other").start().unwrap();
+    let _echoes =
+        sockets(&subject, 5353).map(|address| UdpEcho::start(&subject.netns, address).unwrap());
+    let server = TcpServer::echo(&subject.netns, 5353).unwrap();
+    let service = service(&[&subject]);
+    put(&scenario, &service);
+    // One empty rule: enforced in both directions, and nothing is allowed.
+    scenario
+        .enforce(
+            "nothing",
+            &policy("nothing", "  ingress:\n    - {}\n  egress:\n    - {}\n"),
+        )
+        .unwrap();
+    let reach = |from: &Pod| {
+        service.sockets().map(|to| {
+            [
+                probe::tcp(&from.netns, to).unwrap(),
+                probe::udp(&from.netns, to, 10).unwrap(),
+                probe::udp(&from.netns, to, 4000).unwrap(),
+            ]
+        })
+    };
+    let outcome = |outcome: Outcome| [outcome.clone(), outcome.clone(), outcome];
+    assert_eq!(
+        reach(&subject),
+        [outcome(Outcome::Answered), outcome(Outcome::Answered)],
+        "itself: a segment, a datagram, a datagram in fragments"
+    );
+    assert_eq!(
+        reach(&other),
+        [outcome(Outcome::Silence), outcome(Outcome::Silence)],
+        "another pod"
+    );
+
+    // What nobody listens to is refused at once, to itself as to others.
+    drop(server);
+    let refused = service
+        .sockets()
+        .map(|to| probe::tcp(&subject.netns, to).unwrap());
+    assert!(
+        refused
+            .iter()
+            .all(|outcome| matches!(outcome, Outcome::Refused(_))),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn status_tells_where_netfilter_sees_half_of_a_connection() {
+    if !require(&[Need::BridgeNetfilter]) {
+        return;
+    }
+    let Some(scenario) = Scenario::start().unwrap() else {
+        return;
+    };
+    let client = scenario.lab.pod("subject").start().unwrap();
+    let dns = dns_pod(&scenario, "dns");
+    let _server = TcpServer::echo(&dns.netns, 5353).unwrap();
+    let service = service(&[&dns]);
+    put(&scenario, &service);
+    let node = &scenario.lab.worker.netns;
+    let cilium = || {
+        let status = scenario.agent.cli().status().unwrap();
+        let text = |key: &str| status["cilium"][key].as_str().unwrap().to_owned();
+        (text("state"), text("msg"))
+    };
+    // The answer to a SYN needs no router; what comes then does.
+    let exchanged = || {
+        service.sockets().map(|to| {
+            let limit = Duration::from_secs(2);
+            let mut stream = server::connect(&client.netns, to, limit).unwrap();
+            stream.set_read_timeout(Some(limit)).unwrap();
+            talks(&mut stream)
+        })
+    };
+    let set = |value: &str| {
+        for sysctl in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+            node.sysctl(&format!("net/bridge/{sysctl}"), value).unwrap();
+        }
+    };
+
+    set("0");
+    assert_eq!(cilium().0, "Ok", "no kube-proxy, nobody minds");
+    assert_eq!(exchanged(), [true, true]);
+
+    service.proxy(node).unwrap();
+    let (state, message) = cilium();
+    assert_eq!(state, "Warning", "{message}");
+    assert!(
+        message.contains("net.bridge.bridge-nf-call-iptables is 0"),
+        "{message}"
+    );
+    // IPv4 may get through all the same: the node's ICMP redirect has the pod send straight to the backend.
+    assert!(!exchanged()[1], "as was told");
+
+    set("1");
+    assert_eq!(cilium().0, "Ok");
+    assert_eq!(exchanged(), [true, true]);
 }
