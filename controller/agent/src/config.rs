@@ -64,6 +64,26 @@ pub struct AgentOptions {
     #[arg(long, alias = "cni-tombstones", env = "OXILIUM_TOMBSTONES", default_value = paths::TOMBSTONES, value_name = "DIR")]
     pub tombstones: PathBuf,
 
+    /// Enforce policy also on pods that run already when the agent comes, without a restart of theirs.
+    #[arg(
+        long,
+        env = "OXILIUM_ADOPT_PODS",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    pub adopt_pods: bool,
+
+    /// Where container runtimes keep the network namespaces of pods, for those.
+    #[arg(
+        long,
+        env = "OXILIUM_NETNS_DIRS",
+        value_delimiter = ',',
+        default_value = "/run/netns,/run/docker/netns",
+        value_name = "DIRS"
+    )]
+    pub netns_dirs: Vec<PathBuf>,
+
     /// Whom policy is enforced on: those that a policy selects, everybody, nobody.
     #[arg(long, alias = "enforcement-mode", env = "CILIUM_ENABLE_POLICY", value_enum, default_value_t = Enforcement::Default)]
     pub enable_policy: Enforcement,
@@ -315,6 +335,15 @@ impl AgentOptions {
         match self.conntrack_gc_interval {
             0 => Duration::from_secs(DEFAULT),
             seconds => Duration::from_secs(seconds),
+        }
+    }
+
+    /// Directories in which pods that run already are looked for.
+    pub fn adopt_from(&self) -> Vec<PathBuf> {
+        if self.adopt_pods {
+            self.netns_dirs.clone()
+        } else {
+            Vec::new()
         }
     }
 

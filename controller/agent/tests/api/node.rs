@@ -66,6 +66,7 @@ impl Node {
             status_dir: directory.path().join("status"),
             tombstones: directory.path().join("deleted"),
             sweep: Duration::from_hours(1),
+            adopt_from: Vec::new(),
             hooks: Duration::from_hours(1),
             settle: Duration::from_hours(1),
             instruments: instruments.clone(),

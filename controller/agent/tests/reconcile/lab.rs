@@ -259,6 +259,7 @@ fn start(
         state_dir: directory.to_owned(),
         status_dir: directory.join("status"),
         tombstones: directory.join("deleted"),
+        adopt_from: vec![directory.join("netns")],
         sweep: Duration::from_hours(1),
         hooks: Duration::from_millis(20),
         settle: Duration::ZERO,
