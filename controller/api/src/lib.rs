@@ -35,7 +35,9 @@ pub use error::{ApiError, ErrorCode};
 pub use explain::{Alternative, ExplainReport, ExplainSide, Explained, ProgramVerdict};
 pub use monitor::{MonitorEvent, MonitorFilter, MonitorKind, MonitorVerdict};
 pub use plan::{ManifestFile, PlanReport, PlannedWrite};
-pub use policy::{Condition, PolicyMode, PolicyObject, StagedChange, StagedExample, StagedReport};
+pub use policy::{
+    Condition, Policies, PolicyMode, PolicyObject, StagedChange, StagedExample, StagedReport,
+};
 pub use request::{
     Attach, Attached, AttachmentKey, Check, CollectGarbage, ContainerInterface, Detach, Done,
     ExplainQuery, HostInterface, Pod, Ready, Request, call,

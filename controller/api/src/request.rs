@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, Endpoint, ExplainReport, IpcacheEntry,
-    ManifestFile, MonitorFilter, PlanReport, PolicyObject, StatusReport, endpoint::ApiIdentity,
+    ManifestFile, MonitorFilter, PlanReport, StatusReport, endpoint::ApiIdentity,
 };
 
 /// Everything that a client may ask.
@@ -192,7 +192,7 @@ macro_rules! calls {
 pub mod call {
     use super::{
         ApiIdentity, BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, Endpoint, ExplainQuery,
-        ExplainReport, IpcacheEntry, ManifestFile, PlanReport, PolicyObject, Request, StatusReport,
+        ExplainReport, IpcacheEntry, ManifestFile, PlanReport, Policies, Request, StatusReport,
     };
 
     /// [`Request::Status`].
@@ -226,7 +226,7 @@ pub mod call {
         EndpointGet => Endpoint, call => Request::EndpointGet(call.0);
         IdentityList => Vec<ApiIdentity>, _call => Request::IdentityList;
         IdentityGet => ApiIdentity, call => Request::IdentityGet(call.0);
-        PolicyGet => Vec<PolicyObject>, _call => Request::PolicyGet;
+        PolicyGet => Policies, _call => Request::PolicyGet;
         BpfPolicy => Vec<BpfPolicyTable>, call => Request::BpfPolicy(call.0);
         BpfIpcache => Vec<IpcacheEntry>, _call => Request::BpfIpcache;
         BpfConntrack => Vec<ConntrackFlow>, call => Request::BpfConntrack(call.0);
