@@ -55,7 +55,11 @@ impl Echo {
     }
 
     fn is_stopped(&mut self) {
-        assert!(!self.answers(Duration::from_secs(1)), "{} goes on", self.what);
+        assert!(
+            !self.answers(Duration::from_secs(1)),
+            "{} goes on",
+            self.what
+        );
     }
 }
 
