@@ -1,5 +1,9 @@
 //! Pods that run before the agent does, made by a chain of plugins that does not know it.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of a test are tests too"
+)]
 
 use std::{
     io::{ErrorKind, Read, Write},
