@@ -18,7 +18,7 @@ use crate::schema;
 use crate::tree::{Node, Position};
 
 pub use label::{LabelFilter, LabelFilterError};
-pub use lower::{MARKED_FOR_DELETION, services};
+pub use lower::services;
 
 /// What an object says to the model.
 #[derive(Clone, Debug, PartialEq)]
