@@ -56,7 +56,8 @@ pub struct AgentOptions {
     #[arg(long, env = "OXILIUM_ACCEPT_PRIVATE_BPFFS")]
     pub accept_private_bpffs: bool,
 
-    /// Where what would go to Kubernetes is written as YAML; STATE_DIR/status unless given.
+    /// Where what would go to Kubernetes is written as YAML: STATE_DIR/status unless given, and with an API server,
+    /// to which it does go, nowhere unless given.
     #[arg(long, env = "OXILIUM_STATUS_DIR", value_name = "DIR")]
     pub status_dir: Option<PathBuf>,
 
@@ -322,11 +323,13 @@ impl AgentOptions {
         }
     }
 
-    /// Where the status goes.
-    pub fn status_dir(&self) -> PathBuf {
-        self.status_dir
-            .clone()
-            .unwrap_or_else(|| self.state_dir.join("status"))
+    /// Where the status goes, if anywhere.
+    pub fn status_dir(&self) -> Option<PathBuf> {
+        let by_default = match self.source() {
+            ObjectSource::Manifests(_) => Some(self.state_dir.join("status")),
+            ObjectSource::Kubernetes(_) => None,
+        };
+        self.status_dir.clone().or(by_default)
     }
 
     /// Time between two removals of flows that ended.

@@ -3,8 +3,8 @@
 use oxilium_api::{
     Addressing, ApiError, ApiIdentity, Condition, DirectionStatus, Done, Endpoint as ApiEndpoint,
     EndpointHealth, EndpointPolicy, EndpointState as ApiState, EndpointStatus, ErrorCode,
-    ExplainQuery, ExplainReport, ExternalIdentifiers, HealthState, Networking, PolicyEnabled,
-    Policies, PolicyMode, PolicyObject, RealizedPolicy,
+    ExplainQuery, ExplainReport, ExternalIdentifiers, HealthState, Networking, Policies,
+    PolicyEnabled, PolicyMode, PolicyObject, RealizedPolicy,
 };
 use oxilium_crds::Condition as CrdCondition;
 use oxilium_model::identity::NumericIdentity;
@@ -165,7 +165,12 @@ pub(super) fn identity(view: &View, id: u32) -> Result<ApiIdentity, ApiError> {
 pub(super) fn policies(view: &View) -> Policies {
     Policies {
         revision: view.revisions.plan,
-        policies: view.world.policies.values().map(|p| describe_policy(view, p)).collect(),
+        policies: view
+            .world
+            .policies
+            .values()
+            .map(|p| describe_policy(view, p))
+            .collect(),
     }
 }
 

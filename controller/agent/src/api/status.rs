@@ -11,6 +11,7 @@ use oxilium_kernel::Node;
 use oxilium_model::condition::Reason;
 
 use super::server::{Service, errand};
+use crate::publish::FIELDS_PRUNED;
 use crate::reconcile::View;
 
 /// What only the kernel knows.
@@ -104,6 +105,15 @@ fn figures<N: Node>(node: &mut N) -> Result<KernelFigures, ApiError> {
 fn conditions(view: &View) -> (Vec<FailingObject>, Vec<FailingObject>) {
     let mut not_enforced = Vec::new();
     let mut refused = view.source.refused.clone();
+    refused.extend(
+        view.source
+            .pruned
+            .iter()
+            .map(|(policy, fields)| FailingObject {
+                object: policy.to_string(),
+                reason: format!("{FIELDS_PRUNED}: {fields}"),
+            }),
+    );
     for condition in &view.state.conditions {
         let failing = FailingObject {
             object: condition.object.to_string(),

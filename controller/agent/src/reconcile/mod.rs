@@ -92,8 +92,8 @@ pub struct Start<N> {
     pub config: NodeConfig,
     /// State directory.
     pub state_dir: PathBuf,
-    /// Status directory.
-    pub status_dir: PathBuf,
+    /// Status directory, if there is to be one.
+    pub status_dir: Option<PathBuf>,
     /// Where CNI leaves word.
     pub tombstones: PathBuf,
     /// Directories of network namespaces in which pods are looked for that run already; none: they are not.
@@ -122,7 +122,7 @@ pub struct Reconciler<N> {
     attachments: Attachments,
     claims: ClaimsFile,
     tombstones: Tombstones,
-    status: StatusDirectory,
+    status: Option<StatusDirectory>,
     /// Remembers what the last inputs came to, so that a change costs only what it changes.
     resolver: Incremental,
     /// What the kernel holds; none when it must be read anew.
@@ -190,7 +190,7 @@ impl<N: Node> Reconciler<N> {
             attachments,
             claims,
             tombstones: Tombstones::new(tombstones)?,
-            status: StatusDirectory::open(status_dir)?,
+            status: status_dir.map(StatusDirectory::open).transpose()?,
             resolver: Incremental::default(),
             observed: None,
             world: Arc::default(),

@@ -257,7 +257,7 @@ fn start(
         node: kernel.node(programs),
         config,
         state_dir: directory.to_owned(),
-        status_dir: directory.join("status"),
+        status_dir: Some(directory.join("status")),
         tombstones: directory.join("deleted"),
         adopt_from: vec![directory.join("netns")],
         sweep: Duration::from_hours(1),
