@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, Endpoint, ExplainReport, IpcacheEntry,
-    ManifestFile, MonitorFilter, PlanReport, StatusReport, endpoint::ApiIdentity,
+    ManifestFile, MonitorFilter, PlanReport, Policies, StatusReport, endpoint::ApiIdentity,
 };
 
 /// Everything that a client may ask.

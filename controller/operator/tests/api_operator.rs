@@ -15,7 +15,7 @@ use oxilium_agent::kubernetes::{KubernetesOptions, connect};
 use oxilium_e2e::apiserver::ApiServer;
 use oxilium_e2e::require::{Need, require};
 use oxilium_operator::lease::{Candidate, Election, NAME, Terms};
-use oxilium_operator::{OperatorError, definitions, endpoints, identities};
+use oxilium_operator::{OperatorError, definitions, endpoints, identities, policies};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -404,4 +404,148 @@ fn long_lists_are_read_to_their_end() {
         .block_on(identities::collect(&client, Duration::from_mins(30)))
         .unwrap();
     assert_eq!((pass.seen, pass.marked, pass.failed), (1203, 1203, 0));
+}
+
+/// The policies' definitions, as the operator installs them.
+const POLICY_DEFINITIONS: [&str; 2] = [
+    include_str!("../../../crds/yaml/cilium.io_ciliumnetworkpolicies.yaml"),
+    include_str!("../../../crds/yaml/cilium.io_ciliumclusterwidenetworkpolicies.yaml"),
+];
+
+#[test]
+fn of_each_policy_is_said_whether_it_is_valid_and_nothing_twice() {
+    if !require(&[Need::ApiServer]) {
+        return;
+    }
+    let api = ApiServer::start().unwrap();
+    let runtime = Runtime::new().unwrap();
+    let client = client(&runtime, api.kubeconfig().to_owned());
+    for definition in POLICY_DEFINITIONS {
+        api.kubectl_with(&["create", "-f", "-"], definition)
+            .unwrap();
+    }
+    api.kubectl(&[
+        "wait",
+        "--for=condition=Established",
+        "--timeout=60s",
+        "crd",
+        "--all",
+    ])
+    .unwrap();
+    let policy = |kind: &str, name: &str, rule: &str| {
+        format!(
+            "{{apiVersion: cilium.io/v2, kind: {kind}, metadata: {{name: {name}}}, spec: {{endpointSelector: {{}}, ingress: [{rule}]}}}}"
+        )
+    };
+    let (of_namespace, of_cluster) = ("CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy");
+    // The schema cannot compare prefixes, and agents do.
+    let outside = "{fromCIDRSet: [{cidr: 10.0.0.0/8, except: [192.0.2.0/24]}]}";
+    for (kind, name, rule) in [
+        (of_namespace, "good", "{}"),
+        (of_cluster, "good", "{}"),
+        (of_namespace, "bad", outside),
+    ] {
+        // What the schema does not know is to be taken away, not refused.
+        api.kubectl_with(
+            &["apply", "--validate=ignore", "-f", "-"],
+            &policy(kind, name, rule),
+        )
+        .unwrap();
+    }
+    let pruned = policy(of_namespace, "pruned", "{fromEndpoint: [{}]}");
+    api.kubectl_with(&["apply", "--validate=ignore", "-f", "-"], &pruned)
+        .unwrap();
+    let said = |kind: &str, name: &str| -> Vec<(String, String)> {
+        let object = json_of(&api, &["get", kind, name]);
+        let conditions = object["status"]["conditions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        conditions
+            .iter()
+            .map(|condition| {
+                let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+                assert!(!text("lastTransitionTime").is_empty());
+                (text("type"), text("status"))
+            })
+            .collect()
+    };
+    let is = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(kind, status)| ((*kind).to_owned(), (*status).to_owned()))
+            .collect()
+    };
+    let look = || {
+        for kind in policies::KINDS {
+            runtime.block_on(policies::all(&client, kind)).unwrap();
+        }
+    };
+    look();
+    assert_eq!(said(of_namespace, "good"), is(&[("Valid", "True")]));
+    assert_eq!(said(of_cluster, "good"), is(&[("Valid", "True")]));
+    assert_eq!(said(of_namespace, "bad"), is(&[("Valid", "False")]));
+    assert_eq!(
+        said(of_namespace, "pruned"),
+        is(&[("Valid", "True"), ("FieldsPruned", "True")])
+    );
+    let events = json_of(
+        &api,
+        &["get", "events", "--field-selector=reason=PolicyRefused"],
+    );
+    let event = &events["items"][0];
+    assert_eq!(event["involvedObject"]["name"], "bad");
+    assert!(
+        event["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("spec.ingress[0].fromCIDRSet[0].except"),
+        "{event}"
+    );
+
+    // What was said is not said again, whoever of the operators looks.
+    let versions = || {
+        let list = json_of(&api, &["get", of_namespace]);
+        let items = list["items"].as_array().unwrap().clone();
+        items
+            .into_iter()
+            .map(|mut item| item["metadata"]["resourceVersion"].take())
+            .collect::<Vec<_>>()
+    };
+    let before = versions();
+    look();
+    assert_eq!(versions(), before);
+    let events = json_of(
+        &api,
+        &["get", "events", "--field-selector=reason=PolicyRefused"],
+    );
+    assert_eq!(events["items"].as_array().unwrap().len(), 1);
+
+    // Another owner of conditions keeps its own; put right, the policy is valid.
+    let other = r#"{"status": {"conditions": [{"type": "Valid", "status": "False"}, {"type": "Theirs", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}"#;
+    api.kubectl(&[
+        "patch",
+        of_namespace,
+        "bad",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        other,
+    ])
+    .unwrap();
+    api.kubectl_with(
+        &["apply", "--validate=ignore", "-f", "-"],
+        &policy(of_namespace, "bad", "{}"),
+    )
+    .unwrap();
+    api.kubectl_with(
+        &["apply", "--validate=ignore", "-f", "-"],
+        &policy(of_namespace, "pruned", "{fromEndpoints: [{}]}"),
+    )
+    .unwrap();
+    look();
+    let mut found = said(of_namespace, "bad");
+    found.sort();
+    assert_eq!(found, is(&[("Theirs", "True"), ("Valid", "True")]));
+    assert_eq!(said(of_namespace, "pruned"), is(&[("Valid", "True")]));
 }

@@ -95,7 +95,10 @@ fn policy_get_tells_what_became_of_each() {
     // Scripts ask Cilium for it in this way.
     let revision = agent.run(&["policy", "get", "-o", "jsonpath={.revision}"]);
     assert_eq!(revision.out.trim(), "7");
-    assert_eq!(agent.json(&["policy", "get"])["policies"][0]["name"], "l4-rule");
+    assert_eq!(
+        agent.json(&["policy", "get"])["policies"][0]["name"],
+        "l4-rule"
+    );
     let staged = &agent.json(&["policy", "get"])["policies"][2];
     assert_eq!(staged["mode"], "audit");
     assert_eq!(staged["staged"]["newlyDenied"], 12);

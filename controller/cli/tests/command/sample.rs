@@ -7,9 +7,10 @@ use oxilium_api::{
     ComponentStatus, Condition, ConfigurationStatus, ConntrackFlow, DirectionStatus, Endpoint,
     EndpointHealth, EndpointPolicy, EndpointState, EndpointStatus, ExplainReport, ExplainSide,
     Explained, ExternalIdentifiers, FailingObject, HealthState, IpcacheEntry, KernelWrites,
-    MapStatus, MonitorEvent, MonitorKind, MonitorVerdict, Networking, PolicyEnabled, PolicyEntry,
-    PolicyEntryType, Policies, PolicyMode, PolicyObject, RealizedPolicy, ReconcileStatus, SourceStatus,
-    StagedChange, StagedExample, StagedReport, StatusLogEntry, StatusReport, UnsupportedKey,
+    MapStatus, MonitorEvent, MonitorKind, MonitorVerdict, Networking, Policies, PolicyEnabled,
+    PolicyEntry, PolicyEntryType, PolicyMode, PolicyObject, RealizedPolicy, ReconcileStatus,
+    SourceStatus, StagedChange, StagedExample, StagedReport, StatusLogEntry, StatusReport,
+    UnsupportedKey,
 };
 
 fn text(text: &str) -> String {
