@@ -252,8 +252,8 @@ impl<N: Node> Reconciler<N> {
                             .set_objects(Arc::clone(objects), &delivery.synced);
                         if self.index.revision() != before {
                             self.objects_since.get_or_insert(now);
-                            self.adoption.due = true;
                         }
+                        self.adoption.due = true;
                     }
                     self.source = Arc::clone(&delivery.report);
                 }
