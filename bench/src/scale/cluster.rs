@@ -11,7 +11,7 @@ use kube::{
     client::Body,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use oxilium_e2e::{apiserver::ApiServer, netns::Netns};
+use oxilium_e2e::{apiserver::ApiServer, netns::Netns, wait};
 use serde_json::{Value, json};
 
 /// How large.
@@ -197,14 +197,13 @@ pub(super) fn define(api: &ApiServer) -> Result<()> {
     for definition in DEFINITIONS {
         api.kubectl_with(&["create", "-f", "-"], definition)?;
     }
-    let wait = [
-        "wait",
-        "--for=condition=Established",
-        "--timeout=60s",
-        "crd",
-        "--all",
-    ];
-    api.kubectl(&wait).map(drop)
+    for plural in KINDS {
+        let path = format!("/apis/cilium.io/v2/{plural}");
+        wait::until(&path, wait::LONG, || {
+            api.kubectl(&["get", "--raw", &path]).map(Some)
+        })?;
+    }
+    Ok(())
 }
 
 async fn create(client: &Client, objects: impl Iterator<Item = (String, Value)>) -> Result<()> {
