@@ -75,8 +75,8 @@ async fn work(
     }
     health.send_replace(Health::Leading);
     tokio::join!(
-        policies::follow(client, policies::KINDS[0]),
-        policies::follow(client, policies::KINDS[1]),
+        Box::pin(policies::follow(client, policies::KINDS[0])),
+        Box::pin(policies::follow(client, policies::KINDS[1])),
         every(options.cilium_endpoint_gc_interval, async || {
             let pass = endpoints::collect(client).await;
             tell("CiliumEndpoints", pass.map(|pass| format!("{pass:?}")));

@@ -14,6 +14,7 @@ use kube::{Api, Client};
 use oxilium_agent::kubernetes::{KubernetesOptions, connect};
 use oxilium_e2e::apiserver::ApiServer;
 use oxilium_e2e::require::{Need, require};
+use oxilium_e2e::wait;
 use oxilium_operator::lease::{Candidate, Election, NAME, Terms};
 use oxilium_operator::{OperatorError, definitions, endpoints, identities, policies};
 use serde_json::{Value, json};
@@ -412,140 +413,132 @@ const POLICY_DEFINITIONS: [&str; 2] = [
     include_str!("../../../crds/yaml/cilium.io_ciliumclusterwidenetworkpolicies.yaml"),
 ];
 
+const OF_NAMESPACE: &str = "CiliumNetworkPolicy";
+const OF_CLUSTER: &str = "CiliumClusterwideNetworkPolicy";
+
+/// An API server with the kinds of policies.
+struct Policies {
+    api: ApiServer,
+    runtime: Runtime,
+    client: Client,
+}
+
+impl Policies {
+    fn start() -> Self {
+        let api = ApiServer::start().unwrap();
+        let runtime = Runtime::new().unwrap();
+        let client = client(&runtime, api.kubeconfig().to_owned());
+        for definition in POLICY_DEFINITIONS {
+            api.kubectl_with(&["create", "-f", "-"], definition)
+                .unwrap();
+        }
+        for plural in ["ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies"] {
+            let path = format!("/apis/cilium.io/v2/{plural}");
+            wait::until(&path, wait::LONG, || {
+                api.kubectl(&["get", "--raw", &path]).map(Some)
+            })
+            .unwrap();
+        }
+        Self {
+            api,
+            runtime,
+            client,
+        }
+    }
+
+    /// What the schema does not know is taken away, not refused.
+    fn apply(&self, kind: &str, name: &str, rule: &str) {
+        let policy = format!(
+            "{{apiVersion: cilium.io/v2, kind: {kind}, metadata: {{name: {name}}}, spec: {{endpointSelector: {{}}, ingress: [{rule}]}}}}"
+        );
+        self.api
+            .kubectl_with(&["apply", "--validate=ignore", "-f", "-"], &policy)
+            .unwrap();
+    }
+
+    /// Looks at all policies, as an operator does that becomes the leader.
+    fn look(&self) {
+        for kind in policies::KINDS {
+            let looked = self.runtime.block_on(policies::all(&self.client, kind));
+            looked.unwrap();
+        }
+    }
+
+    /// Types of the conditions that are `True`, and of the others with their status.
+    fn said(&self, kind: &str, name: &str) -> String {
+        let object = json_of(&self.api, &["get", kind, name]);
+        let conditions = object["status"]["conditions"].as_array().unwrap().iter();
+        let mut words: Vec<String> = conditions
+            .map(|condition| {
+                assert!(condition["lastTransitionTime"].is_string(), "{condition}");
+                let word = condition["type"].as_str().unwrap();
+                match condition["status"].as_str().unwrap() {
+                    "True" => word.to_owned(),
+                    status => format!("{word}={status}"),
+                }
+            })
+            .collect();
+        words.sort();
+        words.join(" ")
+    }
+
+    fn events(&self) -> Vec<Value> {
+        let ours = "--field-selector=reason=PolicyRefused";
+        let list = json_of(&self.api, &["get", "events", ours]);
+        list["items"].as_array().unwrap().clone()
+    }
+
+    fn versions(&self) -> Vec<Value> {
+        let list = json_of(&self.api, &["get", OF_NAMESPACE]);
+        let items = list["items"].as_array().unwrap().iter();
+        items
+            .map(|item| item["metadata"]["resourceVersion"].clone())
+            .collect()
+    }
+}
+
 #[test]
 fn of_each_policy_is_said_whether_it_is_valid_and_nothing_twice() {
     if !require(&[Need::ApiServer]) {
         return;
     }
-    let api = ApiServer::start().unwrap();
-    let runtime = Runtime::new().unwrap();
-    let client = client(&runtime, api.kubeconfig().to_owned());
-    for definition in POLICY_DEFINITIONS {
-        api.kubectl_with(&["create", "-f", "-"], definition)
-            .unwrap();
-    }
-    api.kubectl(&[
-        "wait",
-        "--for=condition=Established",
-        "--timeout=60s",
-        "crd",
-        "--all",
-    ])
-    .unwrap();
-    let policy = |kind: &str, name: &str, rule: &str| {
-        format!(
-            "{{apiVersion: cilium.io/v2, kind: {kind}, metadata: {{name: {name}}}, spec: {{endpointSelector: {{}}, ingress: [{rule}]}}}}"
-        )
-    };
-    let (of_namespace, of_cluster) = ("CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy");
+    let lab = Policies::start();
+    lab.apply(OF_NAMESPACE, "good", "{}");
+    lab.apply(OF_CLUSTER, "good", "{}");
     // The schema cannot compare prefixes, and agents do.
     let outside = "{fromCIDRSet: [{cidr: 10.0.0.0/8, except: [192.0.2.0/24]}]}";
-    for (kind, name, rule) in [
-        (of_namespace, "good", "{}"),
-        (of_cluster, "good", "{}"),
-        (of_namespace, "bad", outside),
+    lab.apply(OF_NAMESPACE, "bad", outside);
+    lab.apply(OF_NAMESPACE, "pruned", "{fromEndpoint: [{}]}");
+    lab.look();
+    for (kind, name, expected) in [
+        (OF_NAMESPACE, "good", "Valid"),
+        (OF_CLUSTER, "good", "Valid"),
+        (OF_NAMESPACE, "bad", "Valid=False"),
+        (OF_NAMESPACE, "pruned", "FieldsPruned Valid"),
     ] {
-        // What the schema does not know is to be taken away, not refused.
-        api.kubectl_with(
-            &["apply", "--validate=ignore", "-f", "-"],
-            &policy(kind, name, rule),
-        )
-        .unwrap();
+        assert_eq!(lab.said(kind, name), expected, "{kind} {name}");
     }
-    let pruned = policy(of_namespace, "pruned", "{fromEndpoint: [{}]}");
-    api.kubectl_with(&["apply", "--validate=ignore", "-f", "-"], &pruned)
-        .unwrap();
-    let said = |kind: &str, name: &str| -> Vec<(String, String)> {
-        let object = json_of(&api, &["get", kind, name]);
-        let conditions = object["status"]["conditions"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        conditions
-            .iter()
-            .map(|condition| {
-                let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
-                assert!(!text("lastTransitionTime").is_empty());
-                (text("type"), text("status"))
-            })
-            .collect()
-    };
-    let is = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
-        let pairs = pairs.iter();
-        pairs
-            .map(|(kind, status)| ((*kind).to_owned(), (*status).to_owned()))
-            .collect()
-    };
-    let look = || {
-        for kind in policies::KINDS {
-            runtime.block_on(policies::all(&client, kind)).unwrap();
-        }
-    };
-    look();
-    assert_eq!(said(of_namespace, "good"), is(&[("Valid", "True")]));
-    assert_eq!(said(of_cluster, "good"), is(&[("Valid", "True")]));
-    assert_eq!(said(of_namespace, "bad"), is(&[("Valid", "False")]));
-    assert_eq!(
-        said(of_namespace, "pruned"),
-        is(&[("Valid", "True"), ("FieldsPruned", "True")])
-    );
-    let events = json_of(
-        &api,
-        &["get", "events", "--field-selector=reason=PolicyRefused"],
-    );
-    let event = &events["items"][0];
-    assert_eq!(event["involvedObject"]["name"], "bad");
-    assert!(
-        event["message"]
-            .as_str()
-            .unwrap()
-            .starts_with("spec.ingress[0].fromCIDRSet[0].except"),
-        "{event}"
-    );
+    let events = lab.events();
+    assert_eq!(events[0]["involvedObject"]["name"], "bad");
+    let message = events[0]["message"].as_str().unwrap();
+    let field = "spec.ingress[0].fromCIDRSet[0].except";
+    assert!(message.starts_with(field), "{message}");
 
     // What was said is not said again, whoever of the operators looks.
-    let versions = || {
-        let list = json_of(&api, &["get", of_namespace]);
-        let items = list["items"].as_array().unwrap().clone();
-        items
-            .into_iter()
-            .map(|mut item| item["metadata"]["resourceVersion"].take())
-            .collect::<Vec<_>>()
-    };
-    let before = versions();
-    look();
-    assert_eq!(versions(), before);
-    let events = json_of(
-        &api,
-        &["get", "events", "--field-selector=reason=PolicyRefused"],
-    );
-    assert_eq!(events["items"].as_array().unwrap().len(), 1);
+    let before = lab.versions();
+    lab.look();
+    assert_eq!(lab.versions(), before);
+    assert_eq!(lab.events().len(), 1);
 
-    // Another owner of conditions keeps its own; put right, the policy is valid.
+    // Another owner of conditions keeps its own; put right, the policies are valid.
     let other = r#"{"status": {"conditions": [{"type": "Valid", "status": "False"}, {"type": "Theirs", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}"#;
-    api.kubectl(&[
-        "patch",
-        of_namespace,
-        "bad",
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        other,
-    ])
-    .unwrap();
-    api.kubectl_with(
-        &["apply", "--validate=ignore", "-f", "-"],
-        &policy(of_namespace, "bad", "{}"),
-    )
-    .unwrap();
-    api.kubectl_with(
-        &["apply", "--validate=ignore", "-f", "-"],
-        &policy(of_namespace, "pruned", "{fromEndpoints: [{}]}"),
-    )
-    .unwrap();
-    look();
-    let mut found = said(of_namespace, "bad");
-    found.sort();
-    assert_eq!(found, is(&[("Theirs", "True"), ("Valid", "True")]));
-    assert_eq!(said(of_namespace, "pruned"), is(&[("Valid", "True")]));
+    let patch = ["patch", OF_NAMESPACE, "bad", "--subresource=status"];
+    lab.api
+        .kubectl(&[&patch[..], &["--type=merge", "-p", other]].concat())
+        .unwrap();
+    lab.apply(OF_NAMESPACE, "bad", "{}");
+    lab.apply(OF_NAMESPACE, "pruned", "{fromEndpoints: [{}]}");
+    lab.look();
+    assert_eq!(lab.said(OF_NAMESPACE, "bad"), "Theirs Valid");
+    assert_eq!(lab.said(OF_NAMESPACE, "pruned"), "Valid");
 }

@@ -40,27 +40,27 @@ const GONE: u16 = 410;
 
 /// A kind of policies.
 #[derive(Clone, Copy, Debug)]
-pub struct Kind {
+pub struct PolicyKind {
     kind: &'static str,
     plural: &'static str,
     namespaced: bool,
 }
 
 /// Those that have conditions.
-pub const KINDS: [Kind; 2] = [
-    Kind {
+pub const KINDS: [PolicyKind; 2] = [
+    PolicyKind {
         kind: "CiliumNetworkPolicy",
         plural: "ciliumnetworkpolicies",
         namespaced: true,
     },
-    Kind {
+    PolicyKind {
         kind: "CiliumClusterwideNetworkPolicy",
         plural: "ciliumclusterwidenetworkpolicies",
         namespaced: false,
     },
 ];
 
-impl Kind {
+impl PolicyKind {
     fn resource(self) -> ApiResource {
         let kind = GroupVersionKind::gvk("cilium.io", "v2", self.kind);
         ApiResource::from_gvk_with_plural(&kind, self.plural)
@@ -77,7 +77,7 @@ impl Kind {
 }
 
 /// Follows policies of that kind, for ever.
-pub async fn follow(client: &Client, kind: Kind) {
+pub async fn follow(client: &Client, kind: PolicyKind) {
     let mut version = None;
     loop {
         let from = match version.take() {
@@ -103,7 +103,7 @@ pub async fn follow(client: &Client, kind: Kind) {
 ///
 /// # Errors
 /// If they cannot be listed. A write that fails is logged.
-pub async fn all(client: &Client, kind: Kind) -> Result<String, OperatorError> {
+pub async fn all(client: &Client, kind: PolicyKind) -> Result<String, OperatorError> {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind.resource());
     let mut params = ListParams::default().limit(PAGE);
     loop {
@@ -121,7 +121,7 @@ pub async fn all(client: &Client, kind: Kind) -> Result<String, OperatorError> {
 }
 
 /// Looks at changes from that version on, until the API server ends it; returns how far it came.
-async fn watch(client: &Client, kind: Kind, from: String) -> Result<String, OperatorError> {
+async fn watch(client: &Client, kind: PolicyKind, from: String) -> Result<String, OperatorError> {
     let failed = |source| OperatorError::request("watch", kind.plural)(source);
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind.resource());
     let events = api
@@ -149,7 +149,7 @@ async fn watch(client: &Client, kind: Kind, from: String) -> Result<String, Oper
 }
 
 /// Looks at one policy, and writes what is to be said of it if that is something else.
-async fn look(client: &Client, kind: Kind, mut object: DynamicObject) {
+async fn look(client: &Client, kind: PolicyKind, mut object: DynamicObject) {
     object.types = Some(kube::api::TypeMeta {
         api_version: "cilium.io/v2".to_owned(),
         kind: kind.kind.to_owned(),
@@ -164,7 +164,7 @@ async fn look(client: &Client, kind: Kind, mut object: DynamicObject) {
         // It is looked at again as it is now.
         Err(error) if is_overtaken(&error) => {}
         Err(error) => {
-            tracing::warn!(kind = kind.kind, namespace, name, %error, "no condition written")
+            tracing::warn!(kind = kind.kind, namespace, name, %error, "no condition written");
         }
         Ok(()) => {}
     }
@@ -172,7 +172,7 @@ async fn look(client: &Client, kind: Kind, mut object: DynamicObject) {
 
 async fn write(
     client: &Client,
-    kind: Kind,
+    kind: PolicyKind,
     object: &DynamicObject,
     value: &Value,
 ) -> Result<(), kube::Error> {
@@ -210,7 +210,7 @@ async fn write(
 /// An event on a policy that is refused. Its name follows from what it says: the same is told once.
 async fn tell(
     client: &Client,
-    kind: Kind,
+    kind: PolicyKind,
     object: &DynamicObject,
     refused: &Condition,
 ) -> Result<(), kube::Error> {
