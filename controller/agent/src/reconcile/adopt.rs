@@ -207,6 +207,7 @@ impl<N: Node> Reconciler<N> {
                 ifindex: inside.ifindex,
                 mac: mac_text(inside.mac),
                 addresses: inside.addresses.iter().copied().chain(link_local).collect(),
+                ipv6_prefix_length: None,
             },
             lifecycle: Lifecycle::Added,
         }
