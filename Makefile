@@ -72,6 +72,10 @@ bench: ## what it costs, as ratios to doing without, in one run (root; SECTIONS=
 	$(CARGO) build --release --package oxilium --package oxilium-cni --package oxilium-bench --bins
 	@target/release/oxilium-bench $(SECTIONS)
 
+.PHONY: bench-scale
+bench-scale: ## the agent's start in a cluster of 50,000 endpoints, on a real API server (root; minutes)
+	@$(MAKE) --no-print-directory bench SECTIONS=scale
+
 .PHONY: bench-policy
 bench-policy: ## the policy engine on three worlds: parse, resolve, change, memory
 	@scripts/setup.sh build

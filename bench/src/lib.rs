@@ -9,4 +9,5 @@ pub mod empty;
 pub mod figures;
 pub mod packet;
 pub mod report;
+pub mod scale;
 pub mod traffic;

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use oxilium_bench::{change, cni, packet, report::Line, traffic};
+use oxilium_bench::{change, cni, packet, report::Line, scale, traffic};
 
 /// What Oxilium costs, against doing without.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Only these; without any, all
+    /// Only these; without any, all but `scale`
     sections: Vec<Section>,
     /// How many pairs are measured of what is compared
     #[arg(long, default_value_t = 7)]
@@ -27,6 +27,8 @@ enum Section {
     Cni,
     /// A policy file changes; memory
     Change,
+    /// The agent starts in a large cluster: an API server, minutes to fill it; only when asked for
+    Scale,
 }
 
 impl Section {
@@ -35,6 +37,7 @@ impl Section {
             Self::Traffic => "Two pods under policy, against the same pods with no program",
             Self::Packet => "One packet in each program, net of an empty program",
             Self::Cni => "The start of a pod, against the bridge plugin",
+            Self::Scale => "The agent starts in a large cluster",
             Self::Change => "A policy over 100 endpoints changes, and what it all takes",
         }
     }
@@ -45,6 +48,7 @@ impl Section {
             Self::Packet => packet::run(arguments.rounds),
             Self::Cni => cni::run(arguments.rounds * 3),
             Self::Change => change::run(arguments.rounds),
+            Self::Scale => scale::run(arguments.rounds.min(3)),
         }
     }
 }
@@ -53,7 +57,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut failed = false;
     for section in Section::value_variants() {
-        if !arguments.sections.is_empty() && !arguments.sections.contains(section) {
+        let is_asked_for = arguments.sections.contains(section);
+        let by_itself = arguments.sections.is_empty() && *section != Section::Scale;
+        if !is_asked_for && !by_itself {
             continue;
         }
         println!("{}", section.title());

@@ -141,10 +141,8 @@ impl Agent {
     pub fn until_policy(&self, name: &str, there: bool) -> Result<()> {
         let what = format!("policy {name} {}", if there { "in force" } else { "gone" });
         wait::until(&what, wait::LONG, || {
-            let policies = self.cli.json(&["policy", "get"])?;
-            let found = policies
-                .as_array()
-                .is_some_and(|list| list.iter().any(|policy| policy["name"] == name));
+            let policies = self.cli.policies()?;
+            let found = policies.iter().any(|policy| policy["name"] == name);
             Ok((found == there).then_some(()))
         })?;
         self.until_applied()
@@ -259,6 +257,16 @@ impl Cli {
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         let text = self.text(&[args, &["-o", "json"]].concat())?;
         serde_json::from_str(&text).with_context(|| format!("{args:?} printed {text}"))
+    }
+
+    /// The policies in force, as `policy get` tells of them.
+    ///
+    /// # Errors
+    /// As [`Cli::json`], or if there is no list of them in the answer.
+    pub fn policies(&self) -> Result<Vec<Value>> {
+        let answer = self.json(&["policy", "get"])?;
+        let policies = answer["policies"].as_array().cloned();
+        policies.with_context(|| format!("no policies in {answer}"))
     }
 
     /// `status -o json`, which may say that not all is well.

@@ -34,9 +34,8 @@ fn a_staged_deny_and_a_staged_allow_change_nothing_and_count_what_they_would() {
     scenario.enforce("staged-allow", &allow).unwrap();
 
     let report = |name: &str| -> Value {
-        let policies = scenario.agent.cli().json(&["policy", "get"]).unwrap();
-        let list = policies.as_array().unwrap();
-        let found = list.iter().find(|policy| policy["name"] == name);
+        let policies = scenario.agent.cli().policies().unwrap();
+        let found = policies.iter().find(|policy| policy["name"] == name);
         found.unwrap().clone()
     };
     assert_eq!(report("staged-deny")["mode"], "audit");

@@ -57,13 +57,34 @@ pub struct AgentOptions {
     #[arg(long, env = "OXILIUM_ACCEPT_PRIVATE_BPFFS")]
     pub accept_private_bpffs: bool,
 
-    /// Where what would go to Kubernetes is written as YAML; STATE_DIR/status unless given.
+    /// Where what would go to Kubernetes is written as YAML: STATE_DIR/status unless given, and with an API server,
+    /// to which it does go, nowhere unless given.
     #[arg(long, env = "OXILIUM_STATUS_DIR", value_name = "DIR")]
     pub status_dir: Option<PathBuf>,
 
     /// Where the CNI plugin leaves word of containers that went away while the agent was down.
     #[arg(long, alias = "cni-tombstones", env = "OXILIUM_TOMBSTONES", default_value = paths::TOMBSTONES, value_name = "DIR")]
     pub tombstones: PathBuf,
+
+    /// Enforce policy also on pods that run already when the agent comes, without a restart of theirs.
+    #[arg(
+        long,
+        env = "OXILIUM_ADOPT_PODS",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    pub adopt_pods: bool,
+
+    /// Where container runtimes keep the network namespaces of pods, for those.
+    #[arg(
+        long,
+        env = "OXILIUM_NETNS_DIRS",
+        value_delimiter = ',',
+        default_value = "/run/netns,/run/docker/netns",
+        value_name = "DIRS"
+    )]
+    pub netns_dirs: Vec<PathBuf>,
 
     /// Whom policy is enforced on: those that a policy selects, everybody, nobody.
     #[arg(long, alias = "enforcement-mode", env = "CILIUM_ENABLE_POLICY", value_enum, default_value_t = Enforcement::Default)]
@@ -363,11 +384,13 @@ impl AgentOptions {
         }
     }
 
-    /// Where the status goes.
-    pub fn status_dir(&self) -> PathBuf {
-        self.status_dir
-            .clone()
-            .unwrap_or_else(|| self.state_dir.join("status"))
+    /// Where the status goes, if anywhere.
+    pub fn status_dir(&self) -> Option<PathBuf> {
+        let by_default = match self.source() {
+            ObjectSource::Manifests(_) => Some(self.state_dir.join("status")),
+            ObjectSource::Kubernetes(_) => None,
+        };
+        self.status_dir.clone().or(by_default)
     }
 
     /// Time between two removals of flows that ended.
@@ -376,6 +399,15 @@ impl AgentOptions {
         match self.conntrack_gc_interval {
             0 => Duration::from_secs(DEFAULT),
             seconds => Duration::from_secs(seconds),
+        }
+    }
+
+    /// Directories in which pods that run already are looked for.
+    pub fn adopt_from(&self) -> Vec<PathBuf> {
+        if self.adopt_pods {
+            self.netns_dirs.clone()
+        } else {
+            Vec::new()
         }
     }
 

@@ -216,6 +216,7 @@ fn serve(
         state_dir: options.state_dir.clone(),
         status_dir: options.status_dir(),
         tombstones: options.tombstones.clone(),
+        adopt_from: options.adopt_from(),
         sweep: options.sweep(),
         hooks: HOOKS_EVERY,
         settle: SETTLE_AFTER,

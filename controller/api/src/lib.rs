@@ -39,7 +39,9 @@ pub use explain::{
 };
 pub use monitor::{MonitorEvent, MonitorFilter, MonitorKind, MonitorVerdict};
 pub use plan::{ManifestFile, PlanReport, PlannedWrite};
-pub use policy::{Condition, PolicyMode, PolicyObject, StagedChange, StagedExample, StagedReport};
+pub use policy::{
+    Condition, Policies, PolicyMode, PolicyObject, StagedChange, StagedExample, StagedReport,
+};
 pub use request::{
     Attach, Attached, AttachmentKey, Check, CollectGarbage, ContainerInterface, Detach, Done,
     ExplainQuery, HostInterface, Pod, Ready, Request, call,

@@ -2,6 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+/// All policies in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Policies {
+    /// Revision of the inputs that they are of.
+    pub revision: u64,
+    /// Each of them.
+    pub policies: Vec<PolicyObject>,
+}
+
 /// A policy object and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, Endpoint, ExplainReport, IpcacheEntry,
-    LoadBalancing, ManifestFile, MonitorFilter, PlanReport, PolicyObject, StatusReport,
+    LoadBalancing, ManifestFile, MonitorFilter, PlanReport, Policies, StatusReport,
     endpoint::ApiIdentity,
 };
 
@@ -195,8 +195,8 @@ macro_rules! calls {
 pub mod call {
     use super::{
         ApiIdentity, BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, Endpoint, ExplainQuery,
-        ExplainReport, IpcacheEntry, LoadBalancing, ManifestFile, PlanReport, PolicyObject,
-        Request, StatusReport,
+        ExplainReport, IpcacheEntry, LoadBalancing, ManifestFile, PlanReport, Policies, Request,
+        StatusReport,
     };
 
     /// [`Request::Status`].
@@ -232,7 +232,7 @@ pub mod call {
         EndpointGet => Endpoint, call => Request::EndpointGet(call.0);
         IdentityList => Vec<ApiIdentity>, _call => Request::IdentityList;
         IdentityGet => ApiIdentity, call => Request::IdentityGet(call.0);
-        PolicyGet => Vec<PolicyObject>, _call => Request::PolicyGet;
+        PolicyGet => Policies, _call => Request::PolicyGet;
         BpfPolicy => Vec<BpfPolicyTable>, call => Request::BpfPolicy(call.0);
         BpfIpcache => Vec<IpcacheEntry>, _call => Request::BpfIpcache;
         BpfConntrack => Vec<ConntrackFlow>, call => Request::BpfConntrack(call.0);

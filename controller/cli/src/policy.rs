@@ -10,8 +10,9 @@ use oxilium_manifest::directory::Settings;
 use crate::output::{Out, Verdict, protocol};
 
 pub(crate) fn get<W: Write>(client: &Client, out: &mut Out<W>) -> anyhow::Result<Verdict> {
-    let policies = client.call(call::PolicyGet)?;
-    out.print(&policies, |table| {
+    let answer = client.call(call::PolicyGet)?;
+    let policies = &answer.policies;
+    out.print(&answer, |table| {
         writeln!(
             table,
             "KIND\tNAMESPACE\tNAME\tMODE\tRULES\tENDPOINTS\tSTATUS\tFROM"
@@ -20,7 +21,8 @@ pub(crate) fn get<W: Write>(client: &Client, out: &mut Out<W>) -> anyhow::Result
         policies
             .iter()
             .filter(|policy| policy.mode == PolicyMode::Audit)
-            .try_for_each(|policy| staged(table, policy))
+            .try_for_each(|policy| staged(table, policy))?;
+        writeln!(table, "Revision: {}", answer.revision)
     })?;
     Ok(Verdict::Yes)
 }

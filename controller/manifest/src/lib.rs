@@ -7,10 +7,12 @@
 //! - [`inputs::fill`]: objects to the parts of a world that they are
 //! - [`pruned::fields`]: what an API server took away of an object before anybody saw it
 //! - [`check`]: the same for a pipeline, without an agent
+//! - [`direct`]: objects of which there are very many, straight from an API server's JSON
 //! - [`diagnostic`]: what is wrong, where, and how to put it right
 
 pub mod check;
 pub mod diagnostic;
+pub mod direct;
 pub mod directory;
 mod forms;
 mod go_regex;

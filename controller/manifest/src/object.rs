@@ -20,7 +20,7 @@ use crate::tree::{Node, Position};
 
 pub use join::{cluster_services, join_service, service_of};
 pub use label::{LabelFilter, LabelFilterError};
-pub use lower::{MARKED_FOR_DELETION, services};
+pub use lower::services;
 
 /// What an object says to the model.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,7 +10,7 @@
 //!
 //! [`fields`] is called with the object as the server gave it, before `managedFields` is dropped, for every policy that is
 //! read. If it finds something the policy is enforced as it is in the object, and carries the condition `FieldsPruned` with what
-//! was found (there may be many: name the first few). An object that was written otherwise tells nothing of itself.
+//! was found ([`told`]). An object that was written otherwise tells nothing of itself.
 
 use serde_json::Value as Json;
 
@@ -48,6 +48,17 @@ impl std::fmt::Display for Pruned {
         };
         write!(f, "{} {evidence} and is not in the object", self.path)
     }
+}
+
+/// In words, for a condition: the first few of them, and how many more there are.
+pub fn told(pruned: &[Pruned]) -> String {
+    const NAMED: usize = 5;
+    let named: Vec<String> = pruned.iter().take(NAMED).map(ToString::to_string).collect();
+    let mut text = named.join("; ");
+    if let Some(more @ 1..) = pruned.len().checked_sub(NAMED) {
+        text = format!("{text}; and {more} more");
+    }
+    text + ": the API server does not know them, and the policy is enforced without them. Look for misspelt fields (kubectl apply --validate=strict names them) or a CustomResourceDefinition of another version"
 }
 
 /// What is missing of what was written, in the order of the object's fields; each path once.
@@ -163,7 +174,7 @@ fn push(path: String, evidence: Evidence, pruned: &mut Vec<Pruned>) {
 mod tests {
     use serde_json::{Value as Json, json};
 
-    use super::{LAST_APPLIED, fields};
+    use super::{LAST_APPLIED, fields, told};
     use crate::tree::Node;
 
     fn found(object: &Json) -> Vec<String> {
@@ -203,6 +214,20 @@ mod tests {
                 expected,
                 "{sent} {is}"
             );
+        }
+    }
+
+    #[test]
+    fn of_many_fields_the_first_few_are_named() {
+        for (count, named, more) in [(1, 1, None), (5, 5, None), (8, 5, Some("; and 3 more: "))] {
+            let sent: serde_json::Map<_, _> = (0..count)
+                .map(|number| (format!("f{number}"), json!(1)))
+                .collect();
+            let object = applied(&Json::Object(sent), &json!({}), &json!([]));
+            let text = told(&fields(&Node::from_json(&object)));
+            assert_eq!(text.matches(" was applied").count(), named, "{text}");
+            assert_eq!(text.contains(" more: "), more.is_some(), "{text}");
+            assert!(more.is_none_or(|more| text.contains(more)), "{text}");
         }
     }
 

@@ -1,10 +1,13 @@
 //! Security identities: numbers, the labels that they stand for, and named ports.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher24;
 
 use crate::label::{Label, LabelSource};
 
@@ -144,21 +147,43 @@ impl fmt::Display for NumericIdentity {
     }
 }
 
-/// The labels of an identity: a set, sorted by key, then source and value.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// The labels of an identity: a set, sorted by key, then source and value. They are compared and looked up for every
+/// pod of a cluster, so their hash is made once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(from = "Vec<Label>", into = "Vec<Label>")]
-pub struct IdentityLabels(Arc<[Label]>);
+pub struct IdentityLabels {
+    labels: Arc<[Label]>,
+    hash: u64,
+}
 
 impl IdentityLabels {
+    fn of_set(labels: Arc<[Label]>) -> Self {
+        let mut hasher = SipHasher24::new();
+        labels.hash(&mut hasher);
+        Self {
+            hash: hasher.finish(),
+            labels,
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.labels, &other.labels)
+    }
+
+    /// How many hold this allocation.
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.labels)
+    }
+
     /// All labels, sorted.
     pub fn iter(&self) -> std::slice::Iter<'_, Label> {
-        self.0.iter()
+        self.labels.iter()
     }
 
     /// The labels of that key, from every source.
     pub fn with_key<'a>(&'a self, key: &str) -> &'a [Label] {
-        let start = self.0.partition_point(|label| label.key() < key);
-        let rest = &self.0[start..];
+        let start = self.labels.partition_point(|label| label.key() < key);
+        let rest = &self.labels[start..];
         // Seldom more than one: no second search.
         let len = rest.iter().take_while(|label| label.key() == key).count();
         &rest[..len]
@@ -179,8 +204,45 @@ impl IdentityLabels {
 
 impl FromIterator<Label> for IdentityLabels {
     fn from_iter<I: IntoIterator<Item = Label>>(labels: I) -> Self {
-        let sorted: BTreeSet<Label> = labels.into_iter().collect();
-        Self(sorted.into_iter().collect())
+        let mut sorted: Vec<Label> = labels.into_iter().collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        Self::of_set(sorted.into())
+    }
+}
+
+impl Default for IdentityLabels {
+    fn default() -> Self {
+        Self::of_set(Arc::default())
+    }
+}
+
+impl PartialEq for IdentityLabels {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same(other) || self.hash == other.hash && self.labels == other.labels
+    }
+}
+
+impl Eq for IdentityLabels {}
+
+impl PartialOrd for IdentityLabels {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for IdentityLabels {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if self.is_same(other) {
+            return Ordering::Equal;
+        }
+        self.labels.cmp(&other.labels)
+    }
+}
+
+impl Hash for IdentityLabels {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
     }
 }
 
@@ -192,7 +254,7 @@ impl From<Vec<Label>> for IdentityLabels {
 
 impl From<IdentityLabels> for Vec<Label> {
     fn from(labels: IdentityLabels) -> Self {
-        labels.0.to_vec()
+        labels.labels.to_vec()
     }
 }
 
@@ -201,7 +263,7 @@ impl<'a> IntoIterator for &'a IdentityLabels {
     type IntoIter = std::slice::Iter<'a, Label>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.iter()
+        self.labels.iter()
     }
 }
 
@@ -266,13 +328,40 @@ impl fmt::Display for Protocol {
 
 /// Named ports of an endpoint, or of all endpoints of one identity (which may differ: hence sets).
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct NamedPorts(BTreeMap<Arc<str>, BTreeSet<(Protocol, u16)>>);
+#[serde(from = "PortsByName", into = "PortsByName")]
+pub struct NamedPorts(Option<Arc<PortsByName>>);
+
+type PortsByName = BTreeMap<Arc<str>, BTreeSet<(Protocol, u16)>>;
+
+impl From<PortsByName> for NamedPorts {
+    fn from(ports: PortsByName) -> Self {
+        Self((!ports.is_empty()).then(|| Arc::new(ports)))
+    }
+}
+
+impl From<NamedPorts> for PortsByName {
+    fn from(ports: NamedPorts) -> Self {
+        ports.0.as_deref().cloned().unwrap_or_default()
+    }
+}
 
 impl NamedPorts {
+    fn by_name(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeSet<(Protocol, u16)>)> {
+        self.0.iter().flat_map(|ports| ports.iter())
+    }
+
+    fn change(&mut self) -> &mut PortsByName {
+        Arc::make_mut(self.0.get_or_insert_default())
+    }
+
+    /// How many hold this allocation; none if there is none.
+    pub fn holders(&self) -> usize {
+        self.0.as_ref().map_or(0, Arc::strong_count)
+    }
+
     /// Adds a port. Names compare without regard to case: they are kept in lower case.
     pub fn insert(&mut self, name: &str, protocol: Protocol, port: u16) {
-        self.0
+        self.change()
             .entry(name.to_ascii_lowercase().into())
             .or_default()
             .insert((protocol, port));
@@ -281,8 +370,8 @@ impl NamedPorts {
     /// The port numbers that `name` has for a protocol; [`Protocol::ANY`] asks for those of TCP, UDP and SCTP.
     pub fn resolve(&self, name: &str, protocol: Protocol) -> impl Iterator<Item = (Protocol, u16)> {
         self.0
-            .get(name)
-            .into_iter()
+            .iter()
+            .filter_map(|ports| ports.get(name))
             .flatten()
             .copied()
             .filter(move |(p, _)| *p == protocol || protocol == Protocol::ANY)
@@ -290,19 +379,29 @@ impl NamedPorts {
 
     /// Adds those of another endpoint of the same identity.
     pub fn merge(&mut self, other: &Self) {
-        for (name, ports) in &other.0 {
-            self.0.entry(name.clone()).or_default().extend(ports);
+        if self == other || other.is_empty() {
+            return;
+        }
+        if self.is_empty() {
+            self.clone_from(other);
+            return;
+        }
+        for (name, ports) in other.by_name() {
+            let known = self.0.as_ref().and_then(|known| known.get(name));
+            if known.is_none_or(|known| !known.is_superset(ports)) {
+                self.change().entry(name.clone()).or_default().extend(ports);
+            }
         }
     }
 
     /// There are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// Name, protocol and number of each.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Protocol, u16)> {
-        self.0.iter().flat_map(|(name, ports)| {
+        self.by_name().flat_map(|(name, ports)| {
             ports
                 .iter()
                 .map(move |(protocol, port)| (&**name, *protocol, *port))

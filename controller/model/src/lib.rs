@@ -11,5 +11,6 @@ pub mod policy;
 pub mod world;
 
 pub use desired::{
-    Change, Incremental, Plain, Resolver, Shadow, StagedFlow, desired, desired_with,
+    Change, Incremental, Plain, RemotePodsMemory, Resolver, Shadow, StagedFlow, desired,
+    desired_with,
 };

@@ -13,15 +13,13 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
+pub use oxilium_crds::identity::UNUSED_SINCE;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::OperatorError;
 use crate::error::is_overtaken;
 use crate::list::{Metadata, list};
-
-/// Since when nobody uses the identity, in RFC 3339.
-pub const UNUSED_SINCE: &str = "oxilium.io/unused-since";
 
 /// Writes at a time.
 const AT_ONCE: usize = 8;

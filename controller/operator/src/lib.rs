@@ -3,6 +3,7 @@
 //! - [`definitions`]: the resource definitions, installed where they are missing and upgraded where they are older
 //! - [`identities`]: CiliumIdentities that nobody uses are marked, and removed after a while
 //! - [`endpoints`]: CiliumEndpoints whose pod is gone are removed
+//! - [`policies`]: what is to be said of policies is said
 //! - [`lease`]: who is the leader
 //!
 //! What is decided is decided by pure functions over lists; what is done is done to the version of an object that was
@@ -15,6 +16,7 @@ pub mod identities;
 pub mod lease;
 mod list;
 mod options;
+pub mod policies;
 mod run;
 
 pub use error::OperatorError;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::lease::{Candidate, Election, Terms};
-use crate::{OperatorError, OperatorOptions, definitions, endpoints, identities};
+use crate::{OperatorError, OperatorOptions, definitions, endpoints, identities, policies};
 
 /// Between two attempts to install the definitions.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -75,6 +75,8 @@ async fn work(
     }
     health.send_replace(Health::Leading);
     tokio::join!(
+        Box::pin(policies::follow(client, policies::KINDS[0])),
+        Box::pin(policies::follow(client, policies::KINDS[1])),
         every(options.cilium_endpoint_gc_interval, async || {
             let pass = endpoints::collect(client).await;
             tell("CiliumEndpoints", pass.map(|pass| format!("{pass:?}")));

@@ -14,8 +14,9 @@ use kube::{Api, Client};
 use oxilium_agent::kubernetes::{KubernetesOptions, connect};
 use oxilium_e2e::apiserver::ApiServer;
 use oxilium_e2e::require::{Need, require};
+use oxilium_e2e::wait;
 use oxilium_operator::lease::{Candidate, Election, NAME, Terms};
-use oxilium_operator::{OperatorError, definitions, endpoints, identities};
+use oxilium_operator::{OperatorError, definitions, endpoints, identities, policies};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -404,4 +405,140 @@ fn long_lists_are_read_to_their_end() {
         .block_on(identities::collect(&client, Duration::from_mins(30)))
         .unwrap();
     assert_eq!((pass.seen, pass.marked, pass.failed), (1203, 1203, 0));
+}
+
+/// The policies' definitions, as the operator installs them.
+const POLICY_DEFINITIONS: [&str; 2] = [
+    include_str!("../../../crds/yaml/cilium.io_ciliumnetworkpolicies.yaml"),
+    include_str!("../../../crds/yaml/cilium.io_ciliumclusterwidenetworkpolicies.yaml"),
+];
+
+const OF_NAMESPACE: &str = "CiliumNetworkPolicy";
+const OF_CLUSTER: &str = "CiliumClusterwideNetworkPolicy";
+
+/// An API server with the kinds of policies.
+struct Policies {
+    api: ApiServer,
+    runtime: Runtime,
+    client: Client,
+}
+
+impl Policies {
+    fn start() -> Self {
+        let api = ApiServer::start().unwrap();
+        let runtime = Runtime::new().unwrap();
+        let client = client(&runtime, api.kubeconfig().to_owned());
+        for definition in POLICY_DEFINITIONS {
+            api.kubectl_with(&["create", "-f", "-"], definition)
+                .unwrap();
+        }
+        for plural in ["ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies"] {
+            let path = format!("/apis/cilium.io/v2/{plural}");
+            wait::until(&path, wait::LONG, || {
+                api.kubectl(&["get", "--raw", &path]).map(Some)
+            })
+            .unwrap();
+        }
+        Self {
+            api,
+            runtime,
+            client,
+        }
+    }
+
+    /// What the schema does not know is taken away, not refused.
+    fn apply(&self, kind: &str, name: &str, rule: &str) {
+        let policy = format!(
+            "{{apiVersion: cilium.io/v2, kind: {kind}, metadata: {{name: {name}}}, spec: {{endpointSelector: {{}}, ingress: [{rule}]}}}}"
+        );
+        self.api
+            .kubectl_with(&["apply", "--validate=ignore", "-f", "-"], &policy)
+            .unwrap();
+    }
+
+    /// Looks at all policies, as an operator does that becomes the leader.
+    fn look(&self) {
+        for kind in policies::KINDS {
+            let looked = self.runtime.block_on(policies::all(&self.client, kind));
+            looked.unwrap();
+        }
+    }
+
+    /// Types of the conditions that are `True`, and of the others with their status.
+    fn said(&self, kind: &str, name: &str) -> String {
+        let object = json_of(&self.api, &["get", kind, name]);
+        let conditions = object["status"]["conditions"].as_array().unwrap().iter();
+        let mut words: Vec<String> = conditions
+            .map(|condition| {
+                assert!(condition["lastTransitionTime"].is_string(), "{condition}");
+                let word = condition["type"].as_str().unwrap();
+                match condition["status"].as_str().unwrap() {
+                    "True" => word.to_owned(),
+                    status => format!("{word}={status}"),
+                }
+            })
+            .collect();
+        words.sort();
+        words.join(" ")
+    }
+
+    fn events(&self) -> Vec<Value> {
+        let ours = "--field-selector=reason=PolicyRefused";
+        let list = json_of(&self.api, &["get", "events", ours]);
+        list["items"].as_array().unwrap().clone()
+    }
+
+    fn versions(&self) -> Vec<Value> {
+        let list = json_of(&self.api, &["get", OF_NAMESPACE]);
+        let items = list["items"].as_array().unwrap().iter();
+        items
+            .map(|item| item["metadata"]["resourceVersion"].clone())
+            .collect()
+    }
+}
+
+#[test]
+fn of_each_policy_is_said_whether_it_is_valid_and_nothing_twice() {
+    if !require(&[Need::ApiServer]) {
+        return;
+    }
+    let lab = Policies::start();
+    lab.apply(OF_NAMESPACE, "good", "{}");
+    lab.apply(OF_CLUSTER, "good", "{}");
+    // The schema cannot compare prefixes, and agents do.
+    let outside = "{fromCIDRSet: [{cidr: 10.0.0.0/8, except: [192.0.2.0/24]}]}";
+    lab.apply(OF_NAMESPACE, "bad", outside);
+    lab.apply(OF_NAMESPACE, "pruned", "{fromEndpoint: [{}]}");
+    lab.look();
+    for (kind, name, expected) in [
+        (OF_NAMESPACE, "good", "Valid"),
+        (OF_CLUSTER, "good", "Valid"),
+        (OF_NAMESPACE, "bad", "Valid=False"),
+        (OF_NAMESPACE, "pruned", "FieldsPruned Valid"),
+    ] {
+        assert_eq!(lab.said(kind, name), expected, "{kind} {name}");
+    }
+    let events = lab.events();
+    assert_eq!(events[0]["involvedObject"]["name"], "bad");
+    let message = events[0]["message"].as_str().unwrap();
+    let field = "spec.ingress[0].fromCIDRSet[0].except";
+    assert!(message.starts_with(field), "{message}");
+
+    // What was said is not said again, whoever of the operators looks.
+    let before = lab.versions();
+    lab.look();
+    assert_eq!(lab.versions(), before);
+    assert_eq!(lab.events().len(), 1);
+
+    // Another owner of conditions keeps its own; put right, the policies are valid.
+    let other = r#"{"status": {"conditions": [{"type": "Valid", "status": "False"}, {"type": "Theirs", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}"#;
+    let patch = ["patch", OF_NAMESPACE, "bad", "--subresource=status"];
+    lab.api
+        .kubectl(&[&patch[..], &["--type=merge", "-p", other]].concat())
+        .unwrap();
+    lab.apply(OF_NAMESPACE, "bad", "{}");
+    lab.apply(OF_NAMESPACE, "pruned", "{fromEndpoints: [{}]}");
+    lab.look();
+    assert_eq!(lab.said(OF_NAMESPACE, "bad"), "Theirs Valid");
+    assert_eq!(lab.said(OF_NAMESPACE, "pruned"), "Valid");
 }

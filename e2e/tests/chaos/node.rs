@@ -130,11 +130,10 @@ impl Node {
             Some(line / MARKER_LINES)
         };
         let cli = self.agent()?.cli().clone();
-        let policies = cli.json(&["policy", "get"])?;
-        let known = policies.as_array().is_some_and(|list| {
-            list.iter()
-                .any(|policy| policy["origin"].as_str().and_then(known_as) == Some(self.markers))
-        });
+        let known = cli
+            .policies()?
+            .iter()
+            .any(|policy| policy["origin"].as_str().and_then(known_as) == Some(self.markers));
         Ok(known && cli.output(&["status"])?.status.success())
     }
 

@@ -3,8 +3,8 @@
 use oxilium_api::{
     Addressing, ApiError, ApiIdentity, Condition, DirectionStatus, Done, Endpoint as ApiEndpoint,
     EndpointHealth, EndpointPolicy, EndpointState as ApiState, EndpointStatus, ErrorCode,
-    ExplainQuery, ExplainReport, ExternalIdentifiers, HealthState, Networking, PolicyEnabled,
-    PolicyMode, PolicyObject, RealizedPolicy,
+    ExplainQuery, ExplainReport, ExternalIdentifiers, HealthState, Networking, Policies,
+    PolicyEnabled, PolicyMode, PolicyObject, RealizedPolicy,
 };
 use oxilium_crds::Condition as CrdCondition;
 use oxilium_model::identity::NumericIdentity;
@@ -162,33 +162,41 @@ pub(super) fn identity(view: &View, id: u32) -> Result<ApiIdentity, ApiError> {
     })
 }
 
-pub(super) fn policies(view: &View) -> Vec<PolicyObject> {
-    view.world
-        .policies
-        .values()
-        .map(|policy| PolicyObject {
-            kind: policy.reference.kind.name().to_owned(),
-            namespace: policy.reference.namespace.as_ref().map(ToString::to_string),
-            name: policy.reference.name.to_string(),
-            origin: policy
-                .rules
-                .iter()
-                .find_map(|rule| rule.origin.location.as_ref())
-                .map(|location| format!("{}:{}", location.file, location.line)),
-            mode: if policy.audit {
-                PolicyMode::Audit
-            } else {
-                PolicyMode::Enforce
-            },
-            rules: policy.rules.len(),
-            endpoints: selected(view, policy),
-            conditions: policy_conditions(&policy.reference, view)
-                .into_iter()
-                .map(condition_of)
-                .collect(),
-            staged: view.staged.get(&policy.reference).cloned(),
-        })
-        .collect()
+pub(super) fn policies(view: &View) -> Policies {
+    Policies {
+        revision: view.revisions.plan,
+        policies: view
+            .world
+            .policies
+            .values()
+            .map(|p| describe_policy(view, p))
+            .collect(),
+    }
+}
+
+fn describe_policy(view: &View, policy: &Policy) -> PolicyObject {
+    PolicyObject {
+        kind: policy.reference.kind.name().to_owned(),
+        namespace: policy.reference.namespace.as_ref().map(ToString::to_string),
+        name: policy.reference.name.to_string(),
+        origin: policy
+            .rules
+            .iter()
+            .find_map(|rule| rule.origin.location.as_ref())
+            .map(|location| format!("{}:{}", location.file, location.line)),
+        mode: if policy.audit {
+            PolicyMode::Audit
+        } else {
+            PolicyMode::Enforce
+        },
+        rules: policy.rules.len(),
+        endpoints: selected(view, policy),
+        conditions: policy_conditions(&policy.reference, view)
+            .into_iter()
+            .map(condition_of)
+            .collect(),
+        staged: view.staged.get(&policy.reference).cloned(),
+    }
 }
 
 /// How many endpoints of this node a policy selects.

@@ -12,6 +12,7 @@ use oxilium_model::condition::Reason;
 
 use super::netfilter::half_seen;
 use super::server::{Service, errand};
+use crate::publish::FIELDS_PRUNED;
 use crate::reconcile::View;
 
 /// What only the kernel knows.
@@ -112,6 +113,15 @@ fn figures<N: Node>(node: &mut N, view: &View) -> Result<KernelFigures, ApiError
 fn conditions(view: &View) -> (Vec<FailingObject>, Vec<FailingObject>) {
     let mut not_enforced = Vec::new();
     let mut refused = view.source.refused.clone();
+    refused.extend(
+        view.source
+            .pruned
+            .iter()
+            .map(|(policy, fields)| FailingObject {
+                object: policy.to_string(),
+                reason: format!("{FIELDS_PRUNED}: {fields}"),
+            }),
+    );
     for condition in &view.state.conditions {
         let failing = FailingObject {
             object: condition.object.to_string(),

@@ -10,4 +10,4 @@ pub use directory::StatusDirectory;
 pub use event::{Names, describe};
 pub use hub::{Hub, Received, Subscription};
 pub use kubernetes::{FIELD_MANAGER, Limits, PublishReport, Publishing, publish};
-pub use objects::{address_pairs, policy_conditions};
+pub use objects::{FIELDS_PRUNED, address_pairs, policy_conditions};

@@ -19,6 +19,9 @@ use serde::Serialize;
 
 use crate::reconcile::{EndpointView, View};
 
+/// A policy lacks fields with which it was written.
+pub const FIELDS_PRUNED: &str = "FieldsPruned";
+
 /// An object as a file.
 pub(super) struct File {
     pub(super) kind: &'static str,
@@ -141,8 +144,21 @@ pub fn policy_conditions(policy: &PolicyRef, view: &View) -> Vec<Condition> {
     });
     std::iter::once(valid)
         .chain(staged(policy, view))
+        .chain(pruned(policy, view))
         .chain(others)
         .collect()
+}
+
+/// Of a policy that lacks fields with which it was written: which.
+fn pruned(policy: &PolicyRef, view: &View) -> Option<Condition> {
+    let message = view.source.pruned.get(policy)?;
+    Some(Condition {
+        condition: FIELDS_PRUNED.to_owned(),
+        status: "True".to_owned(),
+        last_transition_time: None,
+        reason: Some(FIELDS_PRUNED.to_owned()),
+        message: Some(message.clone()),
+    })
 }
 
 /// Of a staged policy: that it is not in force, and how much it would change.

@@ -10,6 +10,7 @@ use oxilium_model::condition::{self, Reason};
 use oxilium_model::node_state::{Endpoint, EndpointState};
 use oxilium_model::world::{AttachmentId, Lifecycle, PodRef};
 
+use super::adopt::is_adopted;
 use super::devices::{mac_text, parse_mac};
 use super::{Object, Reconciler, Reply, Waiter, attachment_id, respond};
 use crate::disk::AttachmentRecord;
@@ -155,7 +156,7 @@ impl<N: Node> Reconciler<N> {
             .attachments
             .iter()
             .map(|record| record.id.clone())
-            .filter(|id| !valid.contains(id))
+            .filter(|id| !valid.contains(id) && !is_adopted(id))
             .collect();
         self.detach(&stale)
     }

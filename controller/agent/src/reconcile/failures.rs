@@ -36,6 +36,8 @@ pub(crate) enum Object {
     Disk,
     /// The status directory.
     Publish,
+    /// Pods that run already.
+    Adoption,
 }
 
 impl Object {
@@ -54,6 +56,7 @@ impl Object {
             Self::Pins => "pins".to_owned(),
             Self::Disk => "state directory".to_owned(),
             Self::Publish => "status directory".to_owned(),
+            Self::Adoption => "pods that run already".to_owned(),
         }
     }
 }

@@ -80,6 +80,11 @@ impl Index {
         &self.synced
     }
 
+    /// Pods of this node.
+    pub(crate) fn pods(&self) -> &BTreeMap<PodRef, Arc<Pod>> {
+        &self.objects.pods
+    }
+
     pub(crate) fn attachments(&self) -> &BTreeMap<AttachmentId, Arc<Attachment>> {
         &self.attachments
     }

@@ -4,6 +4,7 @@
 //! index; a [`Reconciler::turn`] then does what there is to do. So any number of inputs makes one turn, and
 //! nothing depends on their order.
 
+mod adopt;
 mod apply;
 mod attach;
 mod devices;
@@ -35,6 +36,7 @@ use crate::publish::{PublishReport, StatusDirectory};
 use crate::source::{Delivery, SourceReport, Tombstones};
 use crate::staged::StagedReports;
 
+use adopt::Adoption;
 pub(crate) use devices::mac_text;
 use failures::{Failures, Object};
 use hooks::Looks;
@@ -90,10 +92,12 @@ pub struct Start<N> {
     pub config: NodeConfig,
     /// State directory.
     pub state_dir: PathBuf,
-    /// Status directory.
-    pub status_dir: PathBuf,
+    /// Status directory, if there is to be one.
+    pub status_dir: Option<PathBuf>,
     /// Where CNI leaves word.
     pub tombstones: PathBuf,
+    /// Directories of network namespaces in which pods are looked for that run already; none: they are not.
+    pub adopt_from: Vec<PathBuf>,
     /// Time between two sweeps.
     pub sweep: Duration,
     /// Time between two looks at hooks that announce nothing.
@@ -118,7 +122,7 @@ pub struct Reconciler<N> {
     attachments: Attachments,
     claims: ClaimsFile,
     tombstones: Tombstones,
-    status: StatusDirectory,
+    status: Option<StatusDirectory>,
     /// Remembers what the last inputs came to, so that a change costs only what it changes.
     resolver: Incremental,
     /// What the kernel holds; none when it must be read anew.
@@ -135,6 +139,7 @@ pub struct Reconciler<N> {
     waiters: Vec<Waiter>,
     lives: Lives,
     source: Arc<SourceReport>,
+    adoption: Adoption,
     staged: Arc<StagedReports>,
     published: Arc<PublishReport>,
     sweep_every: Duration,
@@ -162,6 +167,7 @@ impl<N: Node> Reconciler<N> {
             state_dir,
             status_dir,
             tombstones,
+            adopt_from,
             sweep,
             hooks,
             settle,
@@ -184,7 +190,7 @@ impl<N: Node> Reconciler<N> {
             attachments,
             claims,
             tombstones: Tombstones::new(tombstones)?,
-            status: StatusDirectory::open(status_dir)?,
+            status: status_dir.map(StatusDirectory::open).transpose()?,
             resolver: Incremental::default(),
             observed: None,
             world: Arc::default(),
@@ -197,6 +203,7 @@ impl<N: Node> Reconciler<N> {
             waiters: Vec::new(),
             lives,
             source: Arc::default(),
+            adoption: Adoption::new(adopt_from),
             staged: Arc::default(),
             published: Arc::default(),
             sweep_every: sweep,
@@ -246,6 +253,7 @@ impl<N: Node> Reconciler<N> {
                         if self.index.revision() != before {
                             self.objects_since.get_or_insert(now);
                         }
+                        self.adoption.due = true;
                     }
                     self.source = Arc::clone(&delivery.report);
                 }
@@ -293,6 +301,10 @@ impl<N: Node> Reconciler<N> {
         if now >= self.next_sweep {
             self.begin_sweep(now);
         }
+        if self.links_changed && !self.failures.waits(&Object::Links, now) {
+            self.read_links(now);
+        }
+        self.adopt(now);
         if self.links_changed && !self.failures.waits(&Object::Links, now) {
             self.read_links(now);
         }
@@ -377,6 +389,7 @@ impl<N: Node> Reconciler<N> {
     /// The kernel is to be compared with what it should hold, whatever is remembered of it.
     fn begin_sweep(&mut self, now: Instant) {
         self.links_changed = true;
+        self.adoption.due = true;
         self.sweep.due = true;
         self.read_tombstones(now);
         self.next_sweep = now + jitter(self.sweep_every);

@@ -209,8 +209,12 @@ impl<N: Node> Reconciler<N> {
         let view = self.show();
         let may_write = !self.failures.waits(&super::Object::Publish, now);
         // A slice of a longer piece of work is no occasion to write files.
-        if view.waiting.is_none() && may_write && !self.unfinished {
-            match self.status.write(&view) {
+        if view.waiting.is_none()
+            && may_write
+            && !self.unfinished
+            && let Some(status) = &mut self.status
+        {
+            match status.write(&view) {
                 Ok(()) => self.failures.works(&super::Object::Publish),
                 Err(error) => {
                     self.failures

@@ -1,9 +1,10 @@
 //! What a source of objects hands to the reconcile loop.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use oxilium_api::{FailingObject, SourceStatus};
+use oxilium_model::policy::rule::PolicyRef;
 use oxilium_model::world::Source;
 use tokio::sync::oneshot;
 
@@ -18,6 +19,8 @@ pub struct SourceReport {
     pub components: Vec<SourceStatus>,
     /// Objects that are not in force as they stand, each with the reason.
     pub refused: Vec<FailingObject>,
+    /// Policies in force that lack fields with which they were written: which.
+    pub pruned: BTreeMap<Arc<PolicyRef>, String>,
 }
 
 /// Objects, whole, and how their source does.

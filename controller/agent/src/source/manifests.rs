@@ -145,6 +145,7 @@ impl ManifestSource {
                 status: ComponentStatus { state, msg },
             }],
             refused: report.refused.clone(),
+            ..SourceReport::default()
         })
     }
 }

@@ -333,7 +333,7 @@ spec:
         ..Event::default()
     };
     until(|| node.kernel.emit(event));
-    let policies = || node.client().call(call::PolicyGet).unwrap();
+    let policies = || node.client().call(call::PolicyGet).unwrap().policies;
     let counted = || {
         node.kernel.emit(event);
         let open = policies().into_iter().find(|policy| policy.name == "open");

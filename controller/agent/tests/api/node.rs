@@ -63,9 +63,10 @@ impl Node {
                 ..NodeConfig::default()
             },
             state_dir: directory.path().to_owned(),
-            status_dir: directory.path().join("status"),
+            status_dir: Some(directory.path().join("status")),
             tombstones: directory.path().join("deleted"),
             sweep: Duration::from_hours(1),
+            adopt_from: Vec::new(),
             hooks: Duration::from_hours(1),
             settle: Duration::from_hours(1),
             instruments: instruments.clone(),

@@ -11,6 +11,7 @@ mod cluster;
 use std::sync::OnceLock;
 
 use cluster::{Agent, until};
+use oxilium_crds::identity::MARKS;
 use oxilium_e2e::apiserver::ApiServer;
 use oxilium_e2e::require::{Need, require};
 use oxilium_model::node_state::EndpointState;
@@ -137,6 +138,39 @@ async fn agents_that_meet_new_labels_at_once_come_to_one_identity() {
     let mut object = found[0].clone();
     object["metadata"]["name"] = "NUMBER".into();
     insta::assert_snapshot!(settled(object));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_identity_that_an_operator_marked_is_freed_of_the_mark_before_it_is_used() {
+    let Some(api) = shared() else { return };
+    for (number, mark) in (900..).zip(MARKS) {
+        let namespace = format!("marked-{number}");
+        api.namespace(&namespace).unwrap();
+        let identity = serde_json::json!({
+            "apiVersion": "cilium.io/v2", "kind": "CiliumIdentity",
+            "metadata": {"name": number.to_string(), "annotations": {mark: "2026-01-01T00:00:00Z", "kept": "yes"}},
+            "security-labels": {
+                "k8s:app": "web",
+                "k8s:io.cilium.k8s.policy.cluster": "default",
+                "k8s:io.cilium.k8s.policy.serviceaccount": "default",
+                "k8s:io.kubernetes.pod.namespace": namespace,
+            },
+        });
+        api.kubectl_with(&["create", "-f", "-"], &identity.to_string())
+            .unwrap();
+        let mut agent = Agent::start(api, &namespace, api.kubeconfig()).await;
+        agent.add(&format!("uid-{number}"), &namespace, "web-0", "web", 7);
+        let view = agent.look().await;
+        let endpoint = view.state.endpoints.values().next().unwrap();
+        assert_eq!(endpoint.state, EndpointState::WaitingForIdentity, "{mark}");
+        let view = agent.until("its pod has an identity", is_ready).await;
+        let endpoint = view.state.endpoints.values().next().unwrap();
+        assert_eq!(endpoint.identity.0, number, "{mark}");
+        let found = get(api, &["ciliumidentity", &number.to_string()]);
+        let expected = serde_json::json!({"kept": "yes"});
+        assert_eq!(found["metadata"]["annotations"], expected, "{mark}");
+        assert_eq!(agent.asked.writes(), 1, "{mark}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

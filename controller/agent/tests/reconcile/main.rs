@@ -5,6 +5,7 @@
     reason = "a test helper that fails should say where"
 )]
 
+mod adopt;
 mod crash;
 mod lab;
 mod staged;

@@ -90,9 +90,16 @@ fn policy_get_tells_what_became_of_each() {
       CHANGE          DIRECTION   SOURCE                                     DESTINATION                                 PORT     TIME
       newly denied    ingress     192.0.2.7:51324 (world-ipv4, identity 9)   10.1.2.3:80 (default/web, identity 11747)   80/TCP   2026-03-01T12:00:01.000000Z
       newly allowed   ingress     10.1.2.9 (identity 11750)                  10.1.2.3 (default/web, identity 11747)      8/ICMP   2026-03-01T12:00:00.000000Z
+    Revision: 7
     ");
-    assert_eq!(agent.json(&["policy", "get"])[0]["name"], "l4-rule");
-    let staged = &agent.json(&["policy", "get"])[2];
+    // Scripts ask Cilium for it in this way.
+    let revision = agent.run(&["policy", "get", "-o", "jsonpath={.revision}"]);
+    assert_eq!(revision.out.trim(), "7");
+    assert_eq!(
+        agent.json(&["policy", "get"])["policies"][0]["name"],
+        "l4-rule"
+    );
+    let staged = &agent.json(&["policy", "get"])["policies"][2];
     assert_eq!(staged["mode"], "audit");
     assert_eq!(staged["staged"]["newlyDenied"], 12);
 }

@@ -8,7 +8,7 @@ use oxilium_api::{
     EndpointHealth, EndpointPolicy, EndpointState, EndpointStatus, ExplainReport, ExplainSide,
     Explained, ExternalIdentifiers, FailingObject, HealthState, IpcacheEntry, KernelWrites,
     LbBackend, LbFrontend, LbService, LoadBalancing, MapStatus, MonitorEvent, MonitorKind,
-    MonitorVerdict, Networking, PolicyEnabled, PolicyEntry, PolicyEntryType, PolicyMode,
+    MonitorVerdict, Networking, Policies, PolicyEnabled, PolicyEntry, PolicyEntryType, PolicyMode,
     PolicyObject, RealizedPolicy, ReconcileStatus, SourceStatus, StagedChange, StagedExample,
     StagedReport, StatusLogEntry, StatusReport, UnsupportedKey,
 };
@@ -115,14 +115,14 @@ pub(crate) fn identities() -> Vec<ApiIdentity> {
     ]
 }
 
-pub(crate) fn policies() -> Vec<PolicyObject> {
+pub(crate) fn policies() -> Policies {
     let condition = |kind: &str| Condition {
         kind: text(kind),
         status: text("True"),
         reason: text(kind),
         message: String::new(),
     };
-    vec![
+    let policies = vec![
         PolicyObject {
             kind: text("CiliumNetworkPolicy"),
             namespace: Some(text("default")),
@@ -156,7 +156,11 @@ pub(crate) fn policies() -> Vec<PolicyObject> {
             conditions: vec![condition("Valid"), condition("Staged")],
             staged: Some(staged()),
         },
-    ]
+    ];
+    Policies {
+        revision: 7,
+        policies,
+    }
 }
 
 fn staged() -> StagedReport {

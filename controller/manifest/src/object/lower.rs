@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
+use oxilium_crds::identity::is_marked;
 use oxilium_crds::{
     CiliumCIDRGroup, CiliumEndpoint, CiliumIdentity, CiliumNode, EndpointSlice, Namespace, Pod,
     Service, discovery,
@@ -369,10 +370,7 @@ impl<'t> ObjectLowering<'t, '_> {
             );
         }
         let labels = self.security_labels(&identity);
-        let marked = identity
-            .metadata
-            .annotations
-            .contains_key(MARKED_FOR_DELETION);
+        let marked = is_marked(&identity.metadata);
         Some(Input::ClusterIdentity(
             number?,
             world::ClusterIdentity { labels, marked },
@@ -421,9 +419,6 @@ impl<'t> ObjectLowering<'t, '_> {
         })
     }
 }
-
-/// The annotation with which Cilium's operator marks a CiliumIdentity that nobody uses (`HeartBeatAnnotation`).
-pub const MARKED_FOR_DELETION: &str = "io.cilium.heartbeat";
 
 /// The label that every namespace has, with its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";

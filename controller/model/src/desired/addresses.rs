@@ -14,13 +14,12 @@ use ipnet::IpNet;
 use super::endpoints::Draft;
 use super::identities;
 use super::numbers::Numbers;
-use crate::condition::{Condition, Object, Reason};
 use crate::identity::{IdentityLabels, NumericIdentity};
 use crate::node_state::IpcacheTarget;
 use crate::world::{Node, NodeOrigin, World};
 
 /// An address that can be a peer's: not of a loopback, not link-local (many have the same), not multicast.
-fn is_usable(address: IpAddr) -> bool {
+pub(super) fn is_usable(address: IpAddr) -> bool {
     if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
         return false;
     }
@@ -94,13 +93,13 @@ pub(super) fn foreign_api_servers(world: &World) -> BTreeSet<IpAddr> {
     servers
 }
 
-/// Composes the ipcache.
+/// Composes the ipcache. `remote_pods`: the addresses of other nodes' pods.
 pub(super) fn ipcache(
     world: &World,
     drafts: &[Draft],
     prefixes: &BTreeMap<IpNet, IdentityLabels>,
     numbers: &Numbers,
-    conditions: &mut Vec<Condition>,
+    remote_pods: BTreeMap<IpNet, IpcacheTarget>,
 ) -> BTreeMap<IpNet, IpcacheTarget> {
     let mut cache = Composer::default();
     for address in host_addresses(world) {
@@ -120,7 +119,7 @@ pub(super) fn ipcache(
         };
         cache.add(address.into(), identity, None);
     }
-    remote_pods(world, numbers, &mut cache, conditions);
+    let mut cache = cache.over(remote_pods);
     for (prefix, labels) in prefixes {
         if let Some(identity) = numbers.identity(labels) {
             cache.add(*prefix, identity, None);
@@ -149,47 +148,10 @@ impl Composer {
             tunnel_endpoint,
         });
     }
-}
 
-fn remote_pods(
-    world: &World,
-    numbers: &Numbers,
-    cache: &mut Composer,
-    conditions: &mut Vec<Condition>,
-) {
-    let mut claims: BTreeMap<IpAddr, Vec<(NumericIdentity, String, Option<Ipv4Addr>)>> =
-        BTreeMap::new();
-    let own = host_addresses(world);
-    for remote in world.remote_endpoints.values() {
-        let Some(identity) = numbers.identity_of_remote(remote) else {
-            continue;
-        };
-        let is_ours = remote
-            .node_address
-            .is_some_and(|address| own.contains(&address.into()));
-        if is_ours || world.pods.contains_key(&remote.reference) {
-            continue;
-        }
-        let tunnel = world.config.tunnel_address.and(remote.node_address);
-        for address in remote.addresses.iter().filter(|a| is_usable(**a)) {
-            let claim = (identity, remote.reference.to_string(), tunnel);
-            claims.entry(*address).or_default().push(claim);
-        }
-    }
-    for (address, claimants) in claims {
-        let Some((identity, pod, tunnel)) = claimants.first() else {
-            continue;
-        };
-        match claimants.iter().find(|(other, ..)| other != identity) {
-            None => cache.add(address.into(), *identity, *tunnel),
-            Some((_, other, _)) => conditions.push(Condition {
-                object: Object::Prefix(address.into()),
-                reason: Reason::AddressConflict {
-                    address,
-                    kept: "nobody".into(),
-                    refused: format!("pods {pod} and {other}").into(),
-                },
-            }),
-        }
+    /// These claim after all that did. There are many more of them.
+    fn over(self, mut later: BTreeMap<IpNet, IpcacheTarget>) -> Self {
+        later.extend(self.0);
+        Self(later)
     }
 }

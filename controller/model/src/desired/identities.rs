@@ -91,7 +91,12 @@ pub(super) fn world_identity(world: &World, address: IpAddr) -> NumericIdentity 
 }
 
 /// All identities, with their labels and the named ports of their endpoints.
-pub(super) fn universe(world: &World, drafts: &[Draft], numbers: &Numbers) -> Identities {
+pub(super) fn universe(
+    world: &World,
+    drafts: &[Draft],
+    numbers: &Numbers,
+    elsewhere: &BTreeMap<NumericIdentity, NamedPorts>,
+) -> Identities {
     let mut identities = Identities::default();
     identities.insert(
         NumericIdentity::HOST,
@@ -105,13 +110,11 @@ pub(super) fn universe(world: &World, drafts: &[Draft], numbers: &Numbers) -> Id
         let id = numbers.identity_of(draft);
         ports.entry(id).or_default().merge(&draft.named_ports);
     }
-    for remote in world.remote_endpoints.values() {
-        if let Some(id) = numbers.identity_of_remote(remote) {
-            ports.entry(id).or_default().merge(&remote.named_ports);
-        }
-    }
     for (id, labels) in numbers.labels() {
-        let named_ports = ports.remove(&id).unwrap_or_default();
+        let mut named_ports = ports.remove(&id).unwrap_or_default();
+        if let Some(elsewhere) = elsewhere.get(&id) {
+            named_ports.merge(elsewhere);
+        }
         identities.insert(
             id,
             Identity {

@@ -1,23 +1,24 @@
-//! Resolving policy edit by edit: what did not change is not computed again.
+//! Edit by edit: what did not change is not computed again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Resolver;
+use super::{RemotePodsMemory, Resolver};
 use crate::identity::Identities;
 use crate::node_state::EndpointPolicy;
 use crate::policy::SubjectView;
 use crate::policy::engine::Follower;
 use crate::world::World;
 
-/// Remembers, from one World to the next, what each rule selects and what each subject's policy is. Says
-/// the same as [`super::Plain`] for every World, whatever it was shown before.
+/// Remembers, from one World to the next, what each rule selects, what each subject's policy is, and what
+/// CiliumEndpoints come to. Says the same as [`super::Plain`] for every World, whatever it was shown before.
 #[derive(Debug, Default)]
 pub struct Incremental {
     follower: Option<Follower>,
     /// The kernel's form of each policy that was said last, by where that is in memory. It is held with
     /// the form, so that no other takes its place.
     known: HashMap<usize, Arc<EndpointPolicy>>,
+    remote_pods: RemotePodsMemory,
 }
 
 impl Resolver for Incremental {
@@ -46,5 +47,9 @@ impl Resolver for Incremental {
             .collect();
         self.known = known;
         policies
+    }
+
+    fn remote_pods(&mut self) -> Option<&mut RemotePodsMemory> {
+        Some(&mut self.remote_pods)
     }
 }

@@ -9,13 +9,15 @@
 //!
 //! Staged policies have no part in any of it; a [`Shadow`] is what one of them would make of it.
 //!
-//! Only the resolving of policy is worth remembering: who remembers does it behind [`Resolver`].
+//! Two things are worth remembering, what policies and what CiliumEndpoints come to: who remembers does it behind
+//! [`Resolver`].
 
 mod addresses;
 mod endpoints;
 mod identities;
 mod incremental;
 mod numbers;
+mod remotes;
 mod services;
 mod staged;
 mod tables;
@@ -29,6 +31,7 @@ use crate::policy::{SubjectView, resolve_within};
 use crate::world::World;
 
 pub use incremental::Incremental;
+pub use remotes::RemotePodsMemory;
 pub use staged::{Change, Shadow, StagedFlow};
 
 use endpoints::Draft;
@@ -44,6 +47,11 @@ pub trait Resolver {
         subjects: &[SubjectView],
         available: usize,
     ) -> Vec<Arc<EndpointPolicy>>;
+
+    /// What is remembered of CiliumEndpoints; none: they are all looked at each time.
+    fn remote_pods(&mut self) -> Option<&mut RemotePodsMemory> {
+        None
+    }
 }
 
 /// Resolves each subject from scratch.
@@ -101,10 +109,26 @@ pub fn desired_with(world: &World, resolver: &mut impl Resolver) -> NodeState {
 
     let drafts = endpoints::drafts(world, &mut conditions);
     let prefixes = identities::prefixes(world);
-    let numbers = numbers::allot(world, &claims, &drafts, &prefixes, &mut conditions);
-    let identities = Arc::new(identities::universe(world, &drafts, &numbers));
+    let claimed = match resolver.remote_pods() {
+        Some(memory) => memory.claimed(world),
+        None => remotes::claimed(world),
+    };
+    let given = numbers::Given {
+        claims: &claims,
+        drafts: &drafts,
+        prefixes: &prefixes,
+        elsewhere: &claimed,
+    };
+    let numbers = numbers::allot(world, given, &mut conditions);
+    let remote_pods = match resolver.remote_pods() {
+        Some(memory) => memory.resolve(world, &numbers),
+        None => remotes::resolve(world, &numbers),
+    };
+    let named_ports = &remote_pods.named_ports;
+    let identities = Arc::new(identities::universe(world, &drafts, &numbers, named_ports));
 
-    let ipcache = addresses::ipcache(world, &drafts, &prefixes, &numbers, &mut conditions);
+    conditions.extend(remote_pods.conflicts);
+    let ipcache = addresses::ipcache(world, &drafts, &prefixes, &numbers, remote_pods.addresses);
     let subjects: Vec<SubjectView> = drafts
         .iter()
         .map(|draft| subject(draft, &numbers, &identities))

@@ -5,14 +5,15 @@ mod agreement;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hasher;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 use siphasher::sip::SipHasher24;
 
 use super::endpoints::Draft;
+use super::remotes::Claimed;
 use crate::condition::{Condition, NumberKind, Object, Reason};
 use crate::identity::{IdentityLabels, NumericIdentity};
+use crate::label::{Label, LabelSource};
 use crate::node_state::IdentityRequest;
 use crate::world::{
     AttachmentId, Claims, EndpointClaim, IdentityAllocation, IdentityClaim, Quarantine,
@@ -71,14 +72,15 @@ impl Numbers {
     /// The identity of a pod of another node: that of its labels, whatever number its node has for them.
     /// None for what nobody may be: then its address is what it is without its CiliumEndpoint.
     pub(super) fn identity_of_remote(&self, remote: &RemoteEndpoint) -> Option<NumericIdentity> {
-        match remote_labels(remote) {
-            RemoteLabels::Reserved(id) => Some(id),
-            RemoteLabels::Pod(labels) => self.identity(labels),
-            RemoteLabels::None => self
-                .labels
-                .contains_key(&remote.identity)
-                .then_some(remote.identity),
+        match remote_identity(remote) {
+            RemoteIdentity::Labels(labels) => self.identity(labels),
+            RemoteIdentity::Number(id) => self.identity_of_number(id),
         }
+    }
+
+    /// The identity of a pod of another node that has no labels of a pod, by its number.
+    pub(super) fn identity_of_number(&self, id: NumericIdentity) -> Option<NumericIdentity> {
+        (OF_PODS.contains(&id) || self.labels.contains_key(&id)).then_some(id)
     }
 
     /// Every number with its labels.
@@ -95,47 +97,60 @@ impl Numbers {
     }
 }
 
-enum RemoteLabels<'a> {
-    /// One of the built-in identities that a pod may have.
-    Reserved(NumericIdentity),
-    Pod(&'a IdentityLabels),
-    None,
+/// Built-in identities that a pod may have.
+const OF_PODS: [NumericIdentity; 3] = [
+    NumericIdentity::HEALTH,
+    NumericIdentity::INGRESS,
+    NumericIdentity::INIT,
+];
+
+/// By what a pod's identity is found.
+pub(super) enum RemoteIdentity<'a> {
+    /// By its labels.
+    Labels(&'a IdentityLabels),
+    /// By the number that it is published with.
+    Number(NumericIdentity),
 }
 
 /// A pod is `health`, `ingress`, `init` or a pod; never a node or the world, whatever its CiliumEndpoint says.
-fn remote_labels(remote: &RemoteEndpoint) -> RemoteLabels<'_> {
-    const OF_PODS: [NumericIdentity; 3] = [
-        NumericIdentity::HEALTH,
-        NumericIdentity::INGRESS,
-        NumericIdentity::INIT,
-    ];
-    if OF_PODS.contains(&remote.identity) {
-        return RemoteLabels::Reserved(remote.identity);
+pub(super) fn remote_identity(remote: &RemoteEndpoint) -> RemoteIdentity<'_> {
+    let is_foreign =
+        |label: &Label| matches!(label.source(), LabelSource::Reserved | LabelSource::Cidr);
+    let mut labels = remote.labels.iter().peekable();
+    let is_pod = labels.peek().is_some() && !labels.any(is_foreign);
+    if is_pod && !OF_PODS.contains(&remote.identity) {
+        RemoteIdentity::Labels(&remote.labels)
+    } else {
+        RemoteIdentity::Number(remote.identity)
     }
-    let is_pod = !remote.labels.iter().any(|label| {
-        matches!(
-            label.source(),
-            crate::label::LabelSource::Reserved | crate::label::LabelSource::Cidr
-        )
-    });
-    if is_pod && remote.labels.iter().next().is_some() {
-        return RemoteLabels::Pod(&remote.labels);
-    }
-    RemoteLabels::None
+}
+
+/// What numbers are given out for.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'g> {
+    /// Those given out before.
+    pub(super) claims: &'g Claims,
+    /// This node's endpoints.
+    pub(super) drafts: &'g [Draft],
+    /// Prefixes outside the cluster.
+    pub(super) prefixes: &'g BTreeMap<IpNet, IdentityLabels>,
+    /// What other nodes give to their pods.
+    pub(super) elsewhere: &'g Claimed,
 }
 
 /// Gives out all numbers.
-pub(super) fn allot(
-    world: &World,
-    claims: &Claims,
-    drafts: &[Draft],
-    prefixes: &BTreeMap<IpNet, IdentityLabels>,
-    conditions: &mut Vec<Condition>,
-) -> Numbers {
+pub(super) fn allot(world: &World, given: Given<'_>, conditions: &mut Vec<Condition>) -> Numbers {
+    let Given {
+        claims,
+        drafts,
+        prefixes,
+        elsewhere,
+    } = given;
     let mut numbers = Numbers::default();
     let mut allotment = Allotment {
         world,
         claims,
+        elsewhere,
         numbers: &mut numbers,
         conditions,
     };
@@ -157,6 +172,7 @@ pub(super) fn allot(
 struct Allotment<'w> {
     world: &'w World,
     claims: &'w Claims,
+    elsewhere: &'w Claimed,
     numbers: &'w mut Numbers,
     conditions: &'w mut Vec<Condition>,
 }
@@ -196,17 +212,10 @@ impl<'w> Allotment<'w> {
 
     /// Numbers that other nodes use for the labels of their pods: taken over where they are free here.
     fn published_by_others(&mut self) {
-        let mut published: BTreeSet<(NumericIdentity, &IdentityLabels)> = BTreeSet::new();
-        for remote in self.world.remote_endpoints.values() {
-            if let RemoteLabels::Pod(labels) = remote_labels(remote)
-                && is_cluster_number(remote.identity)
-            {
-                published.insert((remote.identity, labels));
-            }
-        }
-        for (id, labels) in published {
-            if self.numbers.identity(labels).is_none() && self.may_have(id, labels) {
-                self.numbers.enter(id, labels);
+        for (id, labels) in self.elsewhere {
+            let is_free = is_cluster_number(*id) && self.numbers.identity(labels).is_none();
+            if is_free && self.may_have(*id, labels) {
+                self.numbers.enter(*id, labels);
             }
         }
     }
@@ -230,14 +239,10 @@ impl<'w> Allotment<'w> {
     where
         'w: 'd,
     {
-        let remote = |remote: &'w Arc<RemoteEndpoint>| match remote_labels(remote) {
-            RemoteLabels::Pod(labels) => Some(labels),
-            RemoteLabels::Reserved(_) | RemoteLabels::None => None,
-        };
         drafts
             .iter()
             .filter_map(|draft| draft.labels.as_ref())
-            .chain(self.world.remote_endpoints.values().filter_map(remote))
+            .chain(self.elsewhere.iter().map(|(_, labels)| labels))
             .collect()
     }
 

@@ -13,11 +13,11 @@ use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams,
     PostParams, Preconditions,
 };
+use oxilium_crds::identity::MARKS;
 use oxilium_crds::node::{CiliumNodeAddress, CiliumNodeSpec, Ipam};
-use oxilium_manifest::object::MARKED_FOR_DELETION;
 use oxilium_model::identity::{IdentityLabels, NumericIdentity};
 use oxilium_model::node_state::IdentityRequest;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::FIELD_MANAGER;
@@ -258,7 +258,7 @@ impl Requests {
         }
     }
 
-    /// Takes the operator's mark away from an identity of these labels, unless it changed in the meantime.
+    /// Takes an operator's mark away from an identity of these labels, unless it changed in the meantime.
     async fn keep_identity(
         &self,
         number: NumericIdentity,
@@ -272,17 +272,20 @@ impl Requests {
         };
         let wanted = serde_json::to_value(objects::cilium_identity(number, labels))?;
         let is_theirs = found.data.get("security-labels") == wanted.get("security-labels");
-        let is_marked = found
-            .metadata
-            .annotations
-            .as_ref()
-            .is_some_and(|annotations| annotations.contains_key(MARKED_FOR_DELETION));
-        if !is_theirs || !is_marked {
+        let annotations = found.metadata.annotations.unwrap_or_default();
+        let marks: Map<String, Value> = MARKS
+            .iter()
+            .filter(|mark| annotations.contains_key(**mark))
+            .map(|mark| ((*mark).to_owned(), Value::Null))
+            .collect();
+        if !is_theirs || marks.is_empty() {
             return Ok(Outcome::default());
         }
+        // The version that was looked at: one that the operator deleted meanwhile is not made anew by this.
         let patch = json!({"metadata": {
+            "uid": found.metadata.uid,
             "resourceVersion": found.metadata.resource_version,
-            "annotations": {MARKED_FOR_DELETION: null},
+            "annotations": marks,
         }});
         api.patch(&name, &by_us(), &Patch::Merge(patch))
             .await

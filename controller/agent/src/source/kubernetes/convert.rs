@@ -4,19 +4,25 @@ use std::sync::Arc;
 
 use oxilium_manifest::LowerOptions;
 use oxilium_manifest::diagnostic::{Diagnostic, ObjectId};
+use oxilium_manifest::direct::{self, Shared};
 use oxilium_manifest::object::{Input, admit};
 use oxilium_manifest::policy::service::Services;
-use oxilium_manifest::tree::{Member, Node, Position, Value};
+use oxilium_manifest::pruned::{self, Pruned};
+use oxilium_manifest::tree::{FromJson, Member, Node, Position, Value};
+use serde::Deserialize;
 
+use super::requests::Page;
 use super::resource::Resource;
 
 /// How objects are read.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Reading {
     /// Name of this node.
-    pub(super) node: String,
+    node: String,
     /// How policies are lowered.
-    pub(super) options: LowerOptions,
+    options: LowerOptions,
+    /// What many objects have.
+    shared: Shared,
 }
 
 /// What an object says.
@@ -37,15 +43,61 @@ pub(super) enum Content {
 pub(super) struct Change {
     pub(super) id: ObjectId,
     pub(super) content: Content,
+    /// Of a policy.
+    pub(super) policy: Option<PolicyVersion>,
 }
 
-/// The version of an object, from which changes are asked for.
-pub(super) fn version(root: &Node) -> Option<&str> {
-    root.get("metadata")?.text_of("resourceVersion")
+/// Which policy object this is, in which version.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct PolicyVersion {
+    /// Which of all that ever had this name.
+    pub(super) uid: String,
+    /// `metadata.resourceVersion`.
+    pub(super) version: String,
+    /// The object, without what no reader of it needs.
+    pub(super) json: String,
+    /// Fields that were written and that the API server took away.
+    pub(super) pruned: Vec<Pruned>,
+}
+
+impl PolicyVersion {
+    /// With the object as the server gave it.
+    fn of(root: &Node) -> Self {
+        let metadata = root.get("metadata");
+        let text = |name| metadata.and_then(|metadata| metadata.text_of(name));
+        Self {
+            uid: text("uid").unwrap_or_default().to_owned(),
+            version: text("resourceVersion").unwrap_or_default().to_owned(),
+            json: String::new(),
+            pruned: pruned::fields(root),
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct Named {
+    #[serde(default)]
+    metadata: Names,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Names {
+    namespace: String,
+    name: String,
+    resource_version: String,
+}
+
+/// How an object is called, and its version, from which changes are asked for: empty where it has none.
+pub(super) fn named(resource: Resource, json: &str) -> (ObjectId, String) {
+    // One that has no name is told of as one.
+    let Named { metadata } = serde_json::from_str(json).unwrap_or_default();
+    let id = resource.object(&metadata.namespace, &metadata.name);
+    (id, metadata.resource_version)
 }
 
 /// How an object is called.
-pub(super) fn id(resource: Resource, root: &Node) -> ObjectId {
+fn id(resource: Resource, root: &Node) -> ObjectId {
     let of = |name: &str| {
         let metadata = root.get("metadata");
         metadata.and_then(|metadata| metadata.text_of(name))
@@ -56,24 +108,93 @@ pub(super) fn id(resource: Resource, root: &Node) -> ObjectId {
     )
 }
 
+fn admitted(id: ObjectId, input: Input) -> Change {
+    Change {
+        id,
+        content: Content::Admitted(input),
+        policy: None,
+    }
+}
+
 impl Reading {
+    /// For the node of that name.
+    pub(super) fn new(node: &str, options: LowerOptions) -> Self {
+        Self {
+            node: node.to_owned(),
+            options,
+            shared: Shared::default(),
+        }
+    }
+
+    /// Reads the objects of a page.
+    pub(super) fn page(&self, resource: Resource, page: &Page) -> Vec<Change> {
+        let objects = page.objects();
+        objects.map(|json| self.object(resource, json).0).collect()
+    }
+
+    /// Reads an object from its JSON; with its version.
+    pub(super) fn object(&self, resource: Resource, json: &str) -> (Change, String) {
+        let direct = match resource {
+            Resource::CiliumEndpoints => direct::endpoint(json, &self.shared).map(|read| {
+                let endpoint = read.object;
+                let of = &endpoint.reference;
+                let id = resource.object(&of.namespace, &of.name);
+                let input = Input::RemoteEndpoint(Box::new(endpoint));
+                (admitted(id, input), read.version)
+            }),
+            Resource::CiliumIdentities => direct::identity(json, &self.shared).map(|read| {
+                let (number, identity) = read.object;
+                let id = resource.object("", &number.0.to_string());
+                let input = Input::ClusterIdentity(number, identity);
+                (admitted(id, input), read.version)
+            }),
+            _ => None,
+        };
+        direct.unwrap_or_else(|| self.tree(resource, json))
+    }
+
+    fn tree(&self, resource: Resource, json: &str) -> (Change, String) {
+        let (id, version) = named(resource, json);
+        let change = match serde_json::from_str(json) {
+            Ok(FromJson(root)) => self.change(resource, root),
+            Err(error) => Change {
+                id,
+                content: Content::Refused(error.to_string()),
+                policy: None,
+            },
+        };
+        (change, version)
+    }
+
     /// Reads an object of that kind.
     pub(super) fn change(&self, resource: Resource, mut root: Node) -> Change {
         let id = id(resource, &root);
+        let mut policy = resource.is_policy().then(|| PolicyVersion::of(&root));
         identify(&mut root, resource);
+        if let Some(policy) = &mut policy {
+            policy.json = root.to_json().to_string();
+        }
         let content = if is_blank(resource, &root) {
             Content::Nothing
         } else {
-            let read = self.read(&root, &Services::new());
-            match read {
-                Ok(Input::Policy(lowered)) if lowered.names_services => {
-                    Content::NamesServices(Input::Policy(lowered), Arc::new(root))
-                }
-                Ok(input) => Content::Admitted(input),
-                Err(reason) => Content::Refused(reason),
-            }
+            self.content(root)
         };
-        Change { id, content }
+        Change {
+            id,
+            content,
+            policy,
+        }
+    }
+
+    /// What an object says.
+    pub(super) fn content(&self, root: Node) -> Content {
+        match self.read(&root, &Services::new()) {
+            Ok(Input::Policy(lowered)) if lowered.names_services => {
+                Content::NamesServices(Input::Policy(lowered), Arc::new(root))
+            }
+            Ok(input) => Content::Admitted(input),
+            Err(reason) => Content::Refused(reason),
+        }
     }
 
     /// Reads an object again.
@@ -112,7 +233,7 @@ fn is_blank(resource: Resource, root: &Node) -> bool {
     }
 }
 
-/// Items of a list need not repeat version and kind. What is never read is left out.
+/// Items of a list need not repeat version and kind. What is never read, or not any more, is left out.
 fn identify(root: &mut Node, resource: Resource) {
     let Value::Object(members) = &mut root.value else {
         return;
@@ -137,5 +258,8 @@ fn identify(root: &mut Node, resource: Resource) {
         .find(|member| &*member.name == "metadata");
     if let Some(Value::Object(fields)) = metadata.map(|member| &mut member.node.value) {
         fields.retain(|field| &*field.name != "managedFields");
+    }
+    if resource.is_policy() {
+        members.retain(|member| &*member.name != "status");
     }
 }

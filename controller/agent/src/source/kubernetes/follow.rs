@@ -5,7 +5,7 @@
 //! and nobody meant those policies to end. The definition is marked before its objects go, so a look after the
 //! deletion sees the mark.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,24 +13,27 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kube::core::WatchEvent;
 use oxilium_manifest::diagnostic::ObjectId;
-use oxilium_manifest::tree::{FromJson, Node};
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::backoff::{Backoff, chance};
 use super::convert::{self, Change, Reading};
 use super::health::{Failure, Health};
-use super::requests::{Crd, Requests};
+use super::requests::{Crd, Requests, Version};
 use super::resource::{Definition, Resource};
 
 /// A watch that says nothing for so long, not even how far it is, is asked for anew.
 const SILENCE: Duration = Duration::from_secs(150);
 /// A watch that lasted so long worked.
 const WORKED: Duration = Duration::from_secs(5);
+/// Pages that wait to be read at most.
+const PAGES_AT_ONCE: usize = 3;
 /// Deletions of one moment are looked into together.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// What a follower tells.
+/// What the owner of all objects is told.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Told {
     /// All objects that there are, and what defines them if a definition does.
@@ -41,6 +44,10 @@ pub(super) enum Told {
     Deleted(Resource, Vec<ObjectId>),
     /// How it goes.
     Health(Resource, Health),
+    /// What the API server says of itself, or that it says nothing.
+    Server(Result<Version, Failure>),
+    /// Objects of an earlier definition are not wanted any more.
+    GivenUp(Resource),
 }
 
 /// Follows one kind.
@@ -147,15 +154,22 @@ impl Follower {
 
     async fn list(&mut self) -> Result<String, End> {
         let mut objects = Vec::new();
+        let mut reading = VecDeque::new();
         let mut next = String::new();
         let version = loop {
             let page = self.requests.page(self.resource, &next).await?;
             page.next().clone_into(&mut next);
             let version = page.version().to_owned();
-            objects.extend(
-                page.into_objects()
-                    .map(|root| self.reading.change(self.resource, root)),
-            );
+            // The next page is asked for while this one is read.
+            let (resource, reader) = (self.resource, Arc::clone(&self.reading));
+            reading.push_back(spawn_blocking(move || reader.page(resource, &page)));
+            while reading.len() > PAGES_AT_ONCE || next.is_empty() {
+                let Some(page) = reading.pop_front() else {
+                    break;
+                };
+                // It only ends without a result when the process ends, or by a panic, which is to be seen.
+                objects.extend(page.await.map_err(|_| End::Closed)?);
+            }
             if next.is_empty() {
                 break version;
             }
@@ -199,17 +213,17 @@ impl Follower {
         }
     }
 
-    async fn event(&mut self, event: WatchEvent<FromJson>) -> Result<(), End> {
+    async fn event(&mut self, event: WatchEvent<Box<RawValue>>) -> Result<(), End> {
         match event {
-            WatchEvent::Added(FromJson(root)) | WatchEvent::Modified(FromJson(root)) => {
-                self.advance(&root);
-                let change = self.reading.change(self.resource, root);
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                let (change, version) = self.reading.object(self.resource, object.get());
+                self.advance(version);
                 self.deleted.remove(&change.id);
                 self.tell(Told::Changed(self.resource, change)).await
             }
-            WatchEvent::Deleted(FromJson(root)) => {
-                self.advance(&root);
-                let id = convert::id(self.resource, &root);
+            WatchEvent::Deleted(object) => {
+                let (id, version) = convert::named(self.resource, object.get());
+                self.advance(version);
                 if self.resource.definition() == Definition::BuiltIn {
                     return self.tell(Told::Deleted(self.resource, vec![id])).await;
                 }
@@ -230,9 +244,9 @@ impl Follower {
         }
     }
 
-    fn advance(&mut self, root: &Node) {
-        if let Some(version) = convert::version(root) {
-            self.version = Some(version.to_owned());
+    fn advance(&mut self, version: String) {
+        if !version.is_empty() {
+            self.version = Some(version);
         }
     }
 

@@ -8,10 +8,12 @@
 //! leaves in force what it said last ([`health`] tells it in `status`). A kind counts as read when its first full list
 //! arrived; no timeout stands in for it. Even a deletion is looked into ([`follow`]).
 
+mod admitted;
 mod backoff;
 mod convert;
 mod follow;
 mod health;
+mod heartbeat;
 mod kind;
 mod record;
 mod requests;
@@ -24,15 +26,15 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use kube::Client;
 use oxilium_api::{ComponentState, ComponentStatus, FailingObject, SourceStatus, rfc3339};
 use oxilium_manifest::LowerOptions;
 use oxilium_model::world::Source;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use self::admitted::Admitted;
 use self::convert::Reading;
 use self::follow::{Follower, Told};
 use self::health::{Failure, Health};
@@ -45,8 +47,6 @@ use crate::disk::DiskError;
 use crate::reconcile::OBJECT_SOURCES;
 use crate::source::{Delivery, SourceReport};
 
-/// How often the API server is asked whether it is there.
-const HEARTBEAT: Duration = Duration::from_secs(20);
 /// Messages of followers that wait to be taken in.
 const QUEUE: usize = 1024;
 
@@ -58,9 +58,30 @@ struct Server {
     away: Option<(SystemTime, String)>,
 }
 
+impl Server {
+    /// Takes in what it says of itself, or that it says nothing. True: that is something new.
+    fn found(&mut self, found: Result<Version, Failure>) -> bool {
+        match found {
+            Ok(version) => {
+                let away = self.away.take();
+                let version = Some(version);
+                let changed = away.is_some() || self.version != version;
+                self.version = version;
+                changed
+            }
+            Err(Failure::Unwell(Health::Away { reason })) => {
+                let since = self.away.as_ref().map(|(since, _)| *since);
+                self.away = Some((since.unwrap_or_else(SystemTime::now), reason));
+                true
+            }
+            // It answers, if only that it does not answer that.
+            Err(_) => self.away.take().is_some(),
+        }
+    }
+}
+
 /// The owner of all that the API tells.
 pub struct KubernetesSource {
-    requests: Requests,
     store: Store,
     kinds: BTreeMap<Resource, Kind>,
     record: Record,
@@ -68,6 +89,8 @@ pub struct KubernetesSource {
     unkept: Option<String>,
     server: Server,
     told: mpsc::Receiver<Told>,
+    /// See [`heartbeat`].
+    held: watch::Sender<BTreeSet<Resource>>,
 }
 
 impl KubernetesSource {
@@ -84,10 +107,7 @@ impl KubernetesSource {
     ) -> Result<Self, DiskError> {
         let record = Record::open(state_dir)?;
         let requests = Requests::new(client, node);
-        let reading = Arc::new(Reading {
-            node: node.to_owned(),
-            options,
-        });
+        let reading = Arc::new(Reading::new(node, options));
         let (sender, told) = mpsc::channel(QUEUE);
         let kinds = Resource::ALL
             .map(|resource| (resource, Kind::new(resource, record.of(resource))))
@@ -96,9 +116,10 @@ impl KubernetesSource {
             let (requests, reading) = (requests.clone(), Arc::clone(&reading));
             tokio::spawn(Follower::new(resource, requests, reading, sender.clone()).run());
         }
+        let (held, holding) = watch::channel(BTreeSet::new());
+        tokio::spawn(heartbeat::beat(requests, sender, holding));
         Ok(Self {
-            requests,
-            store: Store::new(reading),
+            store: Store::new(reading, Admitted::open(state_dir)?),
             kinds,
             record,
             unkept: None,
@@ -108,20 +129,20 @@ impl KubernetesSource {
                 away: None,
             },
             told,
+            held,
         })
     }
 
     /// Hands on what is in force whenever it changes, until `deliver` says that nobody wants it any more. While one
     /// delivery waits to be taken in, changes gather for the next.
     pub async fn run(mut self, mut deliver: impl FnMut(Delivery) -> bool) {
-        let mut heartbeat = interval(HEARTBEAT);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut under_way: Option<oneshot::Receiver<()>> = None;
         let mut changed = true;
         let mut batch = Vec::with_capacity(QUEUE);
         loop {
             if changed && under_way.is_none() {
                 self.keep();
+                self.tell_held();
                 let (delivery, taken) = self.delivery().awaited();
                 if !deliver(delivery) {
                     return;
@@ -135,17 +156,16 @@ impl KubernetesSource {
                         return;
                     }
                     for told in batch.drain(..) {
-                        self.take(told);
+                        changed |= self.take(told);
                     }
-                    changed = true;
                 }
                 () = taken(&mut under_way), if under_way.is_some() => under_way = None,
-                _ = heartbeat.tick() => changed |= self.beat().await,
             }
         }
     }
 
-    fn take(&mut self, told: Told) {
+    /// True: something changed.
+    fn take(&mut self, told: Told) -> bool {
         match told {
             Told::Listed(resource, objects, definition) => {
                 let count = objects.len();
@@ -170,7 +190,15 @@ impl KubernetesSource {
                     kind.set_health(health);
                 }
             }
+            Told::Server(found) => return self.server.found(found),
+            Told::GivenUp(resource) => {
+                self.store.give_up_former(resource);
+                if let Some(kind) = self.kind(resource) {
+                    kind.give_up_former();
+                }
+            }
         }
+        true
     }
 
     fn kind(&mut self, resource: Resource) -> Option<&mut Kind> {
@@ -181,42 +209,18 @@ impl KubernetesSource {
         self.store.former(resource).map_or(0, BTreeSet::len)
     }
 
-    /// Asks whether the API server is there, and whether what is held may go. True: something changed.
-    async fn beat(&mut self) -> bool {
-        let found = self.requests.version().await;
-        let mut changed = match found {
-            Ok(version) => {
-                let away = self.server.away.take();
-                let version = Some(version);
-                let changed = away.is_some() || self.server.version != version;
-                self.server.version = version;
-                changed
-            }
-            Err(Failure::Unwell(Health::Away { reason })) => {
-                let since = self.server.away.as_ref().map(|(since, _)| *since);
-                self.server.away = Some((since.unwrap_or_else(SystemTime::now), reason));
-                true
-            }
-            // It answers, if only that it does not answer that.
-            Err(_) => self.server.away.take().is_some(),
-        };
-        let held: Vec<Resource> = self
+    /// Says what the API server is to be asked about now and then.
+    fn tell_held(&self) {
+        let held = self
             .kinds
             .iter()
-            .filter(|(resource, kind)| kind.is_held() || self.former(**resource) > 0)
-            .map(|(resource, _)| *resource)
-            .collect();
-        for resource in held {
-            let found = self.requests.definition(resource).await;
-            if found.is_ok_and(|found| found.gives_up_former) {
-                self.store.give_up_former(resource);
-                if let Some(kind) = self.kind(resource) {
-                    kind.give_up_former();
-                }
-                changed = true;
-            }
-        }
-        changed
+            .filter(|(resource, kind)| kind.is_held() || self.former(**resource) > 0);
+        let held = held.map(|(resource, _)| *resource).collect();
+        self.held.send_if_modified(|told| {
+            let changed = *told != held;
+            *told = held;
+            changed
+        });
     }
 
     /// What a restart must know is on disk before it is in force.
@@ -232,6 +236,9 @@ impl KubernetesSource {
             if let Err(error) = self.record.set(*resource, uid) {
                 unkept = Some(error.to_string());
             }
+        }
+        if let Err(error) = self.store.keep() {
+            unkept = Some(error.to_string());
         }
         self.unkept = unkept;
     }
@@ -278,6 +285,7 @@ impl KubernetesSource {
                 .or_else(|| self.unkept.clone()),
             components: std::iter::once(server).chain(of_kinds).collect(),
             refused: refused.collect(),
+            pruned: self.store.pruned(),
         }
     }
 

@@ -1,14 +1,15 @@
 //! The requests that the source makes: pages of lists, watches, definitions.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use http::Request;
 use kube::Client;
 use kube::core::WatchEvent;
-use oxilium_manifest::tree::{FromJson, Node};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::health::{Failure, Health};
@@ -33,12 +34,20 @@ pub(super) struct Requests {
 }
 
 /// A part of a list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub(super) struct Page {
+    metadata: ListMeta,
+    body: String,
+    /// Where the objects are in it.
+    items: Vec<Range<usize>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PageBody<'b> {
     #[serde(default)]
     metadata: ListMeta,
-    #[serde(default)]
-    items: Option<Vec<FromJson>>,
+    #[serde(borrow, default)]
+    items: Option<Vec<&'b RawValue>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -59,9 +68,26 @@ impl Page {
         &self.metadata.resource_version
     }
 
-    /// The objects.
-    pub(super) fn into_objects(self) -> impl Iterator<Item = Node> {
-        self.items.into_iter().flatten().map(|FromJson(node)| node)
+    /// The JSON of each object.
+    pub(super) fn objects(&self) -> impl Iterator<Item = &str> {
+        self.items
+            .iter()
+            .filter_map(|place| self.body.get(place.clone()))
+    }
+
+    fn of(body: String) -> serde_json::Result<Self> {
+        let PageBody { metadata, items } = serde_json::from_str(&body)?;
+        let start = body.as_ptr().addr();
+        let place = |item: &RawValue| {
+            let offset = item.get().as_ptr().addr() - start;
+            offset..offset + item.get().len()
+        };
+        let items = items.unwrap_or_default().into_iter().map(place).collect();
+        Ok(Self {
+            metadata,
+            body,
+            items,
+        })
     }
 }
 
@@ -116,7 +142,10 @@ impl Requests {
             query = format!("{query}&continue={}", escaped(next));
         }
         let request = self.request(resource, &query)?;
-        self.get(request, "list", &resource.qualified()).await
+        let qualified = resource.qualified();
+        let failed = |error: kube::Error| Failure::of(&error, "list", &qualified);
+        let body = answer(self.client.request_text(request)).await?;
+        Page::of(body.map_err(failed)?).map_err(|error| failed(kube::Error::SerdeError(error)))
     }
 
     /// Changes since `version`, until the API server ends it.
@@ -125,8 +154,10 @@ impl Requests {
         resource: Resource,
         version: &str,
         spread: u32,
-    ) -> Result<impl Stream<Item = Result<WatchEvent<FromJson>, Failure>> + Send + use<>, Failure>
-    {
+    ) -> Result<
+        impl Stream<Item = Result<WatchEvent<Box<RawValue>>, Failure>> + Send + use<>,
+        Failure,
+    > {
         let seconds = WATCH_SECONDS + spread % (WATCH_SECONDS / 2);
         let version = escaped(version);
         let query = format!(
@@ -246,6 +277,25 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_objects_of_a_page_are_as_the_server_wrote_them() {
+        let cases: [(&str, &[&str]); 4] = [
+            (
+                r#"{"metadata":{"continue":"t"},"items":[{"a": "\u00fc"}, 7,{}]}"#,
+                &[r#"{"a": "\u00fc"}"#, "7", "{}"],
+            ),
+            (r#"{"items": [],"metadata":{"continue":"t"}}"#, &[]),
+            (r#"{"items": null,"metadata":{"continue":"t"}}"#, &[]),
+            (r#"{"metadata":{"continue":"t"}}"#, &[]),
+        ];
+        for (body, expected) in cases {
+            let page = Page::of(body.to_owned()).unwrap();
+            assert_eq!(page.objects().collect::<Vec<_>>(), expected, "{body}");
+            assert_eq!(page.next(), "t");
+        }
+        assert!(Page::of("{\"items\": [{]}".to_owned()).is_err());
+    }
 
     #[test]
     fn a_query_keeps_what_it_was_made_of() {

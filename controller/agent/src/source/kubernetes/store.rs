@@ -1,7 +1,7 @@
 //! All objects that the API told of, and those that stay in force although it does not tell of them any more.
 //!
 //! - An object whose update is refused stays as it was admitted: nothing that cannot be read changes what is
-//!   allowed. One that was never admitted is skipped.
+//!   allowed. Of policies that holds over a restart, too ([`Admitted`]). One that was never admitted is skipped.
 //! - Objects whose CustomResourceDefinition was deleted stay when it is made anew: nobody said of any of them that it
 //!   should go. Each is over when an object of its name comes, or all of them when an administrator says so
 //!   ([`GIVE_UP_FORMER`](super::requests::GIVE_UP_FORMER)).
@@ -13,14 +13,17 @@ use std::sync::Arc;
 use oxilium_manifest::diagnostic::ObjectId;
 use oxilium_manifest::object::{Input, services};
 use oxilium_manifest::policy::service::Services;
+use oxilium_manifest::pruned::{self, Pruned};
 use oxilium_manifest::tree::Node as Tree;
 use oxilium_model::identity::NumericIdentity;
 use oxilium_model::policy::rule::PolicyRef;
 use oxilium_model::world::{Node, PodRef, Table};
 
-use super::convert::{Change, Content, Reading};
+use super::admitted::Admitted;
+use super::convert::{Change, Content, PolicyVersion, Reading};
 use super::resource::Resource;
 use super::services::ServiceStore;
+use crate::disk::DiskError;
 use crate::reconcile::Objects;
 use crate::source::manifests::of_both;
 
@@ -47,6 +50,9 @@ pub(super) struct Store {
     refused: BTreeMap<ObjectId, Refused>,
     former: BTreeMap<Resource, BTreeSet<ObjectId>>,
     services_changed: bool,
+    admitted: Admitted,
+    /// Fields that policies in force were written with and do not have.
+    pruned: BTreeMap<ObjectId, Vec<Pruned>>,
 }
 
 fn reference(id: &ObjectId) -> PodRef {
@@ -68,7 +74,7 @@ fn take<K: Clone + Ord, V: Clone>(map: &mut Table<K, V>, key: &K) -> bool {
 }
 
 impl Store {
-    pub(super) fn new(reading: Arc<Reading>) -> Self {
+    pub(super) fn new(reading: Arc<Reading>, admitted: Admitted) -> Self {
         Self {
             reading,
             objects: Objects::default(),
@@ -80,7 +86,23 @@ impl Store {
             refused: BTreeMap::new(),
             former: BTreeMap::new(),
             services_changed: false,
+            admitted,
+            pruned: BTreeMap::new(),
         }
+    }
+
+    /// What a restart must know of the policies in force is on disk when the call returns.
+    pub(super) fn keep(&mut self) -> Result<(), DiskError> {
+        self.admitted.keep()
+    }
+
+    /// Policies in force that lack fields with which they were written, in words.
+    pub(super) fn pruned(&self) -> BTreeMap<Arc<PolicyRef>, String> {
+        let known = |(id, fields): (_, &Vec<Pruned>)| {
+            let policy = self.policies.get(id)?;
+            Some((Arc::clone(policy), pruned::told(fields)))
+        };
+        self.pruned.iter().filter_map(known).collect()
     }
 
     /// Everything in force.
@@ -152,6 +174,14 @@ impl Store {
                 self.delete(resource, &id);
             }
         }
+        let kept = self.admitted.known(resource.kind());
+        let gone = kept.into_iter().filter(|id| {
+            let former = self.former.get(&resource);
+            !names.contains(id) && former.is_none_or(|former| !former.contains(id))
+        });
+        for id in gone.collect::<Vec<_>>() {
+            self.admitted.forget(&id);
+        }
         for change in listed {
             self.change(resource, change);
         }
@@ -166,10 +196,15 @@ impl Store {
 
     /// An object as it is now.
     pub(super) fn change(&mut self, resource: Resource, change: Change) {
-        let Change { id, content } = change;
+        let Change {
+            id,
+            content,
+            policy,
+        } = change;
         match content {
             Content::Refused(reason) => {
-                let earlier_in_force = self.is_known(resource, &id);
+                let earlier_in_force =
+                    self.is_known(resource, &id) || self.recall(resource, &id, policy);
                 let refused = Refused {
                     reason,
                     earlier_in_force,
@@ -178,20 +213,77 @@ impl Store {
             }
             Content::Nothing => self.delete(resource, &id),
             Content::Admitted(input) => {
-                self.admitted(resource, &id);
+                self.is_well(resource, &id);
+                self.note(&id, policy);
                 self.name_services.remove(&id);
                 self.put(resource, &id, input);
             }
             Content::NamesServices(input, tree) => {
-                self.admitted(resource, &id);
-                self.services_changed = true;
-                self.name_services.insert(id.clone(), tree);
-                self.put(resource, &id, input);
+                self.is_well(resource, &id);
+                self.note(&id, policy);
+                self.put_with_services(resource, id, input, tree);
             }
         }
     }
 
-    fn admitted(&mut self, resource: Resource, id: &ObjectId) {
+    fn put_with_services(
+        &mut self,
+        resource: Resource,
+        id: ObjectId,
+        input: Input,
+        tree: Arc<Tree>,
+    ) {
+        self.services_changed = true;
+        self.put(resource, &id, input);
+        self.name_services.insert(id, tree);
+    }
+
+    fn note(&mut self, id: &ObjectId, policy: Option<PolicyVersion>) {
+        let Some(mut policy) = policy else {
+            return;
+        };
+        let pruned = std::mem::take(&mut policy.pruned);
+        if pruned.is_empty() {
+            self.pruned.remove(id);
+        } else {
+            self.pruned.insert(id.clone(), pruned);
+        }
+        self.admitted.note(id, policy);
+    }
+
+    /// Puts the earlier version in force that the last run had; false if there is none.
+    fn recall(
+        &mut self,
+        resource: Resource,
+        id: &ObjectId,
+        refused: Option<PolicyVersion>,
+    ) -> bool {
+        let Some(refused) = refused else {
+            return false;
+        };
+        let tree = match self.admitted.find(id, &refused.uid) {
+            Ok(Some(tree)) => tree,
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::warn!(object = %id, %error, "its earlier version cannot be read");
+                return false;
+            }
+        };
+        match self.reading.content(tree) {
+            Content::Admitted(input) => self.put(resource, id, input),
+            Content::NamesServices(input, tree) => {
+                self.put_with_services(resource, id.clone(), input, tree);
+            }
+            Content::Nothing => return false,
+            Content::Refused(reason) => {
+                tracing::warn!(object = %id, reason, "its earlier version is refused as well");
+                return false;
+            }
+        }
+        true
+    }
+
+    fn is_well(&mut self, resource: Resource, id: &ObjectId) {
         self.refused.remove(id);
         if let Some(former) = self.former.get_mut(&resource) {
             former.remove(id);
@@ -254,7 +346,9 @@ impl Store {
 
     /// An object is gone.
     pub(super) fn delete(&mut self, resource: Resource, id: &ObjectId) {
-        self.admitted(resource, id);
+        self.is_well(resource, id);
+        self.admitted.forget(id);
+        self.pruned.remove(id);
         let objects = &mut self.objects;
         let name: Arc<str> = id.name.as_str().into();
         match resource {

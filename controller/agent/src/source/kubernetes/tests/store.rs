@@ -6,7 +6,9 @@ use oxilium_manifest::LowerOptions;
 use oxilium_manifest::tree::FromJson;
 use oxilium_model::world::ServiceRef;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
+use super::super::admitted::Admitted;
 use super::super::convert::{Change, Reading};
 use super::super::resource::Resource;
 use super::super::store::Store;
@@ -16,6 +18,7 @@ const POLICIES: Resource = Resource::CiliumNetworkPolicies;
 struct Lab {
     reading: Arc<Reading>,
     store: Store,
+    directory: TempDir,
 }
 
 /// A policy for pods of that label; `spec` without one is no policy.
@@ -29,17 +32,25 @@ fn policy(name: &str, uid: &str, app: Option<&str>) -> Value {
 
 impl Lab {
     fn new() -> Self {
-        let reading = Arc::new(Reading {
-            node: "n1".to_owned(),
-            options: LowerOptions::default(),
-        });
-        let store = Store::new(Arc::clone(&reading));
-        Self { reading, store }
+        let reading = Arc::new(Reading::new("n1", LowerOptions::default()));
+        let directory = tempfile::tempdir().unwrap();
+        let admitted = Admitted::open(directory.path()).unwrap();
+        Self {
+            store: Store::new(Arc::clone(&reading), admitted),
+            reading,
+            directory,
+        }
+    }
+
+    /// Another run on the same state directory. What the last one knew was kept.
+    fn restart(&mut self) {
+        self.store.keep().unwrap();
+        let admitted = Admitted::open(self.directory.path()).unwrap();
+        self.store = Store::new(Arc::clone(&self.reading), admitted);
     }
 
     fn read(&self, resource: Resource, object: &Value) -> Change {
-        let FromJson(root) = serde_json::from_value(object.clone()).unwrap();
-        self.reading.change(resource, root)
+        self.reading.object(resource, &object.to_string()).0
     }
 
     fn change(&mut self, resource: Resource, object: &Value) {
@@ -90,6 +101,71 @@ fn a_refused_update_leaves_in_force_what_was_admitted_and_a_refused_object_is_sk
     let a = POLICIES.object("default", "a");
     lab.store.delete(POLICIES, &a);
     assert_eq!(lab.policies(), ["b 2"]);
+}
+
+#[test]
+fn a_refused_update_leaves_in_force_what_an_earlier_run_admitted() {
+    let versioned = |name: &str, uid: &str, version: &str, app: Option<&str>| {
+        let mut policy = policy(name, uid, app);
+        policy["metadata"]["resourceVersion"] = json!(version);
+        policy
+    };
+    let mut lab = Lab::new();
+    let first = [
+        versioned("a", "1", "10", Some("web")),
+        versioned("b", "2", "11", Some("web")),
+        versioned("c", "3", "12", Some("web")),
+    ];
+    lab.list(POLICIES, &first, false);
+    let before = lab.store.objects();
+    // In this run or while no agent runs: to the next run it is the same.
+    let refused = [
+        versioned("a", "1", "13", None),
+        // Another object of that name was never admitted.
+        versioned("b", "9", "14", None),
+    ];
+    for round in 0..2 {
+        lab.restart();
+        lab.list(POLICIES, &refused, false);
+        let told = lab.refused();
+        assert_eq!(told, [("a".into(), true), ("b".into(), false)], "{round}");
+        assert_eq!(lab.policies(), ["a 1"], "{round}");
+        let after = lab.store.objects();
+        let one = |objects: &crate::reconcile::Objects| {
+            let mut policies = objects.policies.iter();
+            let found = policies.find(|(key, _)| &*key.name == "a");
+            found.map(|(_, policy)| policy.rules.clone())
+        };
+        assert_eq!(one(&before), one(&after), "{round}");
+    }
+    // Once it is gone nothing of it comes back.
+    lab.store.delete(POLICIES, &POLICIES.object("default", "a"));
+    lab.restart();
+    lab.list(POLICIES, &refused, false);
+    assert_eq!(lab.policies(), Vec::<String>::new());
+}
+
+#[test]
+fn fields_that_the_api_server_took_away_are_told_until_the_policy_is_written_without_them() {
+    let mut lab = Lab::new();
+    let mut pruned = policy("a", "1", Some("web"));
+    pruned["metadata"]["managedFields"] = json!([
+        {"manager": "kubectl", "fieldsV1": {"f:spec": {"f:ingres": {}, "f:ingress": {}}}}
+    ]);
+    lab.change(POLICIES, &pruned);
+    lab.change(POLICIES, &policy("b", "2", Some("web")));
+    let told: Vec<_> = lab.store.pruned().into_iter().collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(&*told[0].0.name, "a");
+    assert!(
+        told[0]
+            .1
+            .starts_with("spec.ingres was set and is not in the object: "),
+        "{}",
+        told[0].1
+    );
+    lab.change(POLICIES, &policy("a", "1", Some("web")));
+    assert!(lab.store.pruned().is_empty());
 }
 
 #[test]

@@ -52,6 +52,7 @@ fn words(told: &Told) -> String {
             let names: Vec<&str> = ids.iter().map(|id| id.name.as_str()).collect();
             format!("deleted {}", names.join(","))
         }
+        Told::Server(_) | Told::GivenUp(_) => "the heart beats".to_owned(),
         Told::Health(_, health) => match health {
             Health::Forbidden { verb, resource, .. } => format!("forbidden {verb} {resource}"),
             Health::Away { .. } => "away".to_owned(),
@@ -63,10 +64,7 @@ fn words(told: &Told) -> String {
 impl Story {
     fn of(server: &Server, resource: Resource) -> Self {
         let requests = Requests::new(server.client.clone(), "n1");
-        let reading = Arc::new(Reading {
-            node: "n1".to_owned(),
-            options: LowerOptions::default(),
-        });
+        let reading = Arc::new(Reading::new("n1", LowerOptions::default()));
         let (sender, told) = mpsc::channel(16);
         tokio::spawn(Follower::new(resource, requests, reading, sender).run());
         Self { told }
