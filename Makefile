@@ -72,6 +72,12 @@ bench: ## what it costs, as ratios to doing without, in one run (root; SECTIONS=
 	$(CARGO) build --release --package oxilium --package oxilium-cni --package oxilium-bench --bins
 	@target/release/oxilium-bench $(SECTIONS)
 
+.PHONY: bench-cluster
+bench-cluster: ## kubectl apply until the kernel enforces, pods in a burst: on a cluster of namespaces (root; NODES=2)
+	@scripts/setup.sh build
+	$(CARGO) build --quiet --release --package oxilium-bench --bin oxilium-bench-cluster
+	@THEN=target/release/oxilium-bench-cluster scripts/e2e-cluster.sh what-users-see
+
 .PHONY: bench-policy
 bench-policy: ## the policy engine on three worlds: parse, resolve, change, memory
 	@scripts/setup.sh build
