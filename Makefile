@@ -76,6 +76,12 @@ bench: ## what it costs, as ratios to doing without, in one run (root; SECTIONS=
 bench-scale: ## the agent's start in a cluster of 50,000 endpoints, on a real API server (root; minutes)
 	@$(MAKE) --no-print-directory bench SECTIONS=scale
 
+.PHONY: bench-cluster
+bench-cluster: ## kubectl apply until the kernel enforces, pods in a burst: on a cluster of namespaces (root; NODES=2)
+	@scripts/setup.sh build
+	$(CARGO) build --quiet --release --package oxilium-bench --bin oxilium-bench-cluster
+	@THEN=target/release/oxilium-bench-cluster scripts/e2e-cluster.sh what-users-see
+
 .PHONY: bench-policy
 bench-policy: ## the policy engine on three worlds: parse, resolve, change, memory
 	@scripts/setup.sh build

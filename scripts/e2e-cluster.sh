@@ -59,7 +59,12 @@ status=0
 [ -z "${THEN:-}" ] || "$THEN" || status=$?
 if [ -n "${SUITE:-}" ]; then
     mkdir -p "$LOGS/suite"
-    in_cp "$BIN/ginkgo" --procs="${PROCS:-6}" --focus="$SUITE" --no-color --silence-skips --timeout=60m "$BIN/e2e.test" -- \
+    skip=()
+    if ! modprobe --quiet sctp && [ ! -d /proc/net/sctp ]; then
+        say "this kernel has no SCTP: specs of it are skipped"
+        skip=(--skip=SCTP)
+    fi
+    in_cp "$BIN/ginkgo" --procs="${PROCS:-6}" --focus="$SUITE" "${skip[@]}" --no-color --silence-skips --timeout=60m "$BIN/e2e.test" -- \
         --kubeconfig="$ADMIN" --provider=skeleton --num-nodes="${NODES:-3}" --minStartupPods=0 --report-dir="$LOGS/suite" || status=$?
 fi
 exit "$status"

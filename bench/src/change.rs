@@ -94,16 +94,16 @@ fn policy(number: usize) -> String {
 }
 
 /// G, read where the programs read it.
-struct Published(Array<MapData, u64>);
+pub(crate) struct Published(Array<MapData, u64>);
 
 impl Published {
-    fn open(bpf_root: &Path) -> Result<Self> {
+    pub(crate) fn open(bpf_root: &Path) -> Result<Self> {
         let pin = pins(bpf_root).join(map::NODE_WORDS);
         let data = MapData::from_pin(&pin).with_context(|| pin.display().to_string())?;
         Ok(Self(Array::try_from(Map::Array(data))?))
     }
 
-    fn get(&self) -> Result<u64> {
+    pub(crate) fn get(&self) -> Result<u64> {
         Ok(self.0.get(&(NodeWord::Published as u32), 0)?)
     }
 }

@@ -121,7 +121,7 @@ fn agent_times(agent: &Agent) -> Result<Vec<f64>> {
 }
 
 /// Seconds from the first line of an endpoint's log to the first that says that a revision is enforced.
-fn life(endpoint: &Value) -> Option<f64> {
+pub(crate) fn life(endpoint: &Value) -> Option<f64> {
     let log = endpoint["status"]["log"].as_array()?;
     let requested = seconds_of_day(log.first()?["timestamp"].as_str()?)?;
     let enforced = |line: &&Value| {

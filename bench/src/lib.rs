@@ -4,6 +4,7 @@
 //! both. Goals are printed beside the figures and never enforced.
 
 pub mod change;
+pub mod cluster;
 pub mod cni;
 pub mod empty;
 pub mod figures;

@@ -144,27 +144,36 @@ pub(crate) fn marked_identity(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A CiliumEndpoint of another pod stands where a pod's own belongs, as after a StatefulSet's pod moved.
+/// An agent that starts finds the CiliumEndpoint of another pod where its own pod's belongs, as after a StatefulSet's pod
+/// moved: it asks the API server whose it is before it takes it away.
 pub(crate) fn former_life(stage: &mut Stage<'_>) -> Result<()> {
     let namespace = stage.namespace.clone();
-    let [_] = stage.pods(["former"], &client("former", "app: former", &stage.node(1)))?;
+    let pods = client("former", "app: former", &stage.node(1))
+        + &client("next", "app: next", &stage.node(0));
+    let [_, next] = stage.pods(["former", "next"], &pods)?;
     let uid = |name: &str| -> Result<String> {
-        let pod = stage
-            .cluster
-            .json(&["--namespace", &namespace, "get", "pod", name])?;
-        Ok(pod["metadata"]["uid"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned())
+        let get = ["--namespace", &namespace, "get", "pod", name];
+        let pod = stage.cluster.json(&get)?;
+        let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
+        Ok(uid.to_owned())
     };
-    stage.apply(&format!(
-        "apiVersion: cilium.io/v2\nkind: CiliumEndpoint\nmetadata:\n  name: next\n  ownerReferences: [{{apiVersion: v1, \
-         kind: Pod, name: former, uid: {}}}]\n",
-        uid("former")?
-    ))?;
-    let [_] = stage.pods(["next"], &client("next", "app: next", &stage.node(0)))?;
-    let wanted = uid("next")?;
+    let (wanted, other) = (uid("next")?, uid("former")?);
     let get = ["--namespace", &namespace, "get", "ciliumendpoint", "next"];
+    wait::until("its CiliumEndpoint", LONG, || {
+        Ok(stage.cluster.json(&get).ok())
+    })?;
+    let agent = stage.cluster.pod_on("kube-system", AGENTS, &next.node)?;
+    let kill = ["--namespace", "kube-system", "delete", "pod", &agent.name];
+    let at_once = ["--force", "--grace-period=0"];
+    stage.cluster.kubectl(&[&kill[..], &at_once].concat())?;
+    // While nobody looks.
+    let patch = serde_json::json!({"metadata": {"ownerReferences": [
+        {"apiVersion": "v1", "kind": "Pod", "name": "former", "uid": other},
+    ]}});
+    let patch = patch.to_string();
+    let place = ["--namespace", &namespace, "patch", "ciliumendpoint", "next"];
+    let change = ["--type=merge", "--patch", &patch];
+    stage.cluster.kubectl(&[&place[..], &change].concat())?;
     let mut owner = String::new();
     let came = wait::until("its own CiliumEndpoint", LONG, || {
         // For a moment there is none.
