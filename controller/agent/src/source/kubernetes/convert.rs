@@ -18,7 +18,7 @@ use super::resource::Resource;
 #[derive(Debug)]
 pub(super) struct Reading {
     /// Name of this node.
-    node: String,
+    pub(super) node: String,
     /// How policies are lowered.
     options: LowerOptions,
     /// What many objects have.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use oxilium_manifest::LowerOptions;
-use oxilium_manifest::tree::FromJson;
 use oxilium_model::world::ServiceRef;
 use serde_json::{Value, json};
 use tempfile::TempDir;
