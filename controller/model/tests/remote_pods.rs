@@ -1,4 +1,5 @@
 //! What is remembered of CiliumEndpoints is what comes of looking at all of them.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
