@@ -17,8 +17,8 @@
 //! 8. Where needed: the remote identity and policy.
 //! 9. Counters and events.
 //!
-//! Nothing is marked; nothing is rewritten but the addresses of a flow to a service ([`services`]), and nothing redirected
-//! but what a pod sends to itself through one ([`hairpin`]).
+//! Nothing is marked; nothing is rewritten but the addresses of a flow to a service (`services`), and nothing redirected
+//! but what a pod sends to itself through one (`hairpin`).
 #![cfg_attr(not(any(test, feature = "testing")), no_std)]
 
 mod address;
@@ -73,7 +73,7 @@ pub fn judge<H: Hook, P: Packet, M: FlowMaps<V4> + FlowMaps<V6>>(
     }
 }
 
-/// A verdict of [`judge_number`]: the packet passes, and goes back to the pod that sent it ([`hairpin`]).
+/// A verdict of [`judge_number`]: the packet passes, and goes back to the pod that sent it (`hairpin`).
 pub const TO_ITSELF: u32 = 1;
 
 /// As [`judge()`], but the verdict as programs pass it on: 0, [`TO_ITSELF`], or the reason's number.

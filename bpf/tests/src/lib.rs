@@ -30,6 +30,10 @@ pub const REDIRECT: u32 = 7;
 
 /// Constants of the object.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a constant of its own in the object"
+)]
 pub struct Constants {
     /// Judge, write nothing.
     pub dry_run: bool,

@@ -81,7 +81,7 @@ pub struct AgentOptions {
         long,
         env = "OXILIUM_NETNS_DIRS",
         value_delimiter = ',',
-        default_value = "/run/netns,/run/docker/netns",
+        default_value = "/var/run/netns,/var/run/docker/netns",
         value_name = "DIRS"
     )]
     pub netns_dirs: Vec<PathBuf>,
