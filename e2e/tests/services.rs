@@ -365,8 +365,7 @@ fn status_tells_where_netfilter_sees_half_of_a_connection() {
         message.contains("net.bridge.bridge-nf-call-iptables is 0"),
         "{message}"
     );
-    // IPv4 may get through all the same: the node's ICMP redirect has the pod send straight to the backend.
-    assert!(!exchanged()[1], "as was told");
+    assert_eq!(exchanged(), [false, false], "as was told");
 
     set("1");
     assert_eq!(cilium().0, "Ok");

@@ -36,6 +36,8 @@ pub trait Address: Copy + Default + PartialEq {
     const ICMP: u8;
     /// ICMP type of an echo request.
     const ECHO_REQUEST: u8;
+    /// ICMP type of a redirect.
+    const REDIRECT: u8;
     /// Identity of an address that nobody knows.
     const WORLD: u32;
     /// The family.
@@ -219,6 +221,7 @@ impl Address for V4 {
     const ETHER_TYPE: u16 = 0x0800;
     const ICMP: u8 = 1;
     const ECHO_REQUEST: u8 = 8;
+    const REDIRECT: u8 = 5;
     const WORLD: u32 = WORLD_IPV4;
     const FAMILY: Family = Family::V4;
     const SOURCE_OFFSET: u32 = 12;
@@ -361,6 +364,7 @@ impl Address for V6 {
     const ETHER_TYPE: u16 = 0x86DD;
     const ICMP: u8 = 58;
     const ECHO_REQUEST: u8 = 128;
+    const REDIRECT: u8 = 137;
     const WORLD: u32 = WORLD_IPV6;
     const FAMILY: Family = Family::V6;
     const SOURCE_OFFSET: u32 = 8;

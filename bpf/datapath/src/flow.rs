@@ -605,6 +605,10 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             && sight.nat != 0
             && sight.word.direction() as u8 == Direction::Egress as u8
         {
+            if self.scratch.facts.icmp_type() == A::REDIRECT {
+                // It would have the pod send all that goes to the frontend straight to this backend.
+                return Err(DropReason::IcmpRedirect);
+            }
             self.scratch.translation.change = Change::Quoted;
             self.scratch.translation.nat = sight.nat;
         }

@@ -7,8 +7,8 @@ mod hairpin;
 use oxilium_abi::{
     Be16,
     DropReason::{
-        FragmentNotFound, InvalidSourceIp, NoServiceBackend, PolicyDenied, SctpPortTranslation,
-        TooManyBackends,
+        FragmentNotFound, IcmpRedirect, InvalidSourceIp, NoServiceBackend, PolicyDenied,
+        SctpPortTranslation, TooManyBackends,
     },
     IpcacheKey, LbAddress, LbState, NodeWord, ServiceKey, ServiceValue, ServiceWord,
 };
@@ -16,7 +16,7 @@ use oxilium_abi::{
 use super::{
     super::{Ipv4, Ipv6, PolicyEntry, World, Write, icmp, sctp, tcp, udp},
     Family, PASS, Step, Story,
-    Who::{self, Peer, Second, Service, World as Outside},
+    Who::{self, Host, Peer, Second, Service, World as Outside},
 };
 use crate::Direction::Egress;
 
@@ -341,6 +341,11 @@ fn edges(f: Family) -> Vec<Story> {
         )
         .with_checksums()
     };
+    let redirect = {
+        let quote = f.quote_from(Peer, UDP, &udp(999, 8080, b"datagram"));
+        let quote = f.with_header_checksum(&quote);
+        f.to(Host, f.icmp(), &icmp(5, 1, &[&Peer.v4(), &*quote].concat()))
+    };
     vec![
         f.story(
             "a lie about the source comes before the service",
@@ -380,6 +385,19 @@ fn edges(f: Family) -> Vec<Story> {
                     later(Peer, 5).with_header_checksum(),
                 ),
             ],
+        ),
+        f.story(
+            "the host's redirect about a packet to a service is kept from the pod, which would take it for the service's",
+            &allow(UDP, 8080),
+            match f {
+                // IPv6's names the destination that the host saw: the backend's address alone.
+                Family::V6 => Vec::new(),
+                Family::V4 => vec![
+                    of(UDP),
+                    sent(f, UDP, 0, Peer, 8080),
+                    Step::To(redirect, Err(IcmpRedirect)),
+                ],
+            },
         ),
         f.story(
             "a router's error about the pod's packet quotes what the pod sent",
