@@ -124,7 +124,9 @@ impl Drop for Watch {
 fn bpf_root(cluster: &Cluster, node: &str) -> Result<PathBuf> {
     let number = node.trim_start_matches('n');
     let pid = process::run(cluster.script("node-pid")?.arg(number))?;
-    Ok(format!("/proc/{}/root/sys/fs/bpf", pid.trim()).into())
+    // proc(5): the root of a process, its mounts included.
+    let root = Path::new("/proc").join(pid.trim()).join("root");
+    Ok(root.join("sys/fs/bpf"))
 }
 
 /// When the programs of a node were first seen to judge by another revision than `before`.
