@@ -18,6 +18,7 @@ struct KernelFigures {
     maps: Vec<MapStatus>,
     writes: KernelWrites,
     events_lost: u64,
+    flows_evicted: u64,
 }
 
 pub(super) async fn report<N: Node + 'static>(
@@ -59,6 +60,7 @@ pub(super) async fn report<N: Node + 'static>(
         refused,
         monitor_readers: service.monitors.readers() as u64,
         events_lost: figures.events_lost,
+        flows_evicted: figures.flows_evicted,
         maps: figures.maps,
         kernel_writes: figures.writes,
         configuration: service.options.configured.status(),
@@ -92,6 +94,7 @@ fn figures<N: Node>(node: &mut N) -> Result<KernelFigures, ApiError> {
     Ok(KernelFigures {
         maps,
         writes,
+        flows_evicted: node.evicted_flows(),
         events_lost: counters
             .iter()
             .filter(|((_, reason), _)| *reason == COUNTER_EVENT_LOST)
