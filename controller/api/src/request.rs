@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, Endpoint, ExplainReport, IpcacheEntry,
-    ManifestFile, MonitorFilter, PlanReport, PolicyObject, StatusReport, endpoint::ApiIdentity,
+    BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, ConntrackTalker, Endpoint, ExplainReport,
+    IpcacheEntry, ManifestFile, MonitorFilter, PlanReport, PolicyObject, StatusReport,
+    endpoint::ApiIdentity,
 };
 
 /// Everything that a client may ask.
@@ -41,6 +42,8 @@ pub enum Request {
     BpfIpcache,
     /// Flows as the kernel holds them; of one endpoint, or of all.
     BpfConntrack(Option<u16>),
+    /// Who fills the conntrack tables.
+    BpfConntrackTop,
     /// Endpoints and interfaces as the kernel holds them.
     BpfEndpoints,
     /// What would be written for these manifests in place of the present ones.
@@ -191,8 +194,9 @@ macro_rules! calls {
 /// Calls without parameters, and those whose parameter is no type of its own.
 pub mod call {
     use super::{
-        ApiIdentity, BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, Endpoint, ExplainQuery,
-        ExplainReport, IpcacheEntry, ManifestFile, PlanReport, PolicyObject, Request, StatusReport,
+        ApiIdentity, BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, ConntrackTalker, Endpoint,
+        ExplainQuery, ExplainReport, IpcacheEntry, ManifestFile, PlanReport, PolicyObject, Request,
+        StatusReport,
     };
 
     /// [`Request::Status`].
@@ -213,6 +217,8 @@ pub mod call {
     pub struct BpfIpcache;
     /// [`Request::BpfConntrack`].
     pub struct BpfConntrack(pub Option<u16>);
+    /// [`Request::BpfConntrackTop`].
+    pub struct BpfConntrackTop;
     /// [`Request::BpfEndpoints`].
     pub struct BpfEndpoints;
     /// [`Request::Plan`].
@@ -230,6 +236,7 @@ pub mod call {
         BpfPolicy => Vec<BpfPolicyTable>, call => Request::BpfPolicy(call.0);
         BpfIpcache => Vec<IpcacheEntry>, _call => Request::BpfIpcache;
         BpfConntrack => Vec<ConntrackFlow>, call => Request::BpfConntrack(call.0);
+        BpfConntrackTop => Vec<ConntrackTalker>, _call => Request::BpfConntrackTop;
         BpfEndpoints => Vec<BpfEndpoint>, _call => Request::BpfEndpoints;
         Plan => PlanReport, call => Request::Plan(call.0);
         ExplainPacket => ExplainReport, call => Request::ExplainPacket(call.0);

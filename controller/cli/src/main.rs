@@ -122,6 +122,7 @@ fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Bpf(Bpf::Policy(args)) => bpf::policy(&client, &args, &mut out),
         Command::Bpf(Bpf::Ipcache(_)) => bpf::ipcache(&client, &mut out),
         Command::Bpf(Bpf::Ct(Ct::List { scope })) => bpf::conntrack(&client, &scope, &mut out),
+        Command::Bpf(Bpf::Ct(Ct::Top { number })) => bpf::conntrack_top(&client, number, &mut out),
         Command::Bpf(Bpf::Endpoint(_)) => bpf::endpoints(&client, &mut out),
         Command::Monitor(args) => monitor::run(&client, &args, &mut out),
         Command::Plan(args) => plan::run(&client, &args, &mut out),

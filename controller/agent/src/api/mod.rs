@@ -6,6 +6,7 @@ mod health;
 mod monitor;
 mod server;
 mod status;
+mod talkers;
 
 pub use answers::condition_of;
 pub use health::Metrics;
