@@ -13,6 +13,7 @@ use std::{
 };
 
 use oxilium_e2e::{
+    lab::Lab,
     netns::Netns,
     packet::{self, ethertype, tcp_flag},
     pod::Pod,
@@ -86,6 +87,12 @@ fn is_payload_from(frame: &[u8], source: Mac) -> bool {
     is_tcp && total > header + usize::from(ip[header + 12] >> 4) * 4
 }
 
+/// The pod that policies here select, and the one that they name.
+fn server_and_friend(lab: &Lab) -> [Pod; 2] {
+    [("server", "subject"), ("friend", "friend")]
+        .map(|(name, app)| lab.pod(name).label("app", app).start().unwrap())
+}
+
 /// After the flow was cut: the server keeps retransmitting, and none of it arrives.
 fn nothing_more_arrives(server: &Pod, client: &Netns, client_address: IpAddr) {
     let (at_server, at_client) = (
@@ -124,18 +131,7 @@ fn a_download_stops_when_the_servers_ingress_is_denied() {
     let Some(scenario) = Scenario::start().unwrap() else {
         return;
     };
-    let server = scenario
-        .lab
-        .pod("server")
-        .label("app", "subject")
-        .start()
-        .unwrap();
-    let friend = scenario
-        .lab
-        .pod("friend")
-        .label("app", "friend")
-        .start()
-        .unwrap();
+    let [server, friend] = server_and_friend(&scenario.lab);
     let _service = TcpServer::download(&server.netns, 80).unwrap();
     for (address, friend_address) in sockets(&server, 80)
         .into_iter()
@@ -168,18 +164,7 @@ fn a_download_stays_stopped_when_somebody_removes_the_denied_flow() {
     let Some(scenario) = Scenario::start().unwrap() else {
         return;
     };
-    let server = scenario
-        .lab
-        .pod("server")
-        .label("app", "subject")
-        .start()
-        .unwrap();
-    let friend = scenario
-        .lab
-        .pod("friend")
-        .label("app", "friend")
-        .start()
-        .unwrap();
+    let [server, friend] = server_and_friend(&scenario.lab);
     let _service = TcpServer::download(&server.netns, 80).unwrap();
     for (address, friend_address, table) in sockets(&server, 80)
         .into_iter()
@@ -229,18 +214,7 @@ fn a_download_goes_on_while_policies_come_and_go_that_allow_it() {
     let Some(scenario) = Scenario::start().unwrap() else {
         return;
     };
-    let server = scenario
-        .lab
-        .pod("server")
-        .label("app", "subject")
-        .start()
-        .unwrap();
-    let friend = scenario
-        .lab
-        .pod("friend")
-        .label("app", "friend")
-        .start()
-        .unwrap();
+    let [server, friend] = server_and_friend(&scenario.lab);
     let _service = TcpServer::download(&server.netns, 80).unwrap();
     let [address, _] = sockets(&server, 80);
     let download = Download::start(&friend.netns, address);
@@ -262,18 +236,7 @@ fn a_download_stops_when_the_remote_pod_is_not_the_friend_any_more() {
     let Some(scenario) = Scenario::start().unwrap() else {
         return;
     };
-    let server = scenario
-        .lab
-        .pod("server")
-        .label("app", "subject")
-        .start()
-        .unwrap();
-    let mut friend = scenario
-        .lab
-        .pod("friend")
-        .label("app", "friend")
-        .start()
-        .unwrap();
+    let [server, mut friend] = server_and_friend(&scenario.lab);
     let _service = TcpServer::download(&server.netns, 80).unwrap();
     scenario
         .enforce("web", &policy("web", FROM_FRIEND))

@@ -13,6 +13,7 @@ mod counter;
 mod epoch;
 mod event;
 mod fragment;
+mod hash;
 mod interface;
 mod ipcache;
 mod net;
@@ -34,6 +35,7 @@ pub use epoch::{
 };
 pub use event::{Event, EventKind, EventTranslation, TraceState};
 pub use fragment::{FRAGMENT_LIFETIME, FragmentEntry, FragmentKey4, FragmentKey6};
+pub use hash::mix;
 pub use interface::{ADDRESSES_PER_FAMILY, InterfaceConfig, InterfaceFlags, NETNS_UNKNOWN};
 pub use ipcache::{IPCACHE_PREFIX_BASE, IpcacheKey, IpcacheValue};
 pub use net::{Be16, Direction, Family};

@@ -25,6 +25,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::hash::mix;
 use crate::net::{Be16, Family};
 
 /// The highest backend id.
@@ -37,15 +38,6 @@ pub const SERVICE_LOOPBACK4: [u8; 4] = [169, 254, 42, 1];
 /// The same for IPv6. Not Cilium's `fe80::1`, which a chained pod would look for on its own link: of the prefix that is
 /// to be discarded wherever it is met (RFC 6666), so that the pod sends it to its gateway and nobody else has it.
 pub const SERVICE_LOOPBACK6: [u8; 16] = [0x01, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 169, 254, 42, 1];
-
-const MIX: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// One round of mixing; not secret, not free of collisions.
-#[inline(always)]
-const fn mix(hash: u64, word: u64) -> u64 {
-    let hash = (hash ^ word).wrapping_mul(MIX);
-    hash ^ (hash >> 32)
-}
 
 #[inline(always)]
 #[expect(

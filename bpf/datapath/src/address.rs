@@ -2,7 +2,7 @@
 
 use oxilium_abi::{
     Be16, CtKey4, CtKey6, DropReason, Family, FragmentKey4, FragmentKey6, InterfaceConfig,
-    IpcacheKey,
+    IpcacheKey, mix,
 };
 
 use crate::{
@@ -201,13 +201,6 @@ impl V6 {
         let [a, b] = config.link_local;
         !self.is_unspecified() && (self == Self::from_bytes(a) || self == Self::from_bytes(b))
     }
-}
-
-/// One round of mixing; odd constant of the golden ratio.
-#[inline(always)]
-pub(crate) const fn mix(hash: u64, word: u64) -> u64 {
-    let hash = (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    hash ^ (hash >> 32)
 }
 
 #[expect(

@@ -2,11 +2,11 @@
 
 use oxilium_abi::{
     Be16, COUNTER_LOCAL_SOURCE_NOT_HOST, CtFlags, CtWord, Direction, DropReason, FlowKind,
-    InterfaceFlags, NETNS_UNKNOWN, NodeWord, TraceState, counter_index,
+    InterfaceFlags, NETNS_UNKNOWN, NodeWord, TraceState, counter_index, mix,
 };
 
 use crate::{
-    address::{Address, mix, pack_rest},
+    address::{Address, pack_rest},
     conntrack::{self, Sight, Step},
     facts::{ACK, Class, Fragment, RST, SYN, Tuple},
     hook::Hook,

@@ -32,11 +32,11 @@
 
 use oxilium_abi::{
     Affinity, AffinityKey, Be16, ChoiceWord, Direction, DropReason, FlowKind, LbAddress, NatWord,
-    NodeWord, ServiceFlow, ServiceKey, ServiceWord, bind,
+    NodeWord, ServiceFlow, ServiceKey, ServiceWord, bind, mix,
 };
 
 use crate::{
-    address::{Address, mix, pack_rest},
+    address::{Address, pack_rest},
     conntrack::lifetime,
     facts::{Class, Facts, Fragment, SCTP, Tuple},
     flow::Aligned,

@@ -23,11 +23,9 @@ fn node() -> Node {
 }
 
 fn page(node: &Node) -> String {
-    let answer = node.metrics();
-    assert!(matches!(answer, Answer::Metrics(_)), "{answer:?}");
-    match answer {
-        Answer::Metrics(page) | Answer::Well(page) | Answer::Unwell(page) => page,
-        Answer::NoSuchPage => String::new(),
+    match node.metrics() {
+        Answer::Metrics(page) => page,
+        other => unreachable!("{other:?}"),
     }
 }
 
