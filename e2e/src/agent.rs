@@ -157,6 +157,18 @@ impl Agent {
         self.until(wanted)
     }
 
+    /// Waits until no program is on its hook for the time being only. A hook gets its link in several writes; that the
+    /// last one is made only the agent knows.
+    ///
+    /// # Errors
+    /// If some have no link in time.
+    pub fn until_linked(&self) -> Result<()> {
+        wait::until("all programs have their links", wait::LONG, || {
+            let waiting = &self.cli.status()?["reconcile"]["hooks-without-link"];
+            Ok((*waiting == 0).then_some(()))
+        })
+    }
+
     /// The revision of the inputs that the agent knows.
     ///
     /// # Errors

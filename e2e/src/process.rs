@@ -203,7 +203,7 @@ impl Process {
     /// # Errors
     /// As for [`Process::spawn`], or if it may not be traced.
     pub fn spawn_traced(name: &str, command: &Command, log: PathBuf, trace: Trace) -> Result<Self> {
-        let mut command = stopped(command);
+        let mut command = stopped(command)?;
         output_to(&mut command, &log)?;
         let (started, told) = channel();
         let followed = trace.clone();

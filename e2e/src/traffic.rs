@@ -14,11 +14,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::{netns::Netns, server, wait};
 
 /// Time between two packets of a stream.
 const EVERY: Duration = Duration::from_millis(2);
+/// Bytes that a socket may hold: seconds of packets. A thread that gets no CPU for so long loses none.
+const BUFFER: usize = 16 << 20;
 /// How long a thread waits for a packet before it looks whether it is to end.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -106,6 +109,7 @@ impl Datagrams {
         };
         for socket in [&server, &client] {
             socket.set_read_timeout(Some(PATIENCE))?;
+            setsockopt(socket, sockopt::RcvBufForce, &BUFFER).context("a socket's buffer")?;
         }
         this.answer(server, echo);
         this.hear(client.try_clone()?);

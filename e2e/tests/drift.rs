@@ -147,14 +147,14 @@ fn hooks_are_asked_each_second_however_seldom_the_tables_are_compared() {
     };
     let status = agent.cli().status().unwrap();
     let drifted = status["reconcile"]["hooks-drifted"].as_u64().unwrap();
-    // Two pods with two hooks each; filters are announced.
-    let expected = if status["attach-mode"] == "TCX" { 4 } else { 0 };
-    assert_eq!(drifted, expected, "{status}");
+    // Filters are announced. Of links the first look finds those that are off by then, and all is compared after it.
+    let asked = status["attach-mode"] == "TCX";
+    assert_eq!(drifted > 0, asked, "{status}");
     let writes = |status: &Value| status["kernel-writes"]["total"].as_u64().unwrap();
     agent.until_applied().unwrap();
     let before = agent.cli().status().unwrap();
     let micros = |status: &Value| status["reconcile"]["last-hooks-micros"].as_u64().unwrap();
-    if expected > 0 {
+    if asked {
         wait::until("the hooks were asked again", wait::LONG, || {
             let now = agent.cli().status()?;
             Ok((micros(&now) != micros(&before)).then_some(()))
@@ -189,6 +189,7 @@ fn taken_off_and_put_on_again(sweep_interval: &str) -> Option<(Agent, Lab)> {
         before.iter().any(|frame| contains(frame, b"a lie"))
     };
     assert!(!lie_arrives());
+    agent.until_linked().unwrap();
     let before = repaired(&agent);
     strip(&lab, &liar);
     wait::until("the programs are on again", wait::LONG, || {

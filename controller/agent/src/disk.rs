@@ -2,6 +2,7 @@
 
 mod attachments;
 mod claims;
+mod ledger;
 mod lock;
 
 use std::fs::{self, DirBuilder, File};
@@ -12,8 +13,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use attachments::{AttachmentRecord, Attachments};
+pub use attachments::{AttachmentRecord, Attachments, Prior};
 pub use claims::ClaimsFile;
+pub(crate) use ledger::{LOCK, missing};
+pub use ledger::{Ledger, Places};
 pub use lock::{InstanceLock, LockError};
 
 /// A file of the state directory could not be read or written.

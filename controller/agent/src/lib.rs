@@ -9,6 +9,7 @@
 //! - [`http`], [`metrics`]: what probes and Prometheus read
 //! - [`staged`]: what staged policies would change
 //! - [`disk`]: what outlives the agent
+//! - [`uninstall`]: the end of all of it
 //! - [`offline`], [`explain`]: the pure core for people who ask what would be
 
 pub mod api;
@@ -24,6 +25,7 @@ pub mod reconcile;
 mod run;
 pub mod source;
 pub mod staged;
+pub mod uninstall;
 
 pub use config::AgentOptions;
 pub use run::{log_to_stderr, run};

@@ -23,7 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::api::{Metrics, Monitors, Server, Service};
 use crate::config::{self, AgentOptions, LogFormat, ObjectSource};
-use crate::disk::{InstanceLock, make_directory, write_whole};
+use crate::disk::{InstanceLock, LOCK, Ledger, Places, make_directory, missing, write_whole};
 use crate::http::{self, OptionalAddress};
 use crate::metrics::{CountLogLines, Instruments};
 use crate::publish::{Publishing, publish};
@@ -32,7 +32,8 @@ use crate::source::{self, TombstoneWatch};
 
 /// tcx hooks announce no change: how often they are asked.
 const HOOKS_EVERY: Duration = Duration::from_secs(1);
-/// How many hooks get tcx links at once: those of one pod. More are staged.
+/// How many hooks get their tcx links put on again at once. More are staged, and so are those of a new pod: others may
+/// come behind it, and would wait for its links.
 const LINKS_AT_ONCE: usize = 2;
 /// How long no pod must have come before staged programs get their links.
 const SETTLE_AFTER: Duration = Duration::from_secs(1);
@@ -64,7 +65,7 @@ pub fn log_to_stderr(debug: bool, format: LogFormat, counted: Option<Instruments
 }
 
 /// This boot's id.
-fn boot_id() -> Result<String> {
+pub(crate) fn boot_id() -> Result<String> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
     let text = fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?;
     Ok(text.trim().to_owned())
@@ -148,11 +149,22 @@ struct Process {
 }
 
 impl Process {
-    fn prepare(options: &AgentOptions) -> Result<Self> {
+    fn prepare(options: &AgentOptions, socket: &Path) -> Result<Self> {
         // What the agent makes is for root only, from the moment that it is there.
         umask(Mode::from_bits_truncate(0o077));
+        let made = missing(&options.state_dir);
         make_directory(&options.state_dir)?;
-        let state = InstanceLock::take(&options.state_dir.join("agent.lock"))?;
+        let state = InstanceLock::take(&options.state_dir.join(LOCK))?;
+        let places = Places {
+            bpf_root: options.bpf_root.clone(),
+            status: options
+                .status_dir()
+                .unwrap_or_else(|| options.state_dir.join("status")),
+            tombstones: options.tombstones.clone(),
+            socket: socket.to_owned(),
+        };
+        // Before anything else is made.
+        Ledger::note(&options.state_dir, made, places)?;
         // Two agents with state of their own would still write to one set of maps.
         let maps = InstanceLock::of_directory(&options.bpf_root)?;
         Ok(Self {
@@ -209,6 +221,7 @@ fn serve(
     } = kernel;
     config.programs = node.programs();
     config.stage_above = node.uses_tcx().then_some(LINKS_AT_ONCE);
+    config.stage_new = node.uses_tcx();
     let node_name = config.node_name.to_string();
     let start = Start {
         node,
@@ -409,7 +422,7 @@ pub fn run(options: AgentOptions, socket: &Path) -> Result<()> {
     let instruments = Instruments::default();
     log_to_stderr(options.debug, options.log_format, Some(instruments.clone()));
     options.configured.log();
-    let process = Process::prepare(&options)?;
+    let process = Process::prepare(&options, socket)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

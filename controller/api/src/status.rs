@@ -139,6 +139,12 @@ pub struct ReconcileStatus {
     /// Microseconds that asking all hooks took last.
     #[serde(default)]
     pub last_hooks_micros: u64,
+    /// Hooks whose programs enforce already, as filters, and get their tcx links when no pods come any more.
+    #[serde(default)]
+    pub hooks_without_link: u64,
+    /// Seconds since the first of them came.
+    #[serde(default)]
+    pub hooks_without_link_seconds: u64,
     /// What fails and is tried again.
     pub failing: Vec<FailingObject>,
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use oxilium_agent::AgentOptions;
+use oxilium_agent::uninstall::UninstallOptions;
 use oxilium_api::{Client, MonitorKind, paths};
 use oxilium_operator::OperatorOptions;
 
@@ -75,6 +76,9 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Whether a packet passes, and which rules decide. Exit status 0: it passes, 1: it does not.
     Explain(ExplainArgs),
+    /// Remove everything that an agent ever made on this host: no policy holds after it. Refused while an agent runs.
+    /// Exit status 1 when something had to stay.
+    Uninstall(UninstallOptions),
 }
 
 #[derive(Debug, Args)]

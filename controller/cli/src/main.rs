@@ -15,6 +15,7 @@ mod plan;
 mod policy;
 mod service;
 mod status;
+mod uninstall;
 mod vectors;
 
 use std::io::{self, Write};
@@ -131,6 +132,7 @@ fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Monitor(args) => monitor::run(&client, &args, &mut out),
         Command::Plan(args) => plan::run(&client, &args, &mut out),
         Command::Explain(args) => explain::run(&client, &args, &mut out),
+        Command::Uninstall(options) => uninstall::run(&options, &socket, &mut out),
     }
 }
 

@@ -96,6 +96,13 @@ fn reconcile(table: &mut dyn Write, report: &StatusReport) -> io::Result<()> {
         "Last Sweep:\t{} s ago, took {} ms, {} writes of drift repaired so far",
         state.last_sweep_seconds, state.last_sweep_millis, state.drift_repaired
     )?;
+    if state.hooks_without_link > 0 {
+        writeln!(
+            table,
+            "Links To Come:\t{} hooks, enforced by filters, since {} s",
+            state.hooks_without_link, state.hooks_without_link_seconds
+        )?;
+    }
     list(table, "Failing", &state.failing)
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MsFlags, mount, umount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use thiserror::Error;
 
@@ -90,7 +90,37 @@ pub fn ensure(root: &Path, accept_private: bool) -> Result<(), BpffsError> {
     })
 }
 
-fn is_bpffs(path: &Path) -> io::Result<bool> {
+/// Unmounts the bpffs at `path`, if one is mounted there and nothing is in it; false when it is left.
+///
+/// # Errors
+/// [`BpffsError::Io`].
+pub fn unmount_empty(path: &Path) -> Result<bool, BpffsError> {
+    let failed = |action, source| BpffsError::Io {
+        path: path.to_owned(),
+        action,
+        source,
+    };
+    let is_mount = mounts("self")
+        .map_err(|source| failed("read /proc/self/mountinfo", source))?
+        .iter()
+        .any(|mount| mount.path == path);
+    if !is_mount || !is_bpffs(path).map_err(|source| failed("statfs", source))? {
+        return Ok(false);
+    }
+    let mut entries = fs::read_dir(path).map_err(|source| failed("read", source))?;
+    if entries.next().is_some() {
+        return Ok(false);
+    }
+    drop(entries);
+    umount(path).map_err(|error| failed("unmount", error.into()))?;
+    Ok(true)
+}
+
+/// Is a bpffs there?
+///
+/// # Errors
+/// What statfs(2) says; that there is nothing at all is no error.
+pub fn is_bpffs(path: &Path) -> io::Result<bool> {
     match statfs(path) {
         Ok(stat) => Ok(stat.filesystem_type() == BPF_FS_MAGIC),
         Err(nix::errno::Errno::ENOENT) => Ok(false),

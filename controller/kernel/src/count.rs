@@ -57,6 +57,8 @@ named! {
         Links = "links",
         /// clsact qdiscs and filters.
         Filters = "filters",
+        /// Network devices.
+        Devices = "devices",
         /// Ids of network namespaces.
         Namespaces = "namespaces",
     }

@@ -24,6 +24,7 @@ pub mod object;
 pub mod port;
 mod sys;
 pub mod table;
+mod uninstall;
 
 pub use attach::kernel_has_tcx;
 pub use config::{KernelConfig, MapSizes};
@@ -32,3 +33,4 @@ pub use load::LoadError;
 pub use netlink::{Changes, Monitor};
 pub use node::KernelNode;
 pub use port::{AttachMode, Node};
+pub use uninstall::{PriorInterface, UninstallError, uninstall};

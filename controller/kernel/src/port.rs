@@ -70,6 +70,12 @@ pub trait Node: Send {
     /// When the kernel does not give a whole answer.
     fn links(&mut self) -> Result<Vec<LinkInfo>, NetlinkError>;
 
+    /// Indices of this network namespace's interfaces that have a clsact qdisc, whoever made it.
+    ///
+    /// # Errors
+    /// When the kernel does not give a whole answer.
+    fn clsact(&mut self) -> Result<BTreeSet<u32>, NetlinkError>;
+
     /// This network namespace's addresses.
     ///
     /// # Errors
@@ -213,6 +219,8 @@ pub struct LinkInfo {
     pub up: bool,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// Packets that a queue of it may hold (`txqueuelen`).
+    pub tx_queue_len: u32,
 }
 
 /// An address of a device.

@@ -8,6 +8,11 @@ use super::{
     site::object_of,
 };
 
+/// Lookups, ids, information, runs of programs, queries, iterators.
+pub(super) const READS: &[u64] = &[
+    1, 4, 10, 11, 12, 13, 14, 15, 16, 17, 19, 20, 23, 24, 30, 31, 33,
+];
+
 impl Process {
     pub(super) fn bpf(&mut self, command: u64, attribute: u64) -> io::Result<Meaning> {
         let attribute = self.bytes(attribute, 128)?;
@@ -54,8 +59,7 @@ impl Process {
             28 => write("LINK_CREATE", String::new()),
             29 => write("LINK_UPDATE", String::new()),
             34 => write("LINK_DETACH", String::new()),
-            // Lookups, ids, information, runs of programs, queries, iterators.
-            1 | 4 | 10..=17 | 19 | 20 | 23 | 24 | 30 | 31 | 33 => Meaning::default(),
+            read if READS.contains(&read) => Meaning::default(),
             // What is not known to read, writes.
             other => write(&format!("command {other}"), String::new()),
         })

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::{libc, sys::ptrace, unistd::Pid};
+use nix::{errno::Errno, libc, sys::ptrace, unistd::Pid};
 
 use super::{
     Domain, Site,
@@ -22,16 +22,23 @@ pub(super) struct Call {
     pub args: [u64; 6],
 }
 
-/// The call that a thread is about to make; none when it is not about to make one.
+/// The call that a thread is about to make, in the stop that the filter made.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn entered(thread: Pid) -> nix::Result<Option<Call>> {
+pub(super) fn entered(thread: Pid) -> nix::Result<Call> {
     let regs = ptrace::getregs(thread)?;
-    // What the kernel puts there before a call.
-    let begins = regs.rax.cast_signed() == -i64::from(libc::ENOSYS);
-    Ok(begins.then_some(Call {
+    Ok(Call {
         number: regs.orig_rax.cast_signed(),
         args: [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9],
-    }))
+    })
+}
+
+/// Has the call that a thread is about to make not happen, and return this error.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn refuse(thread: Pid, errno: Errno) -> nix::Result<()> {
+    let mut regs = ptrace::getregs(thread)?;
+    regs.orig_rax = u64::MAX;
+    regs.rax = (-i64::from(errno as i32)).cast_unsigned();
+    ptrace::setregs(thread, regs)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -39,15 +46,20 @@ pub(super) fn returned(thread: Pid) -> nix::Result<i64> {
     Ok(ptrace::getregs(thread)?.rax.cast_signed())
 }
 
-/// The call that a thread is about to make; none when it is not about to make one.
+/// The call that a thread is about to make, in the stop that the filter made.
 #[cfg(target_arch = "aarch64")]
-pub(super) fn entered(thread: Pid) -> nix::Result<Option<Call>> {
+pub(super) fn entered(thread: Pid) -> nix::Result<Call> {
     let regs = ptrace::getregs(thread)?.regs;
-    // The kernel says by this register on which side of a call a thread stands.
-    Ok((regs[7] == 0).then_some(Call {
+    Ok(Call {
         number: regs[8].cast_signed(),
         args: [regs[0], regs[1], regs[2], regs[3], regs[4], regs[5]],
-    }))
+    })
+}
+
+/// The number of a call is in a register set that is not reached from here.
+#[cfg(target_arch = "aarch64")]
+pub(super) fn refuse(_thread: Pid, _errno: Errno) -> nix::Result<()> {
+    Err(Errno::EOPNOTSUPP)
 }
 
 #[cfg(target_arch = "aarch64")]

@@ -1,7 +1,7 @@
 //! The thread that follows a process from one system call to the next.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     os::unix::process::ExitStatusExt,
     process::{Command, ExitStatus},
     sync::mpsc::Sender,
@@ -23,9 +23,10 @@ use super::{
     Trace,
     call::{self, Meaning, Process},
 };
+use crate::process::built_binary;
 
-/// Stops before the program begins, so that not one of its calls is missed.
-const START: &str = "kill -STOP $$; exec \"$0\" \"$@\"";
+/// The program's file.
+const TRACED: &str = "oxilium-e2e-traced";
 
 /// What a thread is in the middle of.
 struct Pending {
@@ -39,8 +40,7 @@ struct Follower {
     trace: Trace,
     id: Pid,
     process: Process,
-    /// Threads that are in a call.
-    inside: HashSet<Pid>,
+    /// By thread: the call that it is in.
     pending: HashMap<Pid, Pending>,
 }
 
@@ -59,7 +59,6 @@ pub(crate) fn follow(mut command: Command, trace: &Trace, started: &Sender<Resul
         trace: trace.clone(),
         id,
         process: Process::new(id),
-        inside: HashSet::new(),
         pending: HashMap::new(),
     };
     if let Err(error) = follower.run() {
@@ -69,20 +68,18 @@ pub(crate) fn follow(mut command: Command, trace: &Trace, started: &Sender<Resul
     }
 }
 
-/// `command`, stopped at its start.
-pub(crate) fn stopped(command: &Command) -> Command {
-    let mut shell = Command::new("/bin/sh");
-    shell
-        .args(["-c", START])
-        .arg(command.get_program())
-        .args(command.get_args());
+/// `command`, run by the program that stops before it begins, so that not one of its calls is missed, and that has the
+/// kernel stop it at the calls that matter and at no others.
+pub(crate) fn stopped(command: &Command) -> Result<Command> {
+    let mut traced = Command::new(built_binary(TRACED)?);
+    traced.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
+            Some(value) => traced.env(name, value),
+            None => traced.env_remove(name),
         };
     }
-    shell
+    Ok(traced)
 }
 
 fn start(command: &mut Command) -> Result<Pid> {
@@ -96,6 +93,7 @@ fn start(command: &mut Command) -> Result<Pid> {
         other => bail!("it did not wait to be traced: {other:?}"),
     }
     let options = Options::PTRACE_O_TRACESYSGOOD
+        | Options::PTRACE_O_TRACESECCOMP
         | Options::PTRACE_O_TRACECLONE
         | Options::PTRACE_O_TRACEEXEC
         | Options::PTRACE_O_EXITKILL;
@@ -122,36 +120,40 @@ impl Follower {
                     return Ok(());
                 }
                 WaitStatus::Exited(id, _) | WaitStatus::Signaled(id, ..) => {
-                    self.inside.remove(&id);
                     self.pending.remove(&id);
                 }
+                WaitStatus::PtraceEvent(id, _, libc::PTRACE_EVENT_SECCOMP) => {
+                    alive(self.entered(id))?;
+                    self.resume(id, None)?;
+                }
                 WaitStatus::PtraceSyscall(id) => {
-                    alive(self.stopped(id))?;
-                    resume(id, None)?;
+                    alive(self.left(id))?;
+                    self.resume(id, None)?;
                 }
                 WaitStatus::PtraceEvent(id, _, event) => {
                     if event == libc::PTRACE_EVENT_EXEC {
                         self.process.executed();
                     }
-                    resume(id, None)?;
+                    self.resume(id, None)?;
                 }
-                WaitStatus::Stopped(id, signal) => resume(id, Some(signal))?,
+                WaitStatus::Stopped(id, signal) => self.resume(id, Some(signal))?,
                 WaitStatus::Continued(_) | WaitStatus::StillAlive => {}
             }
         }
     }
 
-    /// A thread stands before or behind a call, by turns.
-    fn stopped(&mut self, thread: Pid) -> Result<()> {
-        if self.inside.remove(&thread) {
-            return self.left(thread);
-        }
-        self.inside.insert(thread);
-        self.entered(thread)
+    /// A thread goes on: to the end of the call that it is in, if what becomes of it matters.
+    fn resume(&self, thread: Pid, signal: Option<Signal>) -> Result<()> {
+        let result = if self.pending.contains_key(&thread) {
+            ptrace::syscall(thread, signal)
+        } else {
+            ptrace::cont(thread, signal)
+        };
+        alive(result.context("go on"))
     }
 
     fn entered(&mut self, thread: Pid) -> Result<()> {
-        let call = call::entered(thread)?.context("a call ends that did not begin")?;
+        let call = call::entered(thread)?;
         let meaning = self
             .process
             .meaning(&call)
@@ -164,6 +166,9 @@ impl Follower {
                 // Dead in this stop, it never makes the call.
                 kill(self.id, Signal::SIGKILL)?;
                 return Ok(());
+            }
+            if let Some(errno) = self.trace.is_refused(site) {
+                call::refuse(thread, errno).context("refuse a call")?;
             }
             number = Some(begun);
         }
@@ -196,10 +201,6 @@ impl Follower {
         }
         Ok(())
     }
-}
-
-fn resume(thread: Pid, signal: Option<Signal>) -> Result<()> {
-    alive(ptrace::syscall(thread, signal).context("go on"))
 }
 
 /// A thread may die by SIGKILL whenever something is asked of it: that is told by the next wait.

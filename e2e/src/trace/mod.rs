@@ -1,14 +1,17 @@
 //! Every write of a process, seen from outside, and its death at any of them.
 //!
-//! A traced process stops at each system call (ptrace). What it writes to the kernel (bpf, rtnetlink, the BPF file system,
-//! sysctls) and to disk is told apart from what it reads by the call alone, so nothing in the product can be forgotten to
-//! be counted, and no build of it is made for tests: what dies here is the binary that users run.
+//! A traced process stops at each system call that may write (ptrace, and a seccomp filter which leaves all others
+//! alone: a stop at each futex and read cost two switches to the tracer, which on a loaded machine made a start of the
+//! agent take the better part of a minute). What it writes to the kernel (bpf, rtnetlink, the BPF file system, sysctls) and
+//! to disk is told apart from what it reads by the call alone, so nothing in the product can be forgotten to be counted,
+//! and no build of it is made for tests: what dies here is the binary that users run.
 //!
 //! [`Trace::kill_at`] kills it (SIGKILL) *before* the nth write from then on, so that the call never happens, or *after*
-//! it, so that the process never learns what came of it.
+//! it, so that the process never learns what came of it. [`Trace::refuse`] has writes fail.
 
 mod bpf;
 mod call;
+mod filter;
 mod follow;
 mod site;
 
@@ -19,6 +22,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use nix::errno::Errno;
+
+pub use filter::stop_at_writes;
 pub(crate) use follow::{follow, stopped};
 
 /// Where a write goes.
@@ -99,8 +105,21 @@ struct State {
     /// Writes to go until the death, the deadly one included.
     armed: Option<(usize, Edge)>,
     death: Option<Death>,
+    refused: Option<Refusal>,
     ended: Option<ExitStatus>,
     problem: Option<String>,
+}
+
+/// Which writes fail.
+struct Refusal {
+    which: Box<dyn Fn(&Site) -> bool + Send>,
+    errno: Errno,
+}
+
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.errno)
+    }
 }
 
 /// What is seen of a traced process.
@@ -120,6 +139,25 @@ impl Trace {
     /// Kills it no more.
     pub fn disarm(&self) {
         self.state().armed = None;
+    }
+
+    /// From now on the kernel refuses each write at such a site with this error, and it does not happen.
+    pub fn refuse(&self, errno: Errno, which: impl Fn(&Site) -> bool + Send + 'static) {
+        self.state().refused = Some(Refusal {
+            which: Box::new(which),
+            errno,
+        });
+    }
+
+    /// The kernel refuses nothing any more by itself.
+    pub fn grant(&self) {
+        self.state().refused = None;
+    }
+
+    fn is_refused(&self, site: &Site) -> Option<Errno> {
+        let state = self.state();
+        let refusal = state.refused.as_ref()?;
+        (refusal.which)(site).then_some(refusal.errno)
     }
 
     /// Where it was killed.

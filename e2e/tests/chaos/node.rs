@@ -123,7 +123,8 @@ impl Node {
         self.lab.manifests.put("marker.yaml", &(blank + &text))
     }
 
-    /// Whether the last mark is known, and all that was known with it is applied.
+    /// Whether the last mark is known, all that was known with it is applied, and no program is on its hook for the time
+    /// being only.
     pub(crate) fn is_met(&mut self) -> Result<bool> {
         let known_as = |origin: &str| -> Option<usize> {
             let line: usize = origin.strip_prefix("marker.yaml:")?.parse().ok()?;
@@ -134,7 +135,10 @@ impl Node {
             .policies()?
             .iter()
             .any(|policy| policy["origin"].as_str().and_then(known_as) == Some(self.markers));
-        Ok(known && cli.output(&["status"])?.status.success())
+        let status = cli.status()?;
+        // A hook gets its link in several writes: when the last one is made, only the agent knows.
+        let settled = status["reconcile"]["hooks-without-link"] == 0;
+        Ok(known && settled && status["cilium"]["state"] == "Ok")
     }
 
     pub(crate) fn until_met(&mut self) -> Result<()> {

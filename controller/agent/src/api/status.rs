@@ -54,6 +54,11 @@ pub(super) async fn report<N: Node + 'static>(
             drift_repaired: view.sweep.repaired,
             hooks_drifted: view.sweep.hooks_drifted,
             last_hooks_micros: u64::try_from(view.sweep.hooks_took.as_micros()).unwrap_or(u64::MAX),
+            hooks_without_link: view.settling.0 as u64,
+            hooks_without_link_seconds: view
+                .settling
+                .1
+                .map_or(0, |since| since.elapsed().as_secs()),
             failing: view.failing.clone(),
         },
         endpoints,

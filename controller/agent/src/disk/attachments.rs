@@ -29,6 +29,18 @@ pub struct AttachmentRecord {
     pub container: ContainerInterface,
     /// Whether CNI still wants it.
     pub lifecycle: Lifecycle,
+    /// What the node's end was like before anything was put on it; none where an earlier version made the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior: Option<Prior>,
+}
+
+/// What the agent, or the kernel because of it, changes of an interface beside its programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prior {
+    /// It had a clsact qdisc.
+    pub clsact: bool,
+    /// Its `txqueuelen`: the kernel raises one of 0 when the device gets a qdisc.
+    pub tx_queue_len: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -150,6 +162,7 @@ mod tests {
                 ipv6_prefix_length: None,
             },
             lifecycle: Lifecycle::Added,
+            prior: None,
         }
     }
 

@@ -20,7 +20,7 @@ use oxilium_model::world::{AttachmentId, Lifecycle, Pod, PodRef};
 use super::Reconciler;
 use super::devices::mac_text;
 use super::failures::Object;
-use crate::disk::AttachmentRecord;
+use crate::disk::{AttachmentRecord, Prior};
 
 /// The interface that a pod has in the cluster's network.
 const INTERFACE: &str = "eth0";
@@ -37,6 +37,7 @@ struct Found {
     netns: PathBuf,
     inside: PodInterface,
     host: LinkInfo,
+    prior: Prior,
 }
 
 /// Where pods' namespaces are, and whether it is time to look.
@@ -112,6 +113,7 @@ impl<N: Node> Reconciler<N> {
     /// Every namespace that may be a pod's and belongs to no attachment.
     fn find_pods(&mut self) -> Result<Vec<Found>, String> {
         let links = self.node.links().map_err(|error| error.to_string())?;
+        let clsact = self.node.clsact().map_err(|error| error.to_string())?;
         let taken: BTreeSet<u32> = self
             .index
             .attachments()
@@ -133,6 +135,10 @@ impl<N: Node> Reconciler<N> {
                 found.entry(host.ifindex).or_insert(Found {
                     netns,
                     inside,
+                    prior: Prior {
+                        clsact: clsact.contains(&host.ifindex),
+                        tx_queue_len: host.tx_queue_len,
+                    },
                     host: host.clone(),
                 });
             }
@@ -184,12 +190,14 @@ impl<N: Node> Reconciler<N> {
             netns,
             inside,
             host,
+            prior,
         } = found;
         let link_local = inside
             .link_local
             .iter()
             .map(|address| IpAddr::from(*address));
         AttachmentRecord {
+            prior: Some(*prior),
             id: AttachmentId {
                 container: format!("{ADOPTED}{}", pod.uid).into(),
                 interface: INTERFACE.into(),

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use oxilium_kernel::{ApplyError, Node, Retry};
 use oxilium_model::desired_with;
 use oxilium_model::node_state::AttachPoint;
-use oxilium_model::plan::{Plan, Write, plan};
+use oxilium_model::plan::{Plan, Table, Write, plan};
 use oxilium_model::world::Complete;
 
 use super::failures::Object;
+use super::fights::Ground;
 use super::{Reconciler, fold, settle};
 use crate::metrics::Phase;
 
@@ -68,8 +69,12 @@ impl<N: Node> Reconciler<N> {
                 "planned"
             );
             match self.apply(&plan, &mut attached, now) {
+                Applied::AllButFailing if plan.goes_on() => {}
                 // What fails by itself is told by itself; all the rest of this revision is in the kernel.
-                Applied::AllButFailing => return self.applied(revision, &attached),
+                Applied::AllButFailing => {
+                    self.note_left_out(&plan, now);
+                    return self.applied(revision, &attached);
+                }
                 Applied::Unfinished => {
                     self.unfinished = true;
                     return;
@@ -78,6 +83,21 @@ impl<N: Node> Reconciler<N> {
                 Applied::Failed { again: false } => return,
             }
         }
+    }
+
+    /// What there is no room for is told for as long as it is so.
+    fn note_left_out(&mut self, plan: &Plan, now: Instant) {
+        let Some(first) = plan.left_out().first() else {
+            self.failures.works(&Object::Room);
+            return;
+        };
+        let reason = format!(
+            "the ipcache is full ({} prefixes): {} addresses of pods on other nodes have no entry and count as world, first {first}; \
+             let fewer prefixes be named by policies or fewer pods be in the cluster",
+            self.index.config().capacities.ipcache,
+            plan.left_out().len(),
+        );
+        self.failures.failed(Object::Room, reason, false, now);
     }
 
     /// Computes the desired state of the present inputs, and brings the numbers that it uses to disk.
@@ -180,6 +200,12 @@ impl<N: Node> Reconciler<N> {
                 let writes = repairs.count();
                 if std::mem::take(&mut self.sweep.found) && writes > 0 {
                     self.sweep.repaired += writes as u64;
+                    for (table, _) in plan.counts().into_keys() {
+                        // Of each hook by itself it is told by whoever looks at hooks.
+                        if table != Table::Attachments {
+                            self.fights.undone(Ground::Table(table), now);
+                        }
+                    }
                     tracing::warn!(
                         writes,
                         "the kernel is not as it was left; repairing:\n{plan}"

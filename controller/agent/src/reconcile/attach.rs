@@ -13,7 +13,7 @@ use oxilium_model::world::{AttachmentId, Lifecycle, PodRef};
 use super::adopt::is_adopted;
 use super::devices::{mac_text, parse_mac};
 use super::{Object, Reconciler, Reply, Waiter, attachment_id, respond};
-use crate::disk::AttachmentRecord;
+use crate::disk::{AttachmentRecord, Prior};
 
 /// An ADD that no limit was given for.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
@@ -27,8 +27,13 @@ impl<N: Node> Reconciler<N> {
             return;
         }
         self.settling.put_off(now);
-        let links: BTreeMap<u32, LinkInfo> = match self.node.links() {
-            Ok(links) => links.into_iter().map(|link| (link.ifindex, link)).collect(),
+        let read = self.node.links().and_then(|links| {
+            let by_index: BTreeMap<u32, LinkInfo> =
+                links.into_iter().map(|link| (link.ifindex, link)).collect();
+            Ok((by_index, self.node.clsact()?))
+        });
+        let (links, clsact) = match read {
+            Ok(read) => read,
             Err(error) => {
                 let answer = ApiError::new(ErrorCode::Kernel, error.to_string());
                 for (_, reply) in adds {
@@ -46,7 +51,13 @@ impl<N: Node> Reconciler<N> {
         }
         let records = accepted
             .iter()
-            .map(|(attach, _)| self.record(attach))
+            .map(|(attach, _)| {
+                let prior = links.get(&attach.host.ifindex).map(|link| Prior {
+                    clsact: clsact.contains(&link.ifindex),
+                    tx_queue_len: link.tx_queue_len,
+                });
+                self.record(attach, prior)
+            })
             .collect();
         if let Err(error) = self.attachments.put(records) {
             for (_, reply) in accepted {
@@ -85,8 +96,14 @@ impl<N: Node> Reconciler<N> {
         self.unfinished = true;
     }
 
-    fn record(&self, attach: &Attach) -> AttachmentRecord {
+    fn record(&self, attach: &Attach, found: Option<Prior>) -> AttachmentRecord {
+        // What is there now is the agent's own work where the interface was attached before.
+        let known = self
+            .attachments
+            .iter()
+            .find(|record| record.host == attach.host);
         AttachmentRecord {
+            prior: known.map_or(found, |record| record.prior),
             id: attachment_id(&attach.key),
             pod: PodRef::new(&attach.pod.namespace, &attach.pod.name),
             pod_uid: attach.pod.uid.clone().unwrap_or_default(),

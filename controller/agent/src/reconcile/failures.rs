@@ -16,6 +16,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 pub(crate) enum Object {
     /// The tables as a whole: their writes are in one order.
     Tables,
+    /// Room in a table for what can be left out.
+    Room,
     /// A program on a hook.
     Attach(AttachPoint),
     /// A staged program that is to settle: it is enforced all the while.
@@ -44,6 +46,7 @@ impl Object {
     fn name(&self) -> String {
         match self {
             Self::Tables => "tables".to_owned(),
+            Self::Room => "room in the tables".to_owned(),
             Self::Attach(point) => format!("{} on interface {}", point.hook, point.ifindex),
             Self::Settle(point) => {
                 format!("the link of {} on interface {}", point.hook, point.ifindex)
@@ -88,20 +91,35 @@ impl Failures {
     /// `object` failed. It is tried again after a wait that doubles each time; when `again` is false, at the
     /// next change of the inputs, or else after the longest wait.
     pub(crate) fn failed(&mut self, object: Object, reason: String, again: bool, now: Instant) {
-        let before = self.0.get(&object);
-        let tries = before.map_or(0, |failure| failure.tries);
-        let since = before.map_or_else(SystemTime::now, |failure| failure.since);
+        let tries = self.0.get(&object).map_or(0, |failure| failure.tries);
         let wait = if again {
             FIRST.saturating_mul(1 << tries.min(16)).min(LONGEST)
         } else {
             LONGEST
         };
+        self.put(object, reason, wait, !again, now);
+    }
+
+    /// `object` is tried again after `wait`.
+    pub(crate) fn put_off(&mut self, object: Object, reason: String, wait: Duration, now: Instant) {
+        self.put(object, reason, wait, false, now);
+    }
+
+    fn put(
+        &mut self,
+        object: Object,
+        reason: String,
+        wait: Duration,
+        for_inputs: bool,
+        now: Instant,
+    ) {
+        let before = self.0.get(&object);
         let failure = Failure {
             reason,
-            tries: tries + 1,
-            since,
+            tries: before.map_or(0, |failure| failure.tries) + 1,
+            since: before.map_or_else(SystemTime::now, |failure| failure.since),
             next: now + wait,
-            for_inputs: !again,
+            for_inputs,
         };
         let wait_millis = wait.as_millis();
         tracing::warn!(
@@ -131,6 +149,11 @@ impl Failures {
     /// Must `object` wait still?
     pub(crate) fn waits(&self, object: &Object, now: Instant) -> bool {
         self.0.get(object).is_some_and(|failure| failure.next > now)
+    }
+
+    /// When `object`, which fails, is tried again; none if it does not fail.
+    pub(crate) fn next_try(&self, object: &Object) -> Option<Instant> {
+        self.0.get(object).map(|failure| failure.next)
     }
 
     /// A plan was made and applied as far as it could be: what fails by itself and was not part of it is

@@ -9,6 +9,7 @@ use oxilium_model::node_state::AttachPoint;
 use oxilium_model::observed::{AttachedProgram, Observed, Place};
 
 use super::failures::Object;
+use super::fights::Ground;
 use super::{Reconciler, jitter};
 
 /// When hooks are looked at.
@@ -72,6 +73,7 @@ impl<N: Node> Reconciler<N> {
                     return false;
                 }
                 for point in &differing {
+                    self.wait_in_a_fight(*point, now);
                     let found = found.get(point).map_or("no program of ours", |program| {
                         if program.place == Place::Misplaced {
                             "a program out of order"
@@ -85,6 +87,7 @@ impl<N: Node> Reconciler<N> {
                 // A device that went takes its programs with it.
                 self.links_changed = true;
                 self.sweep.due = true;
+                self.untidy = true;
             }
             Err(error) => {
                 self.observed = None;
@@ -93,6 +96,16 @@ impl<N: Node> Reconciler<N> {
             }
         }
         true
+    }
+
+    /// A hook is not as it was left. Where that happens again and again it waits with its repair.
+    fn wait_in_a_fight(&mut self, point: AttachPoint, now: Instant) {
+        let wait = self.fights.undone(Ground::Hook(point), now);
+        if !wait.is_zero() {
+            let reason = "somebody else keeps changing it".to_owned();
+            self.failures
+                .put_off(Object::Attach(point), reason, wait, now);
+        }
     }
 }
 

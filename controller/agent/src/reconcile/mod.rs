@@ -9,6 +9,7 @@ mod apply;
 mod attach;
 mod devices;
 mod failures;
+mod fights;
 mod fold;
 mod hooks;
 mod index;
@@ -37,8 +38,9 @@ use crate::source::{Delivery, SourceReport, Tombstones};
 use crate::staged::StagedReports;
 
 use adopt::Adoption;
-pub(crate) use devices::mac_text;
+pub(crate) use devices::{mac_text, parse_mac};
 use failures::{Failures, Object};
+use fights::Fights;
 use hooks::Looks;
 use index::Index;
 pub use index::{OBJECT_SOURCES, Objects};
@@ -136,6 +138,7 @@ pub struct Reconciler<N> {
     /// Pins may be left that nothing needs.
     untidy: bool,
     failures: Failures,
+    fights: Fights,
     waiters: Vec<Waiter>,
     lives: Lives,
     source: Arc<SourceReport>,
@@ -200,6 +203,7 @@ impl<N: Node> Reconciler<N> {
             unfinished: false,
             untidy: true,
             failures: Failures::default(),
+            fights: Fights::default(),
             waiters: Vec::new(),
             lives,
             source: Arc::default(),
@@ -322,6 +326,7 @@ impl<N: Node> Reconciler<N> {
             self.read_tombstones(now);
         }
         self.tidy(now);
+        self.fights.forget(now);
         self.show();
         self.answer_waiters(Instant::now());
         self.publish(now);
@@ -336,6 +341,7 @@ impl<N: Node> Reconciler<N> {
         let mut next = self.next_sweep;
         next = next.min(self.failures.next().unwrap_or(next));
         next = next.min(self.settling.next().unwrap_or(next));
+        next = next.min(self.fights.next().unwrap_or(next));
         for waiter in &self.waiters {
             next = next.min(waiter.deadline);
         }
@@ -391,6 +397,7 @@ impl<N: Node> Reconciler<N> {
         self.links_changed = true;
         self.adoption.due = true;
         self.sweep.due = true;
+        self.untidy = true;
         self.read_tombstones(now);
         self.next_sweep = now + jitter(self.sweep_every);
     }
@@ -429,11 +436,11 @@ impl<N: Node> Reconciler<N> {
             return;
         }
         match self.node.tidy() {
-            Ok(removed) => {
+            Ok(changed) => {
                 self.untidy = false;
                 self.failures.works(&Object::Pins);
-                if removed > 0 {
-                    tracing::info!(removed, "removed pins that nothing needs");
+                if changed > 0 {
+                    tracing::info!(changed, "put the pins in order");
                 }
             }
             Err(error) => {

@@ -13,6 +13,9 @@ use super::{Reconciler, fold};
 
 /// Each link is followed by a pause of so many times as long as it took: others change links too.
 const PAUSE: u32 = 4;
+/// But of no more than this part of the quiet: on a machine where all is slow a link that takes a second is no reason to
+/// leave a hundred others waiting for minutes.
+const LONGEST_PAUSE: u32 = 4;
 /// However many pods come, links are made again after so many times the quiet.
 const LONGEST: u32 = 30;
 
@@ -56,6 +59,11 @@ impl Settling {
         };
     }
 
+    /// How many hooks wait for their links, and since when.
+    pub(super) fn waiting(&self) -> (usize, Option<Instant>) {
+        (self.writes.len(), self.since)
+    }
+
     /// When there is something to do.
     pub(super) fn next(&self) -> Option<Instant> {
         (!self.writes.is_empty()).then_some(self.due)
@@ -96,17 +104,24 @@ impl<N: Node> Reconciler<N> {
         self.settling
             .writes
             .retain(|write| is_staged(observed, write));
-        let waits =
-            |write: &Write| object_of(write).is_none_or(|object| self.failures.waits(&object, now));
-        let Some(place) = self.settling.writes.iter().rposition(|write| !waits(write)) else {
-            self.settling.put_off(now);
+        let next_try = |write: &Write| {
+            object_of(write)
+                .and_then(|object| self.failures.next_try(&object))
+                .unwrap_or(now)
+        };
+        let writes = &self.settling.writes;
+        let Some(place) = writes.iter().rposition(|write| next_try(write) <= now) else {
+            if let Some(due) = writes.iter().map(next_try).min() {
+                self.settling.due = due;
+            }
             return;
         };
         let write = self.settling.writes.remove(place);
         let started = Instant::now();
         let result = self.node.apply(&write);
         let took = started.elapsed();
-        self.settling.due = Instant::now() + took * PAUSE;
+        self.settling.due =
+            Instant::now() + (took * PAUSE).min(self.settling.quiet / LONGEST_PAUSE);
         match result {
             Ok(()) => {
                 if let Some(observed) = &mut self.observed {
@@ -119,6 +134,7 @@ impl<N: Node> Reconciler<N> {
                     self.settling.since = None;
                     tracing::info!("all programs have their links");
                 }
+                self.show();
             }
             Err(error) => {
                 let object = object_of(&write).unwrap_or(Object::Tables);

@@ -73,6 +73,8 @@ pub struct View {
     pub sweep: SweepReport,
     /// What fails and is tried again.
     pub failing: Vec<FailingObject>,
+    /// Hooks whose programs enforce as filters and wait for their links, and since when.
+    pub settling: (usize, Option<Instant>),
     /// The sources that are waited for; none once all have told what they know.
     pub waiting: Option<String>,
     /// How the source of objects does.
@@ -188,7 +190,8 @@ impl<N: Node> Reconciler<N> {
             state: Arc::clone(&self.state),
             revisions: self.revisions,
             sweep: self.sweep,
-            failing: self.failures.report(),
+            failing: [self.failures.report(), self.fights.report()].concat(),
+            settling: self.settling.waiting(),
             waiting: self
                 .index
                 .synced()

@@ -117,6 +117,7 @@ impl Node {
             master: None,
             up: true,
             mtu: 1500,
+            tx_queue_len: 1000,
         });
         node.manifests(PODS);
         node

@@ -280,6 +280,7 @@ pub(crate) fn link(index: u32) -> LinkInfo {
         master: None,
         up: true,
         mtu: 1500,
+        tx_queue_len: 1000,
     }
 }
 

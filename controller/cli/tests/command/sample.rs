@@ -353,6 +353,8 @@ pub(crate) fn status(state: ComponentState) -> StatusReport {
             drift_repaired: 0,
             hooks_drifted: 0,
             last_hooks_micros: 240,
+            hooks_without_link: 4,
+            hooks_without_link_seconds: 2,
             failing: only_if_bad(vec![failing("tables", "the policy table is full")]),
         },
         endpoints: BTreeMap::from([(text("ready"), 2), (text("disconnecting"), 1)]),

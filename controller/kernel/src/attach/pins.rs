@@ -144,7 +144,10 @@ impl Pins {
     /// All pins and the links that they lead to.
     fn all(&self) -> io::Result<Vec<(PathBuf, sys::LinkDescription)>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
+        let Some(entries) = absent(fs::read_dir(&self.directory))? else {
+            return Ok(found);
+        };
+        for entry in entries {
             let path = entry?.path();
             if let Some(fd) = absent(sys::obj_get(&path))?
                 && let Ok(info) = sys::link_info(fd.as_fd())

@@ -23,8 +23,8 @@ use crate::count::WriteCounts;
 use crate::error::{ApplyError, NetlinkError, ObserveError};
 use crate::events::EventReader;
 use crate::port::{
-    AddressInfo, BridgeNetfilter, Flow, GarbageReport, HookProgram, LinkInfo, MapUsage, Node,
-    PodInterface, TryPacket,
+    AddressInfo, BridgeNetfilter, Flow, GarbageReport, HookKind, HookProgram, LinkInfo, MapUsage,
+    Node, PodInterface, TryPacket,
 };
 
 /// A kernel in memory. Clones are the same kernel.
@@ -212,6 +212,17 @@ impl Node for FakeNode {
         let mut state = self.kernel.state();
         state.faults.dump("links")?;
         Ok(state.links.values().cloned().collect())
+    }
+
+    fn clsact(&mut self) -> Result<BTreeSet<u32>, NetlinkError> {
+        let mut state = self.kernel.state();
+        state.faults.dump("qdiscs")?;
+        // Foreign filters have one; ours are told apart from links by their place alone.
+        let foreign = state.foreign.iter();
+        Ok(foreign
+            .filter(|program| matches!(program.kind, HookKind::Filter { .. }))
+            .map(|program| program.ifindex)
+            .collect())
     }
 
     fn addresses(&mut self) -> Result<Vec<AddressInfo>, NetlinkError> {

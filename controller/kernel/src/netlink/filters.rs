@@ -134,6 +134,33 @@ impl Netlink {
         }
     }
 
+    /// Takes a clsact qdisc away, and with it whatever is on it; one that is not there counts as taken.
+    pub(crate) fn delete_clsact(
+        &mut self,
+        ifindex: u32,
+        counter: &WriteCounter,
+    ) -> Result<(), NetlinkError> {
+        let fixed = header(ifindex, CLSACT_HANDLE, CLSACT_PARENT, 0);
+        let request = Request::new(kind::DEL_QDISC, flag::ACK, &fixed).with(KIND, b"clsact\0");
+        match self.change(
+            "delete clsact",
+            request,
+            counter,
+            Target::Filters,
+            Action::Remove,
+        ) {
+            Err(error)
+                if matches!(
+                    error.errno(),
+                    Some(libc::ENOENT | libc::ENODEV | libc::EINVAL)
+                ) =>
+            {
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
     /// Puts a program on a hook; over the filter of the same priority and handle, if there is one,
     /// in one step.
     pub(crate) fn set_filter(

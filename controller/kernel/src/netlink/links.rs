@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::Netlink;
 use super::wire::{Message, Request, address, attributes, flag, i32_at, kind, string, u32_at};
+use crate::count::{Action, Target, WriteCounter};
 use crate::error::NetlinkError;
 use crate::port::{AddressInfo, AddressScope, LinkInfo};
 
@@ -20,6 +21,7 @@ mod link_attribute {
     pub(super) const MTU: u16 = 4;
     pub(super) const LINK: u16 = 5;
     pub(super) const MASTER: u16 = 10;
+    pub(super) const TX_QUEUE_LEN: u16 = 13;
     pub(super) const LINK_INFO: u16 = 18;
     pub(super) const LINK_NETNSID: u16 = 37;
     /// Inside `LINK_INFO`.
@@ -33,6 +35,26 @@ impl Netlink {
         self.dump("links", request, link)
     }
 
+    /// Sets how many packets a queue of the link may hold.
+    pub(crate) fn set_tx_queue_len(
+        &mut self,
+        ifindex: u32,
+        packets: u32,
+        counter: &WriteCounter,
+    ) -> Result<(), NetlinkError> {
+        let mut fixed = [0; IFINFO];
+        fixed[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+        let request = Request::new(kind::SET_LINK, flag::ACK, &fixed)
+            .with(link_attribute::TX_QUEUE_LEN, &packets.to_ne_bytes());
+        self.change(
+            "set txqueuelen",
+            request,
+            counter,
+            Target::Devices,
+            Action::Replace,
+        )
+    }
+
     /// All addresses of the socket's namespace.
     pub(crate) fn addresses(&mut self) -> Result<Vec<AddressInfo>, NetlinkError> {
         let request = Request::new(kind::GET_ADDRESS, flag::DUMP, &[0; IFADDR]);
@@ -41,7 +63,9 @@ impl Netlink {
 }
 
 fn link(message: &Message<'_>) -> Option<LinkInfo> {
-    use link_attribute::{ADDRESS, INFO_KIND, LINK, LINK_INFO, LINK_NETNSID, MASTER, MTU, NAME};
+    use link_attribute::{
+        ADDRESS, INFO_KIND, LINK, LINK_INFO, LINK_NETNSID, MASTER, MTU, NAME, TX_QUEUE_LEN,
+    };
     if message.kind != kind::NEW_LINK {
         return None;
     }
@@ -56,6 +80,7 @@ fn link(message: &Message<'_>) -> Option<LinkInfo> {
         master: None,
         up: u32_at(body, 8)? & IFF_UP != 0,
         mtu: 0,
+        tx_queue_len: 0,
     };
     for (attribute, value) in attributes(body.get(IFINFO..)?) {
         match attribute {
@@ -64,6 +89,7 @@ fn link(message: &Message<'_>) -> Option<LinkInfo> {
             MTU => link.mtu = u32_at(value, 0)?,
             LINK => link.peer = u32_at(value, 0).filter(|&index| index != 0),
             MASTER => link.master = u32_at(value, 0),
+            TX_QUEUE_LEN => link.tx_queue_len = u32_at(value, 0)?,
             LINK_NETNSID => link.netns_id = i32_at(value, 0),
             LINK_INFO => {
                 link.kind = attributes(value)

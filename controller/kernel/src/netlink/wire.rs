@@ -15,6 +15,7 @@ pub(super) mod kind {
     pub(crate) const NEW_LINK: u16 = 16;
     pub(crate) const DEL_LINK: u16 = 17;
     pub(crate) const GET_LINK: u16 = 18;
+    pub(crate) const SET_LINK: u16 = 19;
     pub(crate) const NEW_ADDRESS: u16 = 20;
     pub(crate) const DEL_ADDRESS: u16 = 21;
     pub(crate) const GET_ADDRESS: u16 = 22;

@@ -104,6 +104,7 @@ impl KernelNode {
                 loaded: loaded.map(|program| program.tag).unwrap_or_default(),
             });
         };
+        self.restore_place()?;
         let source = Source {
             object: self.object,
             constants: &self.constants,

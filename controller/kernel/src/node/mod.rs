@@ -35,6 +35,54 @@ use crate::object::OBJECT;
 use crate::port::AttachMode;
 use tables::Tables;
 
+/// Where pins are.
+#[derive(Clone, Debug)]
+struct Place {
+    bpf_root: PathBuf,
+    accept_private: bool,
+}
+
+impl Place {
+    fn new(config: &KernelConfig) -> Self {
+        Self {
+            bpf_root: config.bpf_root.clone(),
+            accept_private: config.accept_private_bpffs,
+        }
+    }
+
+    fn product(&self) -> PathBuf {
+        self.bpf_root.join("oxilium")
+    }
+
+    /// Maps directly, `links` and `programs` below.
+    fn directory(&self) -> PathBuf {
+        self.product().join(format!("v{SCHEMA_VERSION}"))
+    }
+
+    /// All directories are there.
+    fn is_there(&self) -> bool {
+        let directory = self.directory();
+        ["links", "programs"]
+            .iter()
+            .all(|name| directory.join(name).is_dir())
+    }
+
+    /// Makes what is missing of it.
+    fn ensure(&self, counter: &WriteCounter) -> Result<(), LoadError> {
+        bpffs::ensure(&self.bpf_root, self.accept_private)?;
+        let directory = self.directory();
+        for path in [
+            &self.product(),
+            &directory,
+            &directory.join("links"),
+            &directory.join("programs"),
+        ] {
+            make_directory(path, counter)?;
+        }
+        Ok(())
+    }
+}
+
 /// This machine's kernel, seen from the network namespace in which it was opened.
 pub struct KernelNode {
     maps: Maps,
@@ -42,6 +90,7 @@ pub struct KernelNode {
     pub(crate) programs: BTreeMap<Hook, LoadedProgram>,
     attacher: Attacher,
     netlink: Netlink,
+    place: Place,
     directory: PathBuf,
     /// What the programs were loaded from.
     object: &'static [u8],
@@ -64,18 +113,10 @@ impl KernelNode {
     }
 
     fn open_object(config: &KernelConfig, bytes: &'static [u8]) -> Result<Self, LoadError> {
-        bpffs::ensure(&config.bpf_root, config.accept_private_bpffs)?;
         let counter = Arc::new(WriteCounter::default());
-        let product = config.bpf_root.join("oxilium");
-        let directory = product.join(format!("v{SCHEMA_VERSION}"));
-        for path in [
-            product.as_path(),
-            &directory,
-            &directory.join("links"),
-            &directory.join("programs"),
-        ] {
-            make_directory(path, &counter)?;
-        }
+        let place = Place::new(config);
+        place.ensure(&counter)?;
+        let directory = place.directory();
         let object = Object::parse(bytes).map_err(|error| LoadError::Parse {
             what: "parse",
             detail: error.to_string(),
@@ -99,6 +140,7 @@ impl KernelNode {
             programs,
             attacher,
             netlink: Netlink::open().map_err(LoadError::Netlink)?,
+            place,
             directory,
             object: bytes,
             constants,

@@ -119,6 +119,10 @@ impl Node for KernelNode {
         self.netlink.links()
     }
 
+    fn clsact(&mut self) -> Result<BTreeSet<u32>, NetlinkError> {
+        Ok(self.netlink.clsact_interfaces()?.into_iter().collect())
+    }
+
     fn addresses(&mut self) -> Result<Vec<AddressInfo>, NetlinkError> {
         self.netlink.addresses()
     }

@@ -14,12 +14,17 @@ use super::KernelNode;
 use crate::count::{Action, Target};
 use crate::error::{ApplyError, ObserveError};
 use crate::load::{make_directory, program_directories};
-use crate::port::Node;
 use crate::sys;
 
 impl KernelNode {
     pub(super) fn put_pins_in_order(&mut self) -> Result<usize, ApplyError> {
-        let attachments = self.observe()?.attachments;
+        self.restore_place()?;
+        let links = self.netlink.links().map_err(ObserveError::from)?;
+        let interfaces = links.iter().map(|link| link.ifindex);
+        // Whose they are does not matter here.
+        let attachments = self
+            .attacher
+            .observe(&mut self.netlink, interfaces, |_| None)?;
         let mut keep: Vec<ProgramTag> = attachments.values().map(|program| program.tag).collect();
         keep.extend(self.programs.values().map(|program| program.tag));
         let former = self.leave_former_maps(attachments.values().map(|program| program.tag))?;
@@ -29,6 +34,18 @@ impl KernelNode {
             + self.attacher.pins.tidy()?
             + self.remove_program_pins(&keep)?
             + self.silence()?)
+    }
+
+    /// Somebody unmounted the bpffs, or removed whole directories. Programs stay on their hooks while something holds
+    /// them; with the next agent's end they would be gone.
+    pub(super) fn restore_place(&self) -> Result<(), ApplyError> {
+        if self.place.is_there() {
+            return Ok(());
+        }
+        tracing::warn!(path = %self.directory.display(), "the place of all pins is gone; making it again");
+        self.place
+            .ensure(&self.counter)
+            .map_err(|error| failed(&self.directory, io::Error::other(error)))
     }
 
     /// Flows of maps whose place others took are carried over; and when no hook runs a program that uses such maps,

@@ -86,6 +86,7 @@ impl Bed for FakeBed {
             master: None,
             up: true,
             mtu: 1500,
+            tx_queue_len: 1000,
         });
         ifindex
     }

@@ -17,19 +17,22 @@
 
 use std::collections::BTreeSet;
 
-use oxilium_abi::{EndpointWord, Epoch, IpcacheWord};
+use oxilium_abi::{EndpointWord, Epoch, IpcacheKey, IpcacheWord};
 
 use super::addresses::AddressDiff;
 use super::assign::{Assigner, Assignment, Change, Room};
+use super::fit::{Fit, fit};
 use super::interfaces::InterfaceDiff;
 use super::room::check_room;
 use super::services::ServiceDiff;
-use super::{Plan, PlanError, Reason, Step, Write};
+use super::{Plan, PlanError, Reason, Step, Table, Write};
 use crate::node_state::{AttachPoint, NodeState, ProgramTag};
 use crate::observed::{AttachedProgram, Observed, Place};
 use crate::world::{Complete, NodeConfig};
 
 /// The plan that leads from what the kernel holds to what it should hold. Empty when there is nothing to do.
+///
+/// Where the ipcache has no room for all, it goes as far as there is, see [`Plan::left_out`] and [`Plan::goes_on`].
 ///
 /// Takes the proof that every source has delivered: without it nothing is known to be superfluous, and
 /// the last applied state stays in force.
@@ -42,6 +45,26 @@ pub fn plan(
     config: &NodeConfig,
     _complete: Complete,
 ) -> Result<Plan, PlanError> {
+    match whole(observed, desired, config) {
+        Err(
+            error @ PlanError::NoRoom {
+                table: Table::Ipcache,
+                ..
+            },
+        ) => match fit(observed, desired, &config.capacities) {
+            Fit::Without { state, left_out } => Ok(Plan {
+                left_out,
+                ..whole(observed, &state, config)?
+            }),
+            Fit::AfterRemoval(gone) => make_room(observed, &gone),
+            Fit::Never => Err(error),
+        },
+        result => result,
+    }
+}
+
+/// The plan that leads all the way.
+fn whole(observed: &Observed, desired: &NodeState, config: &NodeConfig) -> Result<Plan, PlanError> {
     let build = |room| Ok(Builder::new(observed, desired, config, room)?.build());
     let plan = build(Room::Plenty)?;
     match check_room(observed, &plan, &config.capacities) {
@@ -55,11 +78,32 @@ pub fn plan(
     }
 }
 
+/// Takes these out of the ipcache and no more. The plan is left open: the next one, which finds that it never came to
+/// its end, takes whatever was recorded meanwhile for stale.
+fn make_room(observed: &Observed, gone: &[IpcacheKey]) -> Result<Plan, PlanError> {
+    let last = observed.high_water().max(observed.published());
+    let epoch = last.next().ok_or(PlanError::EpochsExhausted)?;
+    let word = IpcacheWord::new(observed.ipcache_word().bank(), epoch);
+    let mut steps = vec![Step::new(Write::HighWater(epoch), Reason::Epoch)];
+    steps.extend(
+        gone.iter()
+            .map(|key| Step::new(Write::IpcacheDelete { key: *key }, Reason::AddressChange)),
+    );
+    steps.push(Step::new(Write::IpcacheWord(word), Reason::AddressChange));
+    Ok(Plan {
+        steps,
+        goes_on: true,
+        ..Plan::default()
+    })
+}
+
 struct Builder<'a> {
     observed: &'a Observed,
     desired: &'a NodeState,
     /// Hooks that get links at once; see [`NodeConfig::stage_above`].
     stage_above: Option<usize>,
+    /// Those of new endpoints do not; see [`NodeConfig::stage_new`].
+    stage_new: bool,
     /// This plan stages programs.
     stages: bool,
     room: Room,
@@ -92,6 +136,7 @@ impl<'a> Builder<'a> {
             observed,
             desired,
             stage_above: config.stage_above,
+            stage_new: config.stage_new,
             stages: false,
             room,
             bank,
@@ -193,7 +238,10 @@ impl<'a> Builder<'a> {
         let services = self.services.removals();
         self.steps.extend(services);
         self.settle();
-        Plan { steps: self.steps }
+        Plan {
+            steps: self.steps,
+            ..Plan::default()
+        }
     }
 
     /// Both banks hold the same.
@@ -347,8 +395,11 @@ impl<'a> Builder<'a> {
 
     fn attach(&mut self) {
         let hooks = self.hooks();
-        let missing = hooks.iter().filter(|(.., there)| there.is_none()).count();
-        let staged = self.is_burst(missing);
+        let missing = hooks.iter().filter(|(.., there)| there.is_none());
+        let new = missing
+            .clone()
+            .any(|(point, ..)| !self.observed.interfaces.contains_key(&point.ifindex));
+        let staged = self.is_burst(missing.count()) || self.stage_new && new;
         self.stages = staged;
         for (point, program, endpoint, there) in hooks {
             let write = match there {

@@ -5,6 +5,7 @@ mod addresses;
 mod assign;
 mod build;
 mod content;
+mod fit;
 mod interfaces;
 mod rank;
 mod room;
@@ -14,6 +15,7 @@ mod write;
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use thiserror::Error;
 
 pub use addresses::{ipcache_key, ipcache_prefix, ipcache_value};
@@ -88,6 +90,8 @@ pub enum Reason {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     steps: Vec<Step>,
+    left_out: Vec<IpNet>,
+    goes_on: bool,
 }
 
 impl Plan {
@@ -99,6 +103,22 @@ impl Plan {
     /// The writes.
     pub fn writes(&self) -> impl Iterator<Item = &Write> {
         self.steps.iter().map(|step| &step.write)
+    }
+
+    /// Addresses of pods on other nodes for which the ipcache has no room. They count as whatever prefix is around
+    /// them, `world` most often: as if their objects had not come yet.
+    pub fn left_out(&self) -> &[IpNet] {
+        &self.left_out
+    }
+
+    /// Once it is made, another plan is to follow at once, from what is there then.
+    pub fn goes_on(&self) -> bool {
+        self.goes_on || !self.left_out.is_empty() && self.frees_room()
+    }
+
+    fn frees_room(&self) -> bool {
+        self.writes()
+            .any(|write| matches!(write, Write::IpcacheDelete { .. }))
     }
 
     /// There is nothing to do.

@@ -29,6 +29,8 @@ pub struct NodeConfig {
     /// When more hooks than this are without their program at once, they get it staged
     /// ([`crate::plan::Write::Attach`]). None: where attaching takes no time, nothing is staged.
     pub stage_above: Option<usize>,
+    /// The programs of a new endpoint are staged, however few they are: somebody waits for it.
+    pub stage_new: bool,
     /// Who gives numbers to labels of pods.
     pub identity_allocation: IdentityAllocation,
     /// Seconds before a released number may be given to another owner.
@@ -48,6 +50,7 @@ impl Default for NodeConfig {
             allow_spoofing: SpoofingOptOut::default(),
             programs: BTreeMap::new(),
             stage_above: None,
+            stage_new: false,
             identity_allocation: IdentityAllocation::default(),
             quarantine: 300,
             tunnel_address: None,

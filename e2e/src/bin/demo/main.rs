@@ -5,6 +5,8 @@
 //! exit status is 0 only when all agree. Everything is removed at the end, also when the demo is interrupted.
 #![expect(clippy::print_stdout, reason = "printing is what a demo does")]
 
+mod survival;
+
 use std::{
     net::{IpAddr, SocketAddr},
     process::{Command, ExitCode},
@@ -26,9 +28,9 @@ use oxilium_e2e::{
 };
 use serde_json::Value;
 
-const L4_RULE: &str = include_str!("../../../examples/demo/l4-rule.yaml");
-const ICMP_RULE: &str = include_str!("../../../examples/demo/icmp-rule.yaml");
-const L3_RULE: &str = include_str!("../../../examples/demo/l3-rule.yaml");
+const L4_RULE: &str = include_str!("../../../../examples/demo/l4-rule.yaml");
+const ICMP_RULE: &str = include_str!("../../../../examples/demo/icmp-rule.yaml");
+const L3_RULE: &str = include_str!("../../../../examples/demo/l3-rule.yaml");
 
 /// How the program calls itself to play; called without it, it watches over the one that plays.
 const PLAY: &str = "--play";
@@ -106,7 +108,7 @@ fn run() -> Result<usize> {
 
     let mut story = Story {
         lab: &lab,
-        agent: &agent,
+        agent,
         cast: &cast,
         differences: 0,
     };
@@ -116,8 +118,10 @@ fn run() -> Result<usize> {
     story.files_removed()?;
     story.l3_rule()?;
     story.spoofer()?;
+    story.killed_agent()?;
+    story.tampering()?;
     let differences = story.differences;
-    drop(agent);
+    drop(story);
     lab.remove()?;
     Ok(differences)
 }
@@ -186,7 +190,7 @@ impl Expected {
 
 struct Story<'a> {
     lab: &'a Lab,
-    agent: &'a Agent,
+    agent: Agent,
     cast: &'a Cast,
     differences: usize,
 }
