@@ -279,6 +279,8 @@ fn a_restart_on_unchanged_input_writes_nothing() {
         .enforce("web", &policy("web", FROM_FRIEND))
         .unwrap();
     let Scenario { mut agent, lab } = scenario;
+    // A hook that is staged still would get its link from the next agent.
+    agent.until_linked().unwrap();
     agent.process().crash().unwrap();
     drop(agent);
 
