@@ -9,12 +9,21 @@ mod survival;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    os::unix::process::CommandExt,
     process::{Command, ExitCode},
     time::Instant,
 };
 
 use anyhow::Result;
-use nix::sys::signal::{SigSet, Signal};
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl::set_child_subreaper,
+        signal::{SigSet, Signal, killpg},
+        wait::waitpid,
+    },
+    unistd::Pid,
+};
 use oxilium_e2e::{
     agent::{Agent, Monitor},
     lab::{self, Lab},
@@ -57,11 +66,18 @@ fn watch_over() -> Result<ExitCode> {
     ]);
     // Blocked, so that they wait for `wait` below. The child begins with none blocked.
     signals.thread_block()?;
-    let mut player = Command::new(std::env::current_exe()?).arg(PLAY).spawn()?;
+    // What the player started comes to this process when the player ends before it.
+    set_child_subreaper(true)?;
+    let mut player = Command::new(std::env::current_exe()?)
+        .arg(PLAY)
+        .process_group(0)
+        .spawn()?;
     let prefix = lab::prefix_of(player.id(), 0);
+    let group = Pid::from_raw(i32::try_from(player.id())?);
     loop {
         let signal = signals.wait()?;
         if let Some(status) = player.try_wait()? {
+            end_group(group)?;
             lab::remove(&prefix)?;
             return Ok(if status.success() {
                 ExitCode::SUCCESS
@@ -70,11 +86,27 @@ fn watch_over() -> Result<ExitCode> {
             });
         }
         if signal != Signal::SIGCHLD {
-            player.kill()?;
-            player.wait()?;
+            end_group(group)?;
             lab::remove(&prefix)?;
             println!("\n{signal}: everything is removed.");
             return Ok(ExitCode::FAILURE);
+        }
+    }
+}
+
+/// Kills the player and what it started, and waits for all of them: an `ip netns add` that outlived the player would
+/// make a namespace after all were removed.
+fn end_group(group: Pid) -> Result<()> {
+    match killpg(group, Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let any_of_group = Pid::from_raw(-group.as_raw());
+    loop {
+        match waitpid(any_of_group, None) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::ECHILD) => return Ok(()),
+            Err(error) => return Err(error.into()),
         }
     }
 }
