@@ -19,18 +19,29 @@ kernels=("$@")
 
 die() { printf 'test-kernels: %s\n' "$*" >&2; exit 1; }
 
-programs() { # programs PACKAGE… : the test programs of these packages, built
-    local built
-    built=$(CARGO_TERM_COLOR=never cargo test --no-run "${@/#/--package=}" 2>&1) || die "the tests do not build: $built"
-    sed -n 's/^ *Executable .*(\(.*\))$/\1/p' <<<"$built" | grep . || die "no test was built: $built"
+# The workspace whole, as `make test` builds it: a choice of packages has other features, and everything is built once more.
+built=$(mktemp)
+log=$(mktemp)
+trap 'rm -f "$built" "$log"' EXIT
+cargo build --workspace --bins
+cargo test --workspace --no-run --message-format=json-render-diagnostics >"$built" || die "the tests do not build"
+
+programs() { # programs PACKAGE… : the test programs of these packages
+    python3 - "$built" "$@" <<'EOF' | grep . || die "no test was built of $*"
+import json, pathlib, sys, tomllib
+wanted = set(sys.argv[2:])
+for line in open(sys.argv[1]):
+    told = json.loads(line)
+    if told.get("executable") and told["profile"]["test"]:
+        manifest = pathlib.Path(told["manifest_path"])
+        if tomllib.loads(manifest.read_text())["package"]["name"] in wanted:
+            print(told["executable"])
+EOF
 }
 
-cargo build --workspace --bins
 once=$(programs "${packages[@]}")
 both=$(programs "${scenarios[@]}")
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
 failed=()
 for kernel in "${kernels[@]}"; do
     printf 'test-kernels: %s\n' "$kernel" >&2
