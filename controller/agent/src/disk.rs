@@ -1,6 +1,7 @@
 //! What outlives the agent: files that are there whole or not at all.
 
 mod attachments;
+mod boot;
 mod claims;
 mod ledger;
 mod lock;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use attachments::{AttachmentRecord, Attachments, Prior};
+pub use boot::BootDirectory;
 pub use claims::ClaimsFile;
 pub(crate) use ledger::{LOCK, missing};
 pub use ledger::{Ledger, Places};
@@ -86,6 +88,18 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), DiskError> {
     write().map_err(DiskError::io("write", path))
 }
 
+/// Replaces a file of a [`BootDirectory`] by the JSON of `value`: whole at any time for whoever reads it in this boot.
+///
+/// # Errors
+/// [`DiskError`]; the file is then as it was.
+fn replace_json<T: Serialize>(path: &Path, value: &T) -> Result<(), DiskError> {
+    let content = to_json(path, value)?;
+    let beside = path.with_added_extension("tmp");
+    fs::write(&beside, content)
+        .and_then(|()| fs::rename(&beside, path))
+        .map_err(DiskError::io("write", path))
+}
+
 /// Reads a file of JSON; `None` when there is none.
 ///
 /// # Errors
@@ -109,12 +123,16 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, D
 /// # Errors
 /// [`DiskError`].
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), DiskError> {
+    write_whole(path, &to_json(path, value)?)
+}
+
+fn to_json<T: Serialize>(path: &Path, value: &T) -> Result<Vec<u8>, DiskError> {
     let mut content = serde_json::to_vec_pretty(value).map_err(|source| DiskError::Damaged {
         path: path.to_owned(),
         source,
     })?;
     content.push(b'\n');
-    write_whole(path, &content)
+    Ok(content)
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use oxilium_api::paths;
 use oxilium_kernel::{PriorInterface, bpffs};
 
 use crate::disk::{
-    AttachmentRecord, Attachments, DiskError, InstanceLock, LOCK, Ledger, Places, Prior,
+    AttachmentRecord, Attachments, BootDirectory, DiskError, InstanceLock, LOCK, Ledger, Places,
+    Prior,
 };
 use crate::reconcile::parse_mac;
 use crate::run::boot_id;
@@ -46,9 +47,7 @@ pub struct Removed {
 }
 
 /// What an agent keeps in a state directory that was not made for it.
-const STATE_FILES: [&str; 7] = [
-    "attachments.json",
-    "claims.json",
+const STATE_FILES: [&str; 5] = [
     "cluster-uid",
     "definitions.json",
     "ledger.json",
@@ -103,7 +102,7 @@ pub fn uninstall(options: &UninstallOptions, socket: &Path) -> Result<Removed> {
 
 /// What the interfaces of pods were like before an agent put programs on them.
 fn prior_interfaces(state: &Path) -> Result<Vec<PriorInterface>> {
-    let attachments = Attachments::open(state, &boot_id()?)?;
+    let attachments = Attachments::open(&BootDirectory::of(state, &boot_id()?))?;
     let prior = |record: &AttachmentRecord| {
         let Prior {
             clsact,
@@ -173,11 +172,9 @@ fn state_files(state: &Path, whole: bool, removed: &mut Removed) -> Result<()> {
         entries(state)?
     } else {
         let written = |name: &&str| [(*name).to_owned(), format!("{name}.tmp")];
-        STATE_FILES
-            .iter()
-            .flat_map(written)
-            .map(|name| state.join(name))
-            .collect()
+        let files = STATE_FILES.iter().flat_map(written);
+        let files = files.map(|name| state.join(name));
+        files.chain(BootDirectory::all(state)?).collect()
     };
     // What a second call needs most goes last.
     names.sort_by_key(|path| path.ends_with("ledger.json"));

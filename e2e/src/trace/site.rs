@@ -34,7 +34,7 @@ pub(super) fn object_of(path: &Path) -> String {
     names.join("/")
 }
 
-/// Numbers at the beginning, tags of programs and prefixes of labs are not the site's.
+/// Numbers at the beginning, tags of programs, prefixes of labs and ids of boots are not the site's.
 fn general(name: &str) -> String {
     let is_tag = name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_tag {
@@ -42,6 +42,9 @@ fn general(name: &str) -> String {
     }
     if name.starts_with("ox") && name.as_bytes().get(2).is_some_and(u8::is_ascii_digit) {
         return "lab".to_owned();
+    }
+    if name.starts_with("boot-") {
+        return "boot".to_owned();
     }
     let rest = name.trim_start_matches(|c: char| c.is_ascii_digit());
     if rest.len() < name.len() {
@@ -67,8 +70,8 @@ mod tests {
                 "TAG/to_container",
             ),
             (
-                "/run/oxilium-e2e/ox12-0/state/claims.json.tmp",
-                "state/claims.json.tmp",
+                "/run/oxilium-e2e/ox12-0/state/boot-5f0c/claims.json.tmp",
+                "boot/claims.json.tmp",
             ),
             ("/run/oxilium-e2e/ox12-0/agent.sock", "lab/agent.sock"),
         ] {

@@ -187,7 +187,10 @@ impl Node {
         for entry in fs::read_dir(&state)? {
             let path = entry?.path();
             match path.file_name().and_then(|name| name.to_str()) {
-                Some("attachments.json" | "cluster-uid") => {}
+                Some("cluster-uid") => {}
+                Some(name) if name.starts_with("boot-") => {
+                    fs::remove_file(path.join("claims.json"))?;
+                }
                 _ if path.is_dir() => fs::remove_dir_all(&path)?,
                 _ => fs::remove_file(&path)?,
             }

@@ -1,13 +1,13 @@
-//! The attachments, on disk before they are used, so that a restart knows its pods.
+//! The attachments, in their file before they are used, so that a restart knows its pods.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use oxilium_api::{ContainerInterface, HostInterface};
 use oxilium_model::world::{AttachmentId, Lifecycle, PodRef};
 use serde::{Deserialize, Serialize};
 
-use super::{DiskError, read_json, write_json};
+use super::{BootDirectory, DiskError, read_json, replace_json};
 
 /// An attachment as CNI gave it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ struct Content {
 
 const VERSION: u32 = 1;
 
-/// All attachments of this boot. Each change is on disk when the call returns.
+/// All attachments of this boot. Each change is in their file when the call returns.
 #[derive(Debug)]
 pub struct Attachments {
     path: PathBuf,
@@ -59,17 +59,16 @@ pub struct Attachments {
 }
 
 impl Attachments {
-    /// Reads what the last run left; attachments of another boot do not exist any more.
+    /// Reads what the last run left.
     ///
     /// # Errors
     /// [`DiskError`], also for a damaged file: pods live that it names.
-    pub fn open(directory: &Path, boot_id: &str) -> Result<Self, DiskError> {
-        let path = directory.join("attachments.json");
+    pub fn open(directory: &BootDirectory) -> Result<Self, DiskError> {
+        let path = directory.path().join("attachments.json");
         let content: Option<Content> = read_json(&path)?;
         let records = content
             .into_iter()
             .flat_map(|content| content.attachments)
-            .filter(|record| record.boot_id == boot_id)
             .map(|record| (record.id.clone(), record))
             .collect();
         Ok(Self { path, records })
@@ -130,7 +129,7 @@ impl Attachments {
             version: VERSION,
             attachments: records.values().cloned().collect(),
         };
-        write_json(&self.path, &content)?;
+        replace_json(&self.path, &content)?;
         self.records = records;
         Ok(())
     }
@@ -140,7 +139,7 @@ impl Attachments {
 mod tests {
     use super::*;
 
-    fn record(container: &str, boot: &str) -> AttachmentRecord {
+    fn record(container: &str) -> AttachmentRecord {
         AttachmentRecord {
             id: AttachmentId {
                 container: container.into(),
@@ -148,7 +147,7 @@ mod tests {
             },
             pod: PodRef::new("default", container),
             pod_uid: String::new(),
-            boot_id: boot.into(),
+            boot_id: "boot".into(),
             netns: "/run/netns/x".into(),
             host: HostInterface {
                 ifindex: 7,
@@ -176,30 +175,34 @@ mod tests {
     #[test]
     fn a_restart_in_the_same_boot_knows_every_change() {
         let dir = tempfile::tempdir().unwrap();
-        let mut attachments = Attachments::open(dir.path(), "boot").unwrap();
+        let boot = BootDirectory::open(dir.path(), "boot").unwrap();
+        let mut attachments = Attachments::open(&boot).unwrap();
         for container in ["a", "b", "c"] {
-            attachments.put(vec![record(container, "boot")]).unwrap();
+            attachments.put(vec![record(container)]).unwrap();
         }
-        attachments.mark_deleted(&[record("b", "boot").id]).unwrap();
-        attachments.remove(&[record("c", "boot").id]).unwrap();
-        let again = Attachments::open(dir.path(), "boot").unwrap();
+        attachments.mark_deleted(&[record("b").id]).unwrap();
+        attachments.remove(&[record("c").id]).unwrap();
+        let again = Attachments::open(&boot).unwrap();
         assert_eq!(names(&again), ["a Added", "b Deleted"]);
     }
 
     #[test]
     fn another_boot_has_no_attachments() {
         let dir = tempfile::tempdir().unwrap();
-        let mut attachments = Attachments::open(dir.path(), "first").unwrap();
-        attachments.put(vec![record("a", "first")]).unwrap();
-        let again = Attachments::open(dir.path(), "second").unwrap();
+        let first = BootDirectory::open(dir.path(), "first").unwrap();
+        let mut attachments = Attachments::open(&first).unwrap();
+        attachments.put(vec![record("a")]).unwrap();
+        let second = BootDirectory::open(dir.path(), "second").unwrap();
+        let again = Attachments::open(&second).unwrap();
         assert_eq!(names(&again), Vec::<String>::new());
     }
 
     #[test]
     fn what_cannot_be_written_has_not_happened() {
         let dir = tempfile::tempdir().unwrap();
-        let mut attachments = Attachments::open(&dir.path().join("missing"), "boot").unwrap();
-        attachments.put(vec![record("a", "boot")]).unwrap_err();
+        let missing = BootDirectory::of(dir.path(), "boot");
+        let mut attachments = Attachments::open(&missing).unwrap();
+        attachments.put(vec![record("a")]).unwrap_err();
         assert_eq!(names(&attachments), Vec::<String>::new());
     }
 }

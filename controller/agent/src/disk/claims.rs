@@ -1,10 +1,10 @@
-//! The numbers given out, on disk before any of them is used.
+//! The numbers given out, in their file before any of them is used. What they name, the kernel forgets with the boot.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use oxilium_model::world::{Claims, ValidClaims};
 
-use super::{DiskError, read_json, write_json};
+use super::{BootDirectory, DiskError, read_json, replace_json};
 
 /// The claims' file.
 #[derive(Debug)]
@@ -18,8 +18,8 @@ impl ClaimsFile {
     ///
     /// # Errors
     /// [`DiskError`], also for a damaged file: numbers are in use by what it names.
-    pub fn open(directory: &Path) -> Result<(Self, ValidClaims), DiskError> {
-        let path = directory.join("claims.json");
+    pub fn open(directory: &BootDirectory) -> Result<(Self, ValidClaims), DiskError> {
+        let path = directory.path().join("claims.json");
         let read: Claims = read_json(&path)?.unwrap_or_default();
         let valid = read.clone().validated();
         Ok((
@@ -31,7 +31,7 @@ impl ClaimsFile {
         ))
     }
 
-    /// Brings `claims` to disk, if they are not what is there.
+    /// Writes `claims`, if they are not what is there.
     ///
     /// # Errors
     /// [`DiskError`]; then nothing may be planned with them.
@@ -39,7 +39,7 @@ impl ClaimsFile {
         if *claims == self.written {
             return Ok(());
         }
-        write_json(&self.path, claims)?;
+        replace_json(&self.path, claims)?;
         self.written = claims.clone();
         Ok(())
     }

@@ -31,7 +31,7 @@ use oxilium_model::observed::Observed;
 use oxilium_model::world::{AttachmentId, NodeConfig, World};
 use tokio::sync::{oneshot, watch};
 
-use crate::disk::{Attachments, ClaimsFile, DiskError};
+use crate::disk::{Attachments, BootDirectory, ClaimsFile, DiskError};
 use crate::metrics::Instruments;
 use crate::publish::{PublishReport, StatusDirectory};
 use crate::source::{Delivery, SourceReport, Tombstones};
@@ -176,8 +176,9 @@ impl<N: Node> Reconciler<N> {
             settle,
             instruments,
         } = start;
-        let attachments = Attachments::open(&state_dir, &config.boot_id)?;
-        let (claims, valid) = ClaimsFile::open(&state_dir)?;
+        let boot = BootDirectory::open(&state_dir, &config.boot_id)?;
+        let attachments = Attachments::open(&boot)?;
+        let (claims, valid) = ClaimsFile::open(&boot)?;
         for error in &valid.errors {
             tracing::warn!(%error, "a number read back is not honoured");
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use oxilium_agent::disk::BootDirectory;
 use oxilium_agent::metrics::Instruments;
 use oxilium_agent::reconcile::{Input, Objects, Reconciler, Start, View};
 use oxilium_agent::source::{Delivery, objects};
@@ -135,11 +136,11 @@ impl Lab {
 
     fn writes_before_attach(&mut self, index: u32) -> usize {
         let copy = tempfile::tempdir().unwrap();
-        for name in ["claims.json", "attachments.json"] {
-            let from = self.directory.path().join(name);
-            if from.exists() {
-                std::fs::copy(from, copy.path().join(name)).unwrap();
-            }
+        let boot = |state| BootDirectory::open(state, "boot-1").unwrap();
+        let (from, to) = (boot(self.directory.path()), boot(copy.path()));
+        for entry in std::fs::read_dir(from.path()).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
         }
         let kernel = FakeKernel::new(Capacities::default());
         let tables = self.kernel.tables();
