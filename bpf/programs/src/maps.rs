@@ -3,7 +3,7 @@
 use core::{arch::asm, ptr};
 
 use aya_ebpf::{
-    bindings::{BPF_F_CURRENT_NETNS, BPF_F_NO_PREALLOC, bpf_sock_tuple},
+    bindings::{BPF_F_CURRENT_NETNS, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_sock_tuple},
     helpers::generated::{
         bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns, bpf_sk_release,
         bpf_skc_lookup_tcp,
@@ -12,10 +12,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use oxilium_abi::{
-    Affinity, AffinityKey, Be16, COUNTER_EVENT_LOST, COUNTERS, Counter, CtEntry, CtKey4, CtKey6,
-    Direction, Event, FragmentEntry, FragmentKey4, FragmentKey6, InterfaceConfig, IpcacheKey,
-    IpcacheValue, LbAddress, NODE_WORDS, NodeWord, PolicyKey, PolicyValue, ServiceFlow, ServiceKey,
-    ServiceValue, counter_index,
+    Affinity, AffinityKey, Be16, COUNTER_CT_ANSWERED, COUNTER_EVENT_LOST, COUNTERS, Counter, CtEntry,
+    CtKey4, CtKey6, Direction, Event, FragmentEntry, FragmentKey4, FragmentKey6, InterfaceConfig,
+    IpcacheKey, IpcacheValue, LbAddress, NODE_WORDS, NodeWord, PolicyKey, PolicyValue, ServiceFlow,
+    ServiceKey, ServiceValue, counter_index,
 };
 use oxilium_datapath::{
     CtTable, FlowMaps, Hook, Maps, Namespace, Phase, SCRATCH_SIZE, Scratch, Socket, V4, V6,
@@ -418,7 +418,14 @@ macro_rules! flow_maps {
             #[inline(always)]
             fn ct_insert(self, table: CtTable, key: &$key, entry: &CtEntry) -> bool {
                 match table {
-                    CtTable::Answered => $answered.insert(key, entry, 0),
+                    CtTable::Answered => {
+                        if $answered.insert(key, entry, u64::from(BPF_NOEXIST)).is_ok() {
+                            let index = counter_index(COUNTER_CT_ANSWERED, Direction::Ingress);
+                            self.count(index, 0);
+                            return true;
+                        }
+                        $answered.insert(key, entry, 0)
+                    }
                     CtTable::Denied => $denied.insert(key, entry, 0),
                     CtTable::Unanswered => $unanswered.insert(key, entry, 0),
                 }
@@ -441,11 +448,15 @@ macro_rules! flow_maps {
             fn ct_delete(self, table: CtTable, key: &$key) {
                 // Gone already is as good.
                 match table {
-                    CtTable::Answered => $answered.remove(key),
-                    CtTable::Denied => $denied.remove(key),
-                    CtTable::Unanswered => $unanswered.remove(key),
+                    CtTable::Answered => {
+                        if $answered.remove(key).is_ok() {
+                            let index = counter_index(COUNTER_CT_ANSWERED, Direction::Egress);
+                            self.count(index, 0);
+                        }
+                    }
+                    CtTable::Denied => $denied.remove(key).unwrap_or(()),
+                    CtTable::Unanswered => $unanswered.remove(key).unwrap_or(()),
                 }
-                .unwrap_or(());
             }
 
             type Flow = &'static mut ServiceFlow;

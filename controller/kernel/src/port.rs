@@ -107,6 +107,10 @@ pub trait Node: Send {
     /// When a map cannot be read or written.
     fn collect_garbage(&mut self, budget: usize) -> Result<GarbageReport, ApplyError>;
 
+    /// Answered flows that the kernel has evicted for want of room since the first round of
+    /// [`Node::collect_garbage`], as of the last one.
+    fn evicted_flows(&self) -> u64;
+
     /// Packets by direction and reason ([`oxilium_abi::DropReason`] as a number, 0 for forwarded),
     /// added up over all CPUs; zero ones left out.
     ///

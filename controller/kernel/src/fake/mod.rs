@@ -258,6 +258,11 @@ impl Node for FakeNode {
         Ok(self.kernel.state().collect_garbage(budget))
     }
 
+    fn evicted_flows(&self) -> u64 {
+        // Its tables of flows are never full.
+        0
+    }
+
     fn counters(&mut self) -> Result<BTreeMap<(Direction, u8), Counter>, ObserveError> {
         let mut state = self.kernel.state();
         state.faults.read()?;

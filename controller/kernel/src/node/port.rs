@@ -143,6 +143,10 @@ impl Node for KernelNode {
         self.garbage(budget)
     }
 
+    fn evicted_flows(&self) -> u64 {
+        self.evictions.count()
+    }
+
     fn counters(&mut self) -> Result<BTreeMap<(Direction, u8), Counter>, ObserveError> {
         self.read_counters()
     }
