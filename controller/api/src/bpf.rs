@@ -108,6 +108,37 @@ pub struct ConntrackFlow {
     pub remote_identity: u32,
 }
 
+/// The flows that an endpoint has with peers of one identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ConntrackTalker {
+    /// Endpoint that the entries belong to.
+    pub endpoint: u16,
+    /// Its pod, `namespace/name`, where the agent knows it.
+    pub pod: Option<String>,
+    /// Identity of the peers when the verdicts were found.
+    pub identity: u32,
+    /// Labels of that identity, where the agent knows it.
+    pub labels: Vec<String>,
+    /// Flows that were answered.
+    pub answered: usize,
+    /// Flows without an answer yet.
+    pub unanswered: usize,
+    /// Flows that turned to denied.
+    pub denied: usize,
+    /// Packets of all of them, both ways.
+    pub packets: u64,
+    /// Bytes of all of them, both ways.
+    pub bytes: u64,
+}
+
+impl ConntrackTalker {
+    /// Entries in all tables.
+    pub const fn flows(&self) -> usize {
+        self.answered + self.unanswered + self.denied
+    }
+}
+
 /// An endpoint's interface as the programs know it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

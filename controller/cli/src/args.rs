@@ -233,6 +233,12 @@ pub(crate) enum Ct {
         #[arg(default_value = "global")]
         scope: String,
     },
+    /// Who fills the tables: flows of each endpoint by its peers' identity, the most first.
+    Top {
+        /// So many rows; 0 for all.
+        #[arg(long, short = 'n', default_value_t = 20)]
+        number: usize,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -143,6 +143,43 @@ pub(crate) fn conntrack<W: Write>(
     Ok(Verdict::Yes)
 }
 
+pub(crate) fn conntrack_top<W: Write>(
+    client: &Client,
+    number: usize,
+    out: &mut Out<W>,
+) -> anyhow::Result<Verdict> {
+    let mut talkers = client.call(call::BpfConntrackTop)?;
+    if number > 0 {
+        talkers.truncate(number);
+    }
+    out.print(&talkers, |table| {
+        writeln!(
+            table,
+            "ENDPOINT\tPOD\tPEERS\tFLOWS\tANSWERED\tUNANSWERED\tDENIED\tPACKETS\tBYTES"
+        )?;
+        talkers.iter().try_for_each(|talker| {
+            let peers = if talker.labels.is_empty() {
+                talker.identity.to_string()
+            } else {
+                talker.labels.join(",")
+            };
+            writeln!(
+                table,
+                "{}\t{}\t{peers}\t{}\t{}\t{}\t{}\t{}\t{}",
+                talker.endpoint,
+                talker.pod.as_deref().unwrap_or("-"),
+                talker.flows(),
+                talker.answered,
+                talker.unanswered,
+                talker.denied,
+                talker.packets,
+                talker.bytes,
+            )
+        })
+    })?;
+    Ok(Verdict::Yes)
+}
+
 fn flow_line(table: &mut dyn Write, flow: &ConntrackFlow) -> io::Result<()> {
     const FLAGS: [(u16, &str); 5] = [
         (1 << 0, "TxClosing"),

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use oxilium_abi::{CtWord, Direction, ShapeMask};
 use oxilium_api::{
-    ApiError, BpfEndpoint, BpfPolicyTable, ConntrackFlow, ErrorCode, ExplainQuery, ExplainReport,
-    IpcacheEntry, ManifestFile, PlanReport, PolicyEntry, PolicyEntryType,
+    ApiError, BpfEndpoint, BpfPolicyTable, ConntrackFlow, ConntrackTalker, ErrorCode, ExplainQuery,
+    ExplainReport, IpcacheEntry, ManifestFile, PlanReport, PolicyEntry, PolicyEntryType,
 };
 use oxilium_kernel::port::Flow;
 use oxilium_kernel::{Node, ObserveError};
@@ -14,6 +14,7 @@ use oxilium_model::node_state::EntryKey;
 use oxilium_model::observed::Observed;
 use oxilium_model::plan::ipcache_prefix;
 
+use super::talkers::talkers;
 use crate::config::AgentOptions;
 use crate::explain::{self, ExplainError};
 use crate::offline;
@@ -147,6 +148,15 @@ pub(super) fn conntrack<N: Node>(
         .collect();
     flows.sort_by(|a, b| (a.endpoint, &a.local, &a.remote).cmp(&(b.endpoint, &b.local, &b.remote)));
     Ok(flows)
+}
+
+/// Who fills the conntrack tables, the most first.
+pub(super) fn conntrack_top<N: Node>(
+    node: &mut N,
+    view: &View,
+) -> Result<Vec<ConntrackTalker>, ApiError> {
+    let flows = node.flows().map_err(|error| kernel(&error))?;
+    Ok(talkers(&flows, view))
 }
 
 fn flow(flow: &Flow) -> ConntrackFlow {

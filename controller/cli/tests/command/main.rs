@@ -145,6 +145,18 @@ fn bpf_ct_list_shows_a_flow_in_the_direction_of_its_first_packet() {
 }
 
 #[test]
+fn bpf_ct_top_shows_who_fills_the_tables() {
+    let agent = FakeAgent::saying(&sample::talkers());
+    insta::assert_snapshot!(agent.run(&["bpf", "ct", "top"]).out, @r"
+    ENDPOINT   POD             PEERS                                              FLOWS   ANSWERED   UNANSWERED   DENIED   PACKETS   BYTES
+    34         default/flood   9                                                  32768   0          32768        0        32768     1966080
+    35         -               k8s:app=web,k8s:io.kubernetes.pod.namespace=shop   3       2          0            1        120       98304
+    ");
+    let first = agent.run(&["bpf", "ct", "top", "--number", "1"]).out;
+    assert_eq!(first.lines().count(), 2, "{first}");
+}
+
+#[test]
 fn bpf_endpoint_list_is_one_line_an_address() {
     let agent = FakeAgent::saying(&sample::bpf_endpoints());
     insta::assert_snapshot!(agent.run(&["bpf", "endpoint", "list"]).out);

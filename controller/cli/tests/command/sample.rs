@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use oxilium_api::{
     Addressing, Alternative, ApiIdentity, BpfEndpoint, BpfPolicyTable, ComponentState,
-    ComponentStatus, Condition, ConfigurationStatus, ConntrackFlow, DirectionStatus, Endpoint,
-    EndpointHealth, EndpointPolicy, EndpointState, EndpointStatus, ExplainReport, ExplainSide,
-    Explained, ExternalIdentifiers, FailingObject, HealthState, IpcacheEntry, KernelWrites,
-    LbBackend, LbFrontend, LbService, LoadBalancing, MapStatus, MonitorEvent, MonitorKind,
-    MonitorVerdict, Networking, Policies, PolicyEnabled, PolicyEntry, PolicyEntryType, PolicyMode,
-    PolicyObject, RealizedPolicy, ReconcileStatus, SourceStatus, StagedChange, StagedExample,
-    StagedReport, StatusLogEntry, StatusReport, UnsupportedKey,
+    ComponentStatus, Condition, ConfigurationStatus, ConntrackFlow, ConntrackTalker,
+    DirectionStatus, Endpoint, EndpointHealth, EndpointPolicy, EndpointState, EndpointStatus,
+    ExplainReport, ExplainSide, Explained, ExternalIdentifiers, FailingObject, HealthState,
+    IpcacheEntry, KernelWrites, LbBackend, LbFrontend, LbService, LoadBalancing, MapStatus,
+    MonitorEvent, MonitorKind, MonitorVerdict, Networking, Policies, PolicyEnabled, PolicyEntry,
+    PolicyEntryType, PolicyMode, PolicyObject, RealizedPolicy, ReconcileStatus, SourceStatus,
+    StagedChange, StagedExample, StagedReport, StatusLogEntry, StatusReport, UnsupportedKey,
 };
 
 fn text(text: &str) -> String {
@@ -280,6 +280,35 @@ pub(crate) fn services() -> LoadBalancing {
     }
 }
 
+pub(crate) fn talkers() -> Vec<ConntrackTalker> {
+    let flood = ConntrackTalker {
+        endpoint: 34,
+        pod: Some(text("default/flood")),
+        identity: 9,
+        labels: Vec::new(),
+        answered: 0,
+        unanswered: 32_768,
+        denied: 0,
+        packets: 32_768,
+        bytes: 1_966_080,
+    };
+    let web = ConntrackTalker {
+        endpoint: 35,
+        pod: None,
+        identity: 11_747,
+        labels: vec![
+            text("k8s:app=web"),
+            text("k8s:io.kubernetes.pod.namespace=shop"),
+        ],
+        answered: 2,
+        unanswered: 0,
+        denied: 1,
+        packets: 120,
+        bytes: 98_304,
+    };
+    vec![flood, web]
+}
+
 pub(crate) fn flows() -> Vec<ConntrackFlow> {
     let flow = |direction: &str, verdict: &str, flags| ConntrackFlow {
         endpoint: 34,
@@ -370,6 +399,7 @@ pub(crate) fn status(state: ComponentState) -> StatusReport {
         )]),
         monitor_readers: 0,
         events_lost: 0,
+        flows_evicted: 0,
         maps: vec![MapStatus {
             name: text("ox_policy"),
             max_entries: 524_288,

@@ -1,0 +1,104 @@
+//! One pod floods; what the others have established is not lost, and the agent can say who it was.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
+
+use std::net::IpAddr;
+
+use oxilium_e2e::{
+    packet::{self, tcp_flag},
+    pod::Pod,
+    scenario::Scenario,
+    traffic::{Connection, Datagrams, Echo},
+    wait,
+    wire::{Tap, contains},
+};
+
+/// Flows that each flood opens: more than there is room for among those without an answer.
+const FLOWS: u16 = 40_000;
+/// Of the map for them, by default.
+const ROOM: u64 = 32 * 1024;
+
+/// SYNs and datagrams from ever new ports, from as fast as a pod can; then waits until the last has arrived.
+fn flood(from: &Pod, to: &Pod) {
+    let (send, see) = (
+        Tap::open(&from.netns, "eth0").unwrap(),
+        Tap::open(&to.netns, "eth0").unwrap(),
+    );
+    let (here, there) = (IpAddr::from(from.ipv4), IpAddr::from(to.ipv4));
+    for port in 1..=FLOWS {
+        let syn = packet::tcp((here, port), (there, 81), tcp_flag::SYN, (1, 0), &[]);
+        let datagram = packet::udp((here, port), (there, 9), b"spray");
+        for packet in [syn, datagram] {
+            send.send(&packet.frame(to.mac, from.mac)).unwrap();
+        }
+    }
+    wait::until("the flood has passed", wait::LONG, || {
+        let marker = packet::udp((here, 1), (there, 9), b"the marker");
+        send.send(&marker.frame(to.mac, from.mac))?;
+        let mut came = false;
+        see.until(wait::LONG, |frame| {
+            came = contains(frame, b"the marker");
+            came
+        })?;
+        Ok(came.then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_flood_of_one_pod_loses_no_established_flow_of_another() {
+    let Some(scenario) = Scenario::start().unwrap() else {
+        return;
+    };
+    let pod = |name: &str| scenario.lab.pod(name).label("app", name).start().unwrap();
+    let (client, server) = (pod("client"), pod("server"));
+    let (flooder, victim) = (pod("flooder"), pod("victim"));
+    // A reader, so that each new flow is an event.
+    let _monitor = scenario
+        .agent
+        .cli()
+        .monitor(&scenario.lab, &["--type", "drop"])
+        .unwrap();
+    let connection = Connection::start(
+        &client.netns,
+        &server.netns,
+        (IpAddr::from(server.ipv4), 80).into(),
+    )
+    .unwrap();
+    let datagrams = Datagrams::start(
+        "datagrams",
+        [&client.netns, &server.netns],
+        (IpAddr::from(server.ipv4), 53).into(),
+        Echo::Yes,
+    )
+    .unwrap();
+    let before = datagrams.goes_on().unwrap();
+
+    flood(&flooder, &victim);
+
+    let after = datagrams.goes_on().unwrap();
+    datagrams.all_passed(&(before..after)).unwrap();
+    connection.is_unharmed().unwrap();
+
+    let talkers = scenario.agent.cli().json(&["bpf", "ct", "top"]).unwrap();
+    let first = &talkers[0];
+    let pod = first["pod"].as_str().unwrap();
+    assert!(
+        ["default/flooder", "default/victim"].contains(&pod),
+        "{talkers}"
+    );
+    assert!(first["unanswered"].as_u64().unwrap() > ROOM / 4, "{first}");
+    let unanswered: u64 = talkers
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|talker| talker["unanswered"].as_u64().unwrap())
+        .sum();
+    assert!(unanswered <= 2 * ROOM, "{unanswered} in both families");
+
+    let status = scenario.agent.cli().status().unwrap();
+    assert_eq!(status["flows-evicted"], 0, "{status}");
+    assert!(
+        status["events-lost"].as_u64().unwrap() > u64::from(FLOWS) / 2,
+        "a reader sees a part of {FLOWS} verdicts twice, and is told of the rest: {status}"
+    );
+}
