@@ -37,7 +37,7 @@ pub use event::{Event, EventKind, EventTranslation, TraceState};
 pub use fragment::{FRAGMENT_LIFETIME, FragmentEntry, FragmentKey4, FragmentKey6};
 pub use hash::mix;
 pub use interface::{ADDRESSES_PER_FAMILY, InterfaceConfig, InterfaceFlags, NETNS_UNKNOWN};
-pub use ipcache::{IPCACHE_PREFIX_BASE, IpcacheKey, IpcacheValue};
+pub use ipcache::{IDENTITY_UNRESOLVED, IPCACHE_PREFIX_BASE, IpcacheKey, IpcacheValue};
 pub use net::{Be16, Direction, Family};
 pub use policy::{
     AuthRequirement, POLICY_CLASS_ALLOW, POLICY_CLASS_DENY, PolicyKey, PolicyValue, Precedence,

@@ -118,6 +118,13 @@ impl PolicyValue {
         }
     }
 
+    /// Because of this entry some identity may get less than what entries for any identity allow: it names one and does
+    /// more than allow, or it asks for authentication, which others inherit.
+    pub const fn restricts(&self, key: &PolicyKey) -> bool {
+        let allows = self.precedence().class() == POLICY_CLASS_ALLOW && self.proxy_port() == 0;
+        self.auth().kind() != 0 || key.identity != 0 && !allows
+    }
+
     /// What `check` must be for `word` under `key`.
     #[inline(always)]
     pub const fn seal(key: &PolicyKey, word: u64) -> u64 {
@@ -220,18 +227,21 @@ impl ShapeMask {
     }
 }
 
-/// The three [`ShapeMask`]s of a table and direction: specific identities, aggregates, any identity.
+/// The three [`ShapeMask`]s of a table and direction: specific identities, aggregates, any identity. Beside them, whether
+/// some identity may less than what entries for any identity allow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct ShapeWord(pub u64);
 
 impl ShapeWord {
+    const RESTRICTS: u64 = 1 << 63;
+
     /// Packs the masks.
     pub const fn new(specific: ShapeMask, aggregate: ShapeMask, any: ShapeMask) -> Self {
         Self(specific.0 as u64 | ((aggregate.0 as u64) << 18) | ((any.0 as u64) << 36))
     }
 
-    /// Shapes of entries for identities 15 and above and 1…10.
+    /// Shapes of entries for identities 16 and above and 1…10.
     #[inline(always)]
     pub const fn specific(self) -> ShapeMask {
         ShapeMask(self.0 as u32 & ShapeMask::ALL.0)
@@ -247,6 +257,18 @@ impl ShapeWord {
     #[inline(always)]
     pub const fn any(self) -> ShapeMask {
         ShapeMask((self.0 >> 36) as u32 & ShapeMask::ALL.0)
+    }
+
+    /// Some identity may less than what entries for any identity allow. Without this, what those allow whoever it is may.
+    #[inline(always)]
+    pub const fn restricts(self) -> bool {
+        self.0 & Self::RESTRICTS != 0
+    }
+
+    /// This word, which [restricts](Self::restricts).
+    #[must_use]
+    pub const fn restricting(self) -> Self {
+        Self(self.0 | Self::RESTRICTS)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The policy lookup: the true maximum over all entries of a table that match.
 
 use oxilium_abi::{
-    AuthRequirement, Be16, Direction, DropReason, POLICY_CLASS_ALLOW, PolicyKey, PolicyValue,
-    Precedence, ShapeMask, ShapeWord, shape_word_index,
+    AuthRequirement, Be16, Direction, DropReason, IDENTITY_UNRESOLVED, POLICY_CLASS_ALLOW,
+    PolicyKey, PolicyValue, Precedence, ShapeMask, ShapeWord, shape_word_index,
 };
 
 use crate::maps::Maps;
@@ -124,11 +124,15 @@ impl Search {
     /// Reads which shapes the table has.
     #[inline(always)]
     pub(crate) fn begin<M: Maps>(&mut self, maps: M, query: Query) {
-        let shapes = if query.table == 0 {
+        let mut shapes = if query.table == 0 {
             ShapeWord(0)
         } else {
             ShapeWord(maps.shapes(shape_word_index(query.table, query.direction)))
         };
+        if query.identity == IDENTITY_UNRESOLVED && shapes.restricts() {
+            // It may be whoever is restricted.
+            shapes = ShapeWord(0);
+        }
         let aggregate = aggregate(query.identity, maps.cluster_id());
         self.specific = 0;
         self.aggregates = 0;
@@ -182,7 +186,11 @@ impl Search {
                 ..Answer::default()
             }
         } else {
-            answer(&self.best)
+            let mut answer = answer(&self.best);
+            if self.query.identity == IDENTITY_UNRESOLVED && answer.denied.is_some() {
+                answer.denied = Some(DropReason::NoRoomForIdentity);
+            }
+            answer
         }
     }
 }
