@@ -261,6 +261,9 @@ pub(crate) struct MonitorArgs {
     /// Names of pods beside their identities.
     #[arg(long, short)]
     pub(crate) verbose: bool,
+    /// Numbers of identities in place of the names of reserved ones.
+    #[arg(long, short, conflicts_with = "verbose")]
+    pub(crate) numeric: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

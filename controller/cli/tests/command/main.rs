@@ -204,11 +204,15 @@ fn monitor_prints_the_lines_that_people_know_and_json_for_programs() {
     // The stream ended because the agent did.
     assert_eq!(outcome.status, 2);
     insta::assert_snapshot!(agent.run(&["monitor", "-v"]).out);
+    let numeric = agent.run(&["monitor", "--numeric"]).out;
+    assert!(numeric.contains("identity 9->11747"), "{numeric}");
     let json = agent.run(&["monitor", "-o", "json"]).out;
     assert!(
         json.lines().next().unwrap().contains(r#""type":"drop""#),
         "{json}"
     );
+    let last = json.lines().last().unwrap();
+    assert_eq!(last, r#"{"type":"lost","message":"3 events were lost"}"#);
 }
 
 #[test]

@@ -433,6 +433,7 @@ pub(crate) fn events() -> Vec<MonitorEvent> {
         state: None,
         direction: text("ingress"),
         endpoint: 34,
+        peer_endpoint: None,
         pod: Some(text("default/web")),
         ifindex: 7,
         source_identity: 22373,
@@ -481,7 +482,13 @@ pub(crate) fn events() -> Vec<MonitorEvent> {
         service: Some(text("kube-system/kube-dns")),
         ..trace.clone()
     };
-    vec![drop, verdict, trace, to_service]
+    let outside = MonitorEvent {
+        source_identity: 9,
+        source_name: Some(text("world-ipv4")),
+        source: text("192.0.2.1"),
+        ..drop.clone()
+    };
+    vec![drop, verdict, trace, to_service, outside]
 }
 
 pub(crate) fn explanation(allowed: bool) -> ExplainReport {
