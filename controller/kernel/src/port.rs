@@ -327,6 +327,10 @@ pub struct GarbageReport {
     pub deleted: usize,
     /// Entries that had expired and stayed because the budget was used up.
     pub left: usize,
+    /// The largest part of a table's room that entries took which had expired, in percent.
+    pub ended_percent: u32,
+    /// The largest part of a table's room that living ones take, in percent.
+    pub fullest_percent: u32,
 }
 
 /// A map's size and cost.

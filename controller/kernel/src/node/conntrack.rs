@@ -139,12 +139,18 @@ fn expire<K: Plain, V: Mortal>(
     report: &mut GarbageReport,
 ) -> Result<(), ApplyError> {
     let mut expired = Vec::new();
+    let mut living = 0;
     each(table, |key, value: V| {
         report.scanned += 1;
         if value.expires() < now {
             expired.push(key);
+        } else {
+            living += 1;
         }
     })?;
+    let room = table.capacity() as usize;
+    report.ended_percent = report.ended_percent.max(percent(expired.len(), room));
+    report.fullest_percent = report.fullest_percent.max(percent(living, room));
     let failed = |error| ApplyError::of(CONNTRACK, || table.name().to_owned(), error);
     for key in expired {
         if report.deleted >= budget {
@@ -161,6 +167,10 @@ fn expire<K: Plain, V: Mortal>(
         }
     }
     Ok(())
+}
+
+fn percent(part: usize, of: usize) -> u32 {
+    u32::try_from(part * 100 / of.max(1)).unwrap_or(100)
 }
 
 /// Deletes all of one endpoint; how many there were.
