@@ -150,6 +150,54 @@ impl PolicyValue {
     }
 }
 
+/// Key of what an entry of an endpoint's policy table has decided: the entry's key, for the endpoint and not for the table,
+/// which others share and which is built anew.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct PolicyCountKey {
+    /// As [`PolicyKey::identity`].
+    pub identity: u32,
+    /// The endpoint's id.
+    pub endpoint: u16,
+    /// As [`PolicyKey::port`].
+    pub port: Be16,
+    /// As [`PolicyKey::protocol`].
+    pub protocol: u8,
+    /// As [`PolicyKey::direction_shape`].
+    pub direction_shape: u8,
+    reserved: [u8; 2],
+}
+const _: () = assert!(size_of::<PolicyCountKey>() == 12);
+
+impl PolicyCountKey {
+    /// Of an entry in the table of `endpoint`.
+    #[inline(always)]
+    pub const fn of(endpoint: u16, key: &PolicyKey) -> Self {
+        Self {
+            identity: key.identity,
+            endpoint,
+            port: key.port,
+            protocol: key.protocol,
+            direction_shape: key.direction_shape,
+            reserved: [0; 2],
+        }
+    }
+}
+
 /// Precedence as Cilium 1.20 numbers it: `(0xFFFFFF - priority) << 8 | class`; higher wins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]

@@ -2,7 +2,7 @@
 
 use oxilium_abi::{
     AuthRequirement, Be16, Direction, DropReason, IDENTITY_UNRESOLVED, POLICY_CLASS_ALLOW,
-    PolicyKey, PolicyValue, Precedence, ShapeMask, ShapeWord, shape_word_index,
+    PolicyCountKey, PolicyKey, PolicyValue, Precedence, ShapeMask, ShapeWord, shape_word_index,
 };
 
 use crate::maps::Maps;
@@ -162,19 +162,28 @@ impl Search {
     #[inline(always)]
     pub(crate) fn step<M: Maps>(&mut self, maps: M, shape: u32) {
         let query = &self.query;
-        let mut key = PolicyKey {
-            table: query.table,
-            identity: query.identity,
-            port: Be16::new(query.port & ShapeMask::port_mask(shape)),
-            protocol: if shape == 0 { 0 } else { query.protocol },
-            direction_shape: PolicyKey::pack(query.direction, shape),
-        };
+        let mut key = key(query, shape, query.identity);
         // By hand: BPF has no cheap indexing of a list that lives in registers.
         let own = query.identity;
         let best = &mut self.best;
         self.raced |= probe(maps, &mut key, self.specific, own, 3, best)
             || probe(maps, &mut key, self.aggregates, self.aggregate, 2, best)
             || probe(maps, &mut key, self.any, 0, 1, best);
+    }
+
+    /// The entry that decided, in the table of `endpoint`.
+    #[inline(always)]
+    pub(crate) fn decided(&self, endpoint: u16) -> Option<PolicyCountKey> {
+        let query = &self.query;
+        let shape = (self.best.rank >> 2) as u32 & 0x1F;
+        let identity = match self.best.rank & 3 {
+            0 => return None,
+            1 => 0,
+            2 => self.aggregate,
+            _ => query.identity,
+        };
+        let key = key(query, shape, identity);
+        Some(PolicyCountKey::of(endpoint, &key))
     }
 
     /// What was found.
@@ -192,6 +201,18 @@ impl Search {
             }
             answer
         }
+    }
+}
+
+/// Key of the entry of this shape that matches.
+#[inline(always)]
+const fn key(query: &Query, shape: u32, identity: u32) -> PolicyKey {
+    PolicyKey {
+        table: query.table,
+        identity,
+        port: Be16::new(query.port & ShapeMask::port_mask(shape)),
+        protocol: if shape == 0 { 0 } else { query.protocol },
+        direction_shape: PolicyKey::pack(query.direction, shape),
     }
 }
 

@@ -9,13 +9,15 @@ use aya_ebpf::{
         bpf_skc_lookup_tcp,
     },
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf, lpm_trie::Key,
+    },
 };
 use oxilium_abi::{
-    Affinity, AffinityKey, Be16, COUNTER_CT_ANSWERED, COUNTER_EVENT_LOST, COUNTERS, Counter, CtEntry,
-    CtKey4, CtKey6, Direction, Event, FragmentEntry, FragmentKey4, FragmentKey6, InterfaceConfig,
-    IpcacheKey, IpcacheValue, LbAddress, NODE_WORDS, NodeWord, PolicyKey, PolicyValue, ServiceFlow,
-    ServiceKey, ServiceValue, counter_index,
+    Affinity, AffinityKey, Be16, COUNTER_CT_ANSWERED, COUNTER_EVENT_LOST, COUNTERS, Counter,
+    CtEntry, CtKey4, CtKey6, Direction, Event, FragmentEntry, FragmentKey4, FragmentKey6,
+    InterfaceConfig, IpcacheKey, IpcacheValue, LbAddress, NODE_WORDS, NodeWord, PolicyCountKey,
+    PolicyKey, PolicyValue, ServiceFlow, ServiceKey, ServiceValue, counter_index,
 };
 use oxilium_datapath::{
     CtTable, FlowMaps, Hook, Maps, Namespace, Phase, SCRATCH_SIZE, Scratch, Socket, V4, V6,
@@ -74,6 +76,9 @@ static POLICY: HashMap<PolicyKey, PolicyValue> =
     HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map(name = "ox_pol_shapes")]
 static POLICY_SHAPES: Array<u64> = Array::with_max_entries(1 << 15, 0);
+#[map(name = "ox_pol_counts")]
+static POLICY_COUNTS: LruPerCpuHashMap<PolicyCountKey, Counter> =
+    LruPerCpuHashMap::with_max_entries(1 << 14, 0);
 #[map(name = "ox_ct4")]
 static CT4: LruHashMap<CtKey4, CtEntry> = LruHashMap::with_max_entries(1 << 17, 0);
 #[map(name = "ox_ct6")]
@@ -262,6 +267,22 @@ impl Maps for KernelMaps {
                 (*counter).bytes += u64::from(bytes);
             }
         }
+    }
+
+    #[inline(always)]
+    fn count_decision(self, key: &PolicyCountKey, bytes: u32) {
+        let bytes = u64::from(bytes);
+        if let Some(counter) = POLICY_COUNTS.get_ptr_mut(key) {
+            // SAFETY: as for a counter above; an element that is evicted meanwhile stays memory.
+            unsafe {
+                (*counter).packets += 1;
+                (*counter).bytes += bytes;
+            }
+            return;
+        }
+        let first = Counter { packets: 1, bytes };
+        // Without room it is not counted.
+        POLICY_COUNTS.insert(key, first, 0).unwrap_or(());
     }
 
     #[inline(always)]

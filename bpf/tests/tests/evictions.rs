@@ -1,52 +1,19 @@
 //! Full conntrack tables: what the kernel evicts is counted, and a flood of one pod's new flows evicts nobody's answered ones.
 
 use anyhow::{Result, ensure};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use oxilium_abi::{Direction, map};
 use oxilium_datapath::testing::{Frame, PolicyEntry, World, tcp, udp};
 use oxilium_e2e::require::{Need, require};
 use oxilium_kernel::Node as _;
-use oxilium_model::node_state::Hook;
 use oxilium_program_tests::{
-    NEXT, enter_namespace,
+    enter_namespace,
+    hooks::Hooks,
     node::{PinnedNode, bpftool},
-    test_context,
 };
 
 /// The entries that [`PinnedNode`]'s tables of flows have room for.
 const ROOM: usize = 1024;
 const SYN: u8 = 2;
-
-/// The programs that hooks get.
-struct Hooks {
-    from: SchedClassifier,
-    to: SchedClassifier,
-}
-
-impl Hooks {
-    fn of(node: &PinnedNode) -> Result<Self> {
-        let pinned = |hook: Hook| {
-            let path = node.program(hook.program())?;
-            Ok::<_, anyhow::Error>(SchedClassifier::from_pin(path)?)
-        };
-        Ok(Self {
-            from: pinned(Hook::FromContainer)?,
-            to: pinned(Hook::ToContainer)?,
-        })
-    }
-
-    fn passes(&self, direction: Direction, frame: &Frame) -> Result<bool> {
-        let program = match direction {
-            Direction::Egress => &self.from,
-            Direction::Ingress => &self.to,
-        };
-        let context = test_context(frame);
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(&frame.bytes);
-        options.ctx_in = Some(&context);
-        Ok(program.test_run(options)?.return_value == NEXT)
-    }
-}
 
 fn query(port: u16) -> Frame {
     World::to4(World::PEER4, 17, &udp(port, 53, b"?"))

@@ -47,6 +47,12 @@ pub struct PolicyEntry {
     pub auth: u8,
     /// Precedence as in the kernel; higher wins.
     pub precedence: u32,
+    /// Packets that it decided: those for which policy was asked, most often the first of each flow.
+    #[serde(default)]
+    pub packets: u64,
+    /// Bytes of these.
+    #[serde(default)]
+    pub bytes: u64,
     /// Policies that the entry is made from.
     pub origins: Vec<String>,
 }

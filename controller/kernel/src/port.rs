@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
-use oxilium_abi::{Counter, CtEntry, Direction, DropReason, FlowKind};
+use oxilium_abi::{Counter, CtEntry, Direction, DropReason, FlowKind, PolicyCountKey};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
 use oxilium_model::observed::{AttachedProgram, Observed};
 use oxilium_model::plan::Write;
@@ -117,6 +117,13 @@ pub trait Node: Send {
     /// # Errors
     /// When the map cannot be read.
     fn counters(&mut self) -> Result<BTreeMap<(Direction, u8), Counter>, ObserveError>;
+
+    /// What each entry of each endpoint's policy table has decided: packets for which policy was asked, as far back as
+    /// there was room to count.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn policy_counts(&mut self) -> Result<BTreeMap<PolicyCountKey, Counter>, ObserveError>;
 
     /// How full each map is and what it costs. Counting the entries of a map means reading it.
     ///

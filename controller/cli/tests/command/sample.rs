@@ -216,6 +216,8 @@ pub(crate) fn table() -> BpfPolicyTable {
         proxy_port: 0,
         auth: 0,
         precedence: 0xFFFF_FF01,
+        packets: if identity == 0 { 0 } else { 12 },
+        bytes: if identity == 0 { 0 } else { 888 },
         origins: vec![text(
             "CiliumNetworkPolicy default/l4-rule spec.ingress[0] (l4-rule.yaml:7)",
         )],

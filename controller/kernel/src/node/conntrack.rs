@@ -116,7 +116,27 @@ impl KernelNode {
         }
         purge(&self.tables.fragments4, endpoint)?;
         purge(&self.tables.fragments6, endpoint)?;
-        Ok(())
+        self.forget_decisions(endpoint)
+    }
+
+    /// What the policy of an endpoint has decided: the next of its number has decided nothing.
+    fn forget_decisions(&self, endpoint: u16) -> Result<(), ApplyError> {
+        let table = &self.tables.policy_counts;
+        let mut theirs = Vec::new();
+        let seen = table.for_each(|key, _| {
+            if key.endpoint == endpoint {
+                theirs.push(key);
+            }
+        });
+        seen.and_then(|()| {
+            if theirs.is_empty() {
+                Ok(0)
+            } else {
+                table.remove_all(&theirs)
+            }
+        })
+        .map(drop)
+        .map_err(|error| ApplyError::of(CONNTRACK, || table.name().to_owned(), error))
     }
 }
 
