@@ -14,6 +14,10 @@ pub const COUNTER_FORWARDED: u8 = 0;
 pub const COUNTER_LOCAL_SOURCE_NOT_HOST: u8 = 1;
 /// In place of a reason, under [`Direction::Ingress`]: events refused for want of a token or of room.
 pub const COUNTER_EVENT_LOST: u8 = 2;
+/// In place of a reason: flows that came into the conntrack tables of answered flows, under
+/// [`Direction::Ingress`], and those that programs took out again, under [`Direction::Egress`]. The kernel tells
+/// nobody what it evicts: it is what came in, was not taken out, and is not there.
+pub const COUNTER_CT_ANSWERED: u8 = 3;
 
 /// One CPU's counter.
 #[derive(

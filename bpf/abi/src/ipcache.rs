@@ -7,6 +7,10 @@ use crate::net::Family;
 /// Bits of [`IpcacheKey`] before the address; an LPM prefix length is this plus the address's.
 pub const IPCACHE_PREFIX_BASE: u32 = 32;
 
+/// In place of an identity: whose address it is is known, but the ipcache has no room for that. It may what everybody may
+/// ([`crate::ShapeWord::restricts`]), and nothing else.
+pub const IDENTITY_UNRESOLVED: u32 = 15;
+
 /// LPM key of a prefix of either family.
 #[derive(
     Clone,

@@ -26,8 +26,8 @@ pub use conntrack::{
     CtEntry, CtFlags, CtKey4, CtKey6, CtWord, FlowKind,
 };
 pub use counter::{
-    COUNTER_EVENT_LOST, COUNTER_FORWARDED, COUNTER_LOCAL_SOURCE_NOT_HOST, COUNTERS, Counter,
-    counter_index,
+    COUNTER_CT_ANSWERED, COUNTER_EVENT_LOST, COUNTER_FORWARDED, COUNTER_LOCAL_SOURCE_NOT_HOST,
+    COUNTERS, Counter, counter_index,
 };
 pub use epoch::{
     EPOCH_BITS, EPOCH_MAX, EndpointWord, Epoch, IpcacheWord, NODE_WORDS, NodeWord,
@@ -37,11 +37,11 @@ pub use event::{Event, EventKind, EventTranslation, TraceState};
 pub use fragment::{FRAGMENT_LIFETIME, FragmentEntry, FragmentKey4, FragmentKey6};
 pub use hash::mix;
 pub use interface::{ADDRESSES_PER_FAMILY, InterfaceConfig, InterfaceFlags, NETNS_UNKNOWN};
-pub use ipcache::{IPCACHE_PREFIX_BASE, IpcacheKey, IpcacheValue};
+pub use ipcache::{IDENTITY_UNRESOLVED, IPCACHE_PREFIX_BASE, IpcacheKey, IpcacheValue};
 pub use net::{Be16, Direction, Family};
 pub use policy::{
-    AuthRequirement, POLICY_CLASS_ALLOW, POLICY_CLASS_DENY, PolicyKey, PolicyValue, Precedence,
-    ShapeMask, ShapeWord, shape_word_index,
+    AuthRequirement, POLICY_CLASS_ALLOW, POLICY_CLASS_DENY, PolicyCountKey, PolicyKey, PolicyValue,
+    Precedence, ShapeMask, ShapeWord, shape_word_index,
 };
 pub use reason::DropReason;
 pub use service::{
@@ -67,6 +67,8 @@ pub mod map {
     pub const POLICY: &str = "ox_policy";
     /// [`crate::shape_word_index`] → [`crate::ShapeWord`]; array.
     pub const POLICY_SHAPES: &str = "ox_pol_shapes";
+    /// [`crate::PolicyCountKey`] → [`crate::Counter`]; per-CPU LRU hash.
+    pub const POLICY_COUNTS: &str = "ox_pol_counts";
     /// [`crate::CtKey4`] → [`crate::CtEntry`], flows that were answered; LRU hash.
     pub const CT4: &str = "ox_ct4";
     /// [`crate::CtKey6`] → [`crate::CtEntry`], flows that were answered; LRU hash.

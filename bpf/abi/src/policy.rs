@@ -118,6 +118,13 @@ impl PolicyValue {
         }
     }
 
+    /// Because of this entry some identity may get less than what entries for any identity allow: it names one and does
+    /// more than allow, or it asks for authentication, which others inherit.
+    pub const fn restricts(&self, key: &PolicyKey) -> bool {
+        let allows = self.precedence().class() == POLICY_CLASS_ALLOW && self.proxy_port() == 0;
+        self.auth().kind() != 0 || key.identity != 0 && !allows
+    }
+
     /// What `check` must be for `word` under `key`.
     #[inline(always)]
     pub const fn seal(key: &PolicyKey, word: u64) -> u64 {
@@ -140,6 +147,54 @@ impl PolicyValue {
     #[inline(always)]
     pub const fn auth(&self) -> AuthRequirement {
         AuthRequirement((self.word >> 8) as u8)
+    }
+}
+
+/// Key of what an entry of an endpoint's policy table has decided: the entry's key, for the endpoint and not for the table,
+/// which others share and which is built anew.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct PolicyCountKey {
+    /// As [`PolicyKey::identity`].
+    pub identity: u32,
+    /// The endpoint's id.
+    pub endpoint: u16,
+    /// As [`PolicyKey::port`].
+    pub port: Be16,
+    /// As [`PolicyKey::protocol`].
+    pub protocol: u8,
+    /// As [`PolicyKey::direction_shape`].
+    pub direction_shape: u8,
+    reserved: [u8; 2],
+}
+const _: () = assert!(size_of::<PolicyCountKey>() == 12);
+
+impl PolicyCountKey {
+    /// Of an entry in the table of `endpoint`.
+    #[inline(always)]
+    pub const fn of(endpoint: u16, key: &PolicyKey) -> Self {
+        Self {
+            identity: key.identity,
+            endpoint,
+            port: key.port,
+            protocol: key.protocol,
+            direction_shape: key.direction_shape,
+            reserved: [0; 2],
+        }
     }
 }
 
@@ -220,18 +275,21 @@ impl ShapeMask {
     }
 }
 
-/// The three [`ShapeMask`]s of a table and direction: specific identities, aggregates, any identity.
+/// The three [`ShapeMask`]s of a table and direction: specific identities, aggregates, any identity. Beside them, whether
+/// some identity may less than what entries for any identity allow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct ShapeWord(pub u64);
 
 impl ShapeWord {
+    const RESTRICTS: u64 = 1 << 63;
+
     /// Packs the masks.
     pub const fn new(specific: ShapeMask, aggregate: ShapeMask, any: ShapeMask) -> Self {
         Self(specific.0 as u64 | ((aggregate.0 as u64) << 18) | ((any.0 as u64) << 36))
     }
 
-    /// Shapes of entries for identities 15 and above and 1…10.
+    /// Shapes of entries for identities 16 and above and 1…10.
     #[inline(always)]
     pub const fn specific(self) -> ShapeMask {
         ShapeMask(self.0 as u32 & ShapeMask::ALL.0)
@@ -247,6 +305,18 @@ impl ShapeWord {
     #[inline(always)]
     pub const fn any(self) -> ShapeMask {
         ShapeMask((self.0 >> 36) as u32 & ShapeMask::ALL.0)
+    }
+
+    /// Some identity may less than what entries for any identity allow. Without this, what those allow whoever it is may.
+    #[inline(always)]
+    pub const fn restricts(self) -> bool {
+        self.0 & Self::RESTRICTS != 0
+    }
+
+    /// This word, which [restricts](Self::restricts).
+    #[must_use]
+    pub const fn restricting(self) -> Self {
+        Self(self.0 | Self::RESTRICTS)
     }
 }
 

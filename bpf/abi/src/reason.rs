@@ -105,6 +105,8 @@ reasons! {
     SctpPortTranslation = 230, "SCTP port translation";
     /// The packet could not be rewritten.
     RewriteFailed = 231, "Address translation failed";
+    /// The ipcache has no room for the peer's identity, and not everybody may what it wants.
+    NoRoomForIdentity = 232, "No room for the peer's identity";
 }
 
 impl core::fmt::Display for DropReason {

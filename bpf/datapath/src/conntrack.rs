@@ -108,6 +108,13 @@ impl Glance {
     pub(crate) fn opens(&self) -> bool {
         self.class == Class::Tcp && self.tcp_flags & (SYN | ACK) == SYN
     }
+
+    /// Refuses or ends a connection. It is no answer: else whoever floods closed ports would fill the table of answered
+    /// flows.
+    #[inline(always)]
+    fn resets(&self) -> bool {
+        self.class == Class::Tcp && self.tcp_flags & RST != 0
+    }
 }
 
 /// Reads the entry's word if it is this flow's, alive and of this endpoint's life.
@@ -152,7 +159,7 @@ pub(crate) fn examine(entry: &mut CtEntry, table: CtTable, glance: &Glance) -> S
     } else if word.stamp() < glance.epoch {
         sight.step = Step::Stale;
     } else if word.allowed() {
-        if reply && table as u8 == CtTable::Unanswered as u8 {
+        if reply && table as u8 == CtTable::Unanswered as u8 && !glance.resets() {
             sight.step = Step::Answer;
         }
         if !glance.dry_run {
@@ -220,7 +227,7 @@ pub(crate) fn touch(entry: &mut CtEntry, reply: bool, glance: &Glance) -> bool {
     let mut flags = entry.flags;
     let was_closed = is_closed(flags);
     let mut due = false;
-    if reply && flags & CtFlags::ANSWERED == 0 {
+    if reply && flags & CtFlags::ANSWERED == 0 && !glance.resets() {
         flags |= CtFlags::ANSWERED;
         due = true;
     }

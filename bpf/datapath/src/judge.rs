@@ -58,6 +58,8 @@ pub enum Phase {
     Hairpin,
     /// Rewrites the packet; the argument is what it passes with.
     Rewrite,
+    /// Counts what the policy entry that was found has decided.
+    Count,
     /// Makes the event of a drop; the argument is the reason.
     TellDrop,
     /// Makes the event of a policy verdict; the argument is the reason or 0.
@@ -295,6 +297,10 @@ pub fn run_phase<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
         Phase::Answer => with(packet, maps, |judge| number(judge.answer::<H>())),
         Phase::Hairpin => with(packet, maps, |judge| number(judge.hairpin::<H>())),
         Phase::Rewrite => with(packet, maps, |judge| number(judge.rewrite(argument))),
+        Phase::Count => with(packet, maps, |judge| {
+            judge.count_decision();
+            next::PASS
+        }),
         Phase::TellDrop | Phase::TellVerdict | Phase::TellTrace => with(packet, maps, |judge| {
             judge.tell::<H>(phase, argument as u8);
             next::PASS

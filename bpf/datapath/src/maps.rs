@@ -4,7 +4,7 @@ use core::ops::DerefMut;
 
 use oxilium_abi::{
     Affinity, AffinityKey, CtEntry, Event, FragmentEntry, InterfaceConfig, IpcacheKey, LbAddress,
-    NodeWord, PolicyKey, PolicyValue, ServiceFlow, ServiceKey, ServiceValue,
+    NodeWord, PolicyCountKey, PolicyKey, PolicyValue, ServiceFlow, ServiceKey, ServiceValue,
 };
 
 use crate::{
@@ -102,6 +102,9 @@ pub trait Maps: Copy {
 
     /// Adds one packet to the counter at [`oxilium_abi::counter_index`].
     fn count(self, index: u32, bytes: u32);
+
+    /// Adds a packet to what a policy entry has decided.
+    fn count_decision(self, key: &PolicyCountKey, bytes: u32);
 
     /// Whether somebody reads events.
     fn watched(self) -> bool;

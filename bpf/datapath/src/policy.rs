@@ -1,8 +1,8 @@
 //! The policy lookup: the true maximum over all entries of a table that match.
 
 use oxilium_abi::{
-    AuthRequirement, Be16, Direction, DropReason, POLICY_CLASS_ALLOW, PolicyKey, PolicyValue,
-    Precedence, ShapeMask, ShapeWord, shape_word_index,
+    AuthRequirement, Be16, Direction, DropReason, IDENTITY_UNRESOLVED, POLICY_CLASS_ALLOW,
+    PolicyCountKey, PolicyKey, PolicyValue, Precedence, ShapeMask, ShapeWord, shape_word_index,
 };
 
 use crate::maps::Maps;
@@ -124,11 +124,15 @@ impl Search {
     /// Reads which shapes the table has.
     #[inline(always)]
     pub(crate) fn begin<M: Maps>(&mut self, maps: M, query: Query) {
-        let shapes = if query.table == 0 {
+        let mut shapes = if query.table == 0 {
             ShapeWord(0)
         } else {
             ShapeWord(maps.shapes(shape_word_index(query.table, query.direction)))
         };
+        if query.identity == IDENTITY_UNRESOLVED && shapes.restricts() {
+            // It may be whoever is restricted.
+            shapes = ShapeWord(0);
+        }
         let aggregate = aggregate(query.identity, maps.cluster_id());
         self.specific = 0;
         self.aggregates = 0;
@@ -158,19 +162,28 @@ impl Search {
     #[inline(always)]
     pub(crate) fn step<M: Maps>(&mut self, maps: M, shape: u32) {
         let query = &self.query;
-        let mut key = PolicyKey {
-            table: query.table,
-            identity: query.identity,
-            port: Be16::new(query.port & ShapeMask::port_mask(shape)),
-            protocol: if shape == 0 { 0 } else { query.protocol },
-            direction_shape: PolicyKey::pack(query.direction, shape),
-        };
+        let mut key = key(query, shape, query.identity);
         // By hand: BPF has no cheap indexing of a list that lives in registers.
         let own = query.identity;
         let best = &mut self.best;
         self.raced |= probe(maps, &mut key, self.specific, own, 3, best)
             || probe(maps, &mut key, self.aggregates, self.aggregate, 2, best)
             || probe(maps, &mut key, self.any, 0, 1, best);
+    }
+
+    /// The entry that decided, in the table of `endpoint`.
+    #[inline(always)]
+    pub(crate) fn decided(&self, endpoint: u16) -> Option<PolicyCountKey> {
+        let query = &self.query;
+        let shape = (self.best.rank >> 2) as u32 & 0x1F;
+        let identity = match self.best.rank & 3 {
+            0 => return None,
+            1 => 0,
+            2 => self.aggregate,
+            _ => query.identity,
+        };
+        let key = key(query, shape, identity);
+        Some(PolicyCountKey::of(endpoint, &key))
     }
 
     /// What was found.
@@ -182,8 +195,24 @@ impl Search {
                 ..Answer::default()
             }
         } else {
-            answer(&self.best)
+            let mut answer = answer(&self.best);
+            if self.query.identity == IDENTITY_UNRESOLVED && answer.denied.is_some() {
+                answer.denied = Some(DropReason::NoRoomForIdentity);
+            }
+            answer
         }
+    }
+}
+
+/// Key of the entry of this shape that matches.
+#[inline(always)]
+const fn key(query: &Query, shape: u32, identity: u32) -> PolicyKey {
+    PolicyKey {
+        table: query.table,
+        identity,
+        port: Be16::new(query.port & ShapeMask::port_mask(shape)),
+        protocol: if shape == 0 { 0 } else { query.protocol },
+        direction_shape: PolicyKey::pack(query.direction, shape),
     }
 }
 

@@ -120,6 +120,9 @@ pub(crate) fn finish<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
     let reason = if answer > next::LAST { answer } else { 0 };
     // As a number, a pass is COUNTER_FORWARDED.
     maps.count(counter_index(reason as u8, H::DIRECTION), packet.len());
+    if asked && !maps.dry_run() {
+        maps.phase::<H>(Phase::Count, 0);
+    }
     if maps.watched() {
         if reason != 0 {
             maps.phase::<H>(Phase::TellDrop, reason);
@@ -138,6 +141,20 @@ pub(crate) fn finish<A: Address, H: Hook, P: Packet, M: FlowMaps<A>>(
 }
 
 impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
+    /// Counts the packet for the policy entry that decided. Of a flow these are the packets for which policy is asked, so
+    /// that those of an established one cost nothing.
+    #[inline(always)]
+    pub(crate) fn count_decision(&self) {
+        if self.scratch.report.matched == 0 {
+            // Policy was not asked after all, or no entry matches.
+            return;
+        }
+        let decided = self.scratch.search.decided(self.scratch.config.endpoint);
+        if let Some(key) = decided {
+            self.maps.count_decision(&key, self.packet.len());
+        }
+    }
+
     /// Makes an event.
     #[inline(always)]
     pub(crate) fn tell<H: Hook>(&self, phase: Phase, reason: u8) {

@@ -390,3 +390,16 @@ fn a_denial_that_moves_between_lookups_of_one_packet_still_denies() {
 fn remove(entry: &PolicyEntry) -> Write {
     Write::Policy(entry.key(World::TABLE), None)
 }
+
+#[test]
+fn a_reset_is_no_answer() {
+    for family in FAMILIES {
+        let maps = node(&[ALLOW]);
+        assert_eq!(send(&maps, family, false, SYN), Ok(()));
+        assert_eq!(send(&maps, family, true, RST | ACK), Ok(()));
+        let (table, left, flags) = only_flow(&maps);
+        assert_eq!(table, CtTable::Unanswered, "{family:?}");
+        assert_eq!(left, CT_CLOSE_TIMEOUT, "{family:?}");
+        assert_eq!(flags & CtFlags::ANSWERED, 0, "{family:?}");
+    }
+}

@@ -1,6 +1,6 @@
 //! The lookup finds what a reader of the whole table would find.
 
-use oxilium_abi::{Direction, DropReason};
+use oxilium_abi::{Direction, DropReason, IDENTITY_UNRESOLVED};
 use oxilium_datapath::{
     Query, aggregate,
     testing::{MemoryMaps, PolicyEntry, World},
@@ -125,6 +125,64 @@ proptest! {
             prop_assert_eq!(maps.lookup(query).denied, naive(&table, &query), "{:?}", query);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// It may be anybody: whom a label denies must not get in because there is no room for its address.
+    #[test]
+    fn what_is_unresolved_may_nothing_that_is_denied_to_anybody(
+        mut table in prop::collection::vec(entries(), 0..12),
+        queries in prop::collection::vec((any::<bool>(), any::<bool>(), 76..92_u16), 16),
+    ) {
+        let mut seen = std::collections::HashSet::new();
+        table.retain(|entry| seen.insert(entry.key(World::TABLE)));
+        let maps = MemoryMaps::default();
+        maps.write_all(&World::policy(World::TABLE, &table));
+        for (egress, tcp, port) in queries {
+            let of = |identity| Query {
+                table: World::TABLE,
+                direction: if egress { Direction::Egress } else { Direction::Ingress },
+                identity,
+                protocol: if tcp { 6 } else { 17 },
+                port,
+            };
+            let unresolved = maps.lookup(of(IDENTITY_UNRESOLVED)).denied;
+            if unresolved.is_some() {
+                prop_assert_eq!(unresolved, Some(DropReason::NoRoomForIdentity));
+                continue;
+            }
+            for identity in [1, 2, 9, 300, 301, 70_000, 1 << 24, 1 << 25] {
+                let denied = maps.lookup(of(identity)).denied;
+                prop_assert_eq!(denied, None, "{} at port {}", identity, port);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_unresolved_may_what_everybody_may() {
+    let everybody = PolicyEntry::allow(Direction::Ingress, 0, 6, 80);
+    let somebody = PolicyEntry::allow(Direction::Ingress, 300, 6, 81);
+    let of = |port| Query {
+        table: World::TABLE,
+        direction: Direction::Ingress,
+        identity: IDENTITY_UNRESOLVED,
+        protocol: 6,
+        port,
+    };
+    let maps = MemoryMaps::default();
+    maps.write_all(&World::policy(World::TABLE, &[everybody, somebody]));
+    assert_eq!(maps.lookup(of(80)).denied, None);
+    let no_room = Some(DropReason::NoRoomForIdentity);
+    assert_eq!(maps.lookup(of(81)).denied, no_room);
+    // The denial of one may be meant for it.
+    maps.write_all(&World::policy(
+        World::TABLE,
+        &[everybody, somebody.denied()],
+    ));
+    assert_eq!(maps.lookup(of(80)).denied, no_room);
 }
 
 #[test]

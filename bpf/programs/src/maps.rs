@@ -3,19 +3,21 @@
 use core::{arch::asm, ptr};
 
 use aya_ebpf::{
-    bindings::{BPF_F_CURRENT_NETNS, BPF_F_NO_PREALLOC, bpf_sock_tuple},
+    bindings::{BPF_F_CURRENT_NETNS, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_sock_tuple},
     helpers::generated::{
         bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns, bpf_sk_release,
         bpf_skc_lookup_tcp,
     },
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf, lpm_trie::Key,
+    },
 };
 use oxilium_abi::{
-    Affinity, AffinityKey, Be16, COUNTER_EVENT_LOST, COUNTERS, Counter, CtEntry, CtKey4, CtKey6,
-    Direction, Event, FragmentEntry, FragmentKey4, FragmentKey6, InterfaceConfig, IpcacheKey,
-    IpcacheValue, LbAddress, NODE_WORDS, NodeWord, PolicyKey, PolicyValue, ServiceFlow, ServiceKey,
-    ServiceValue, counter_index,
+    Affinity, AffinityKey, Be16, COUNTER_CT_ANSWERED, COUNTER_EVENT_LOST, COUNTERS, Counter,
+    CtEntry, CtKey4, CtKey6, Direction, Event, FragmentEntry, FragmentKey4, FragmentKey6,
+    InterfaceConfig, IpcacheKey, IpcacheValue, LbAddress, NODE_WORDS, NodeWord, PolicyCountKey,
+    PolicyKey, PolicyValue, ServiceFlow, ServiceKey, ServiceValue, counter_index,
 };
 use oxilium_datapath::{
     CtTable, FlowMaps, Hook, Maps, Namespace, Phase, SCRATCH_SIZE, Scratch, Socket, V4, V6,
@@ -74,6 +76,9 @@ static POLICY: HashMap<PolicyKey, PolicyValue> =
     HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 #[map(name = "ox_pol_shapes")]
 static POLICY_SHAPES: Array<u64> = Array::with_max_entries(1 << 15, 0);
+#[map(name = "ox_pol_counts")]
+static POLICY_COUNTS: LruPerCpuHashMap<PolicyCountKey, Counter> =
+    LruPerCpuHashMap::with_max_entries(1 << 14, 0);
 #[map(name = "ox_ct4")]
 static CT4: LruHashMap<CtKey4, CtEntry> = LruHashMap::with_max_entries(1 << 17, 0);
 #[map(name = "ox_ct6")]
@@ -265,6 +270,22 @@ impl Maps for KernelMaps {
     }
 
     #[inline(always)]
+    fn count_decision(self, key: &PolicyCountKey, bytes: u32) {
+        let bytes = u64::from(bytes);
+        if let Some(counter) = POLICY_COUNTS.get_ptr_mut(key) {
+            // SAFETY: as for a counter above; an element that is evicted meanwhile stays memory.
+            unsafe {
+                (*counter).packets += 1;
+                (*counter).bytes += bytes;
+            }
+            return;
+        }
+        let first = Counter { packets: 1, bytes };
+        // Without room it is not counted.
+        POLICY_COUNTS.insert(key, first, 0).unwrap_or(());
+    }
+
+    #[inline(always)]
     fn watched(self) -> bool {
         !self.dry_run() && self.node_word(NodeWord::EventReaders) != 0
     }
@@ -418,7 +439,14 @@ macro_rules! flow_maps {
             #[inline(always)]
             fn ct_insert(self, table: CtTable, key: &$key, entry: &CtEntry) -> bool {
                 match table {
-                    CtTable::Answered => $answered.insert(key, entry, 0),
+                    CtTable::Answered => {
+                        if $answered.insert(key, entry, u64::from(BPF_NOEXIST)).is_ok() {
+                            let index = counter_index(COUNTER_CT_ANSWERED, Direction::Ingress);
+                            self.count(index, 0);
+                            return true;
+                        }
+                        $answered.insert(key, entry, 0)
+                    }
                     CtTable::Denied => $denied.insert(key, entry, 0),
                     CtTable::Unanswered => $unanswered.insert(key, entry, 0),
                 }
@@ -441,11 +469,15 @@ macro_rules! flow_maps {
             fn ct_delete(self, table: CtTable, key: &$key) {
                 // Gone already is as good.
                 match table {
-                    CtTable::Answered => $answered.remove(key),
-                    CtTable::Denied => $denied.remove(key),
-                    CtTable::Unanswered => $unanswered.remove(key),
+                    CtTable::Answered => {
+                        if $answered.remove(key).is_ok() {
+                            let index = counter_index(COUNTER_CT_ANSWERED, Direction::Egress);
+                            self.count(index, 0);
+                        }
+                    }
+                    CtTable::Denied => $denied.remove(key).unwrap_or(()),
+                    CtTable::Unanswered => $unanswered.remove(key).unwrap_or(()),
                 }
-                .unwrap_or(());
             }
 
             type Flow = &'static mut ServiceFlow;

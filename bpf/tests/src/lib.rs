@@ -15,6 +15,7 @@ use oxilium_abi::{
 use oxilium_datapath::testing::{Frame, Write};
 
 mod empty;
+pub mod hooks;
 pub mod node;
 mod socket;
 pub use empty::EmptyProgram;

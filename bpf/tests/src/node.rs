@@ -45,6 +45,7 @@ impl PinnedNode {
                 fragments: 64,
                 service_flows: 1024,
                 affinity: 64,
+                policy_counts: 1024,
                 event_ring: 4096,
             },
             ..KernelConfig::default()

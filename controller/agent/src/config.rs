@@ -203,11 +203,11 @@ pub struct AgentOptions {
     )]
     pub sweep_interval: u64,
 
-    /// Time between two removals of flows that ended; 0 means the default.
+    /// Time between two removals of flows that ended; 0: 10 seconds to 5 minutes, as the tables fill.
     #[arg(
         long,
         env = "CILIUM_CONNTRACK_GC_INTERVAL",
-        default_value = "60s",
+        default_value = "0s",
         value_parser = parse_seconds,
         value_name = "DURATION"
     )]
@@ -393,13 +393,9 @@ impl AgentOptions {
         self.status_dir.clone().or(by_default)
     }
 
-    /// Time between two removals of flows that ended.
-    pub fn conntrack_gc(&self) -> Duration {
-        const DEFAULT: u64 = 60;
-        match self.conntrack_gc_interval {
-            0 => Duration::from_secs(DEFAULT),
-            seconds => Duration::from_secs(seconds),
-        }
+    /// Time between two removals of flows that ended; none: as need be.
+    pub fn conntrack_gc(&self) -> Option<Duration> {
+        (self.conntrack_gc_interval > 0).then(|| Duration::from_secs(self.conntrack_gc_interval))
     }
 
     /// Directories in which pods that run already are looked for.

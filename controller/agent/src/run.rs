@@ -233,6 +233,7 @@ fn serve(
         sweep: options.sweep(),
         hooks: HOOKS_EVERY,
         settle: SETTLE_AFTER,
+        conntrack_gc: options.conntrack_gc(),
         instruments: instruments.clone(),
     };
     let (inputs, received) = channel();
@@ -245,7 +246,6 @@ fn serve(
     if let Some(client) = source::start(&options, &node_name, inputs.clone(), runtime)? {
         start_publishing(client, view.clone(), inputs.clone());
     }
-    start_conntrack(&options, inputs.clone())?;
     let _watch = watch_tombstones(&options.tombstones, &inputs);
     let service = Arc::new(Service {
         monitors: Monitors::start(inputs.clone(), view.clone())?,
@@ -344,25 +344,6 @@ fn start_publishing<N: Send + 'static>(
         // The loop ends with the process.
         drop(inputs.send(Input::Published(Arc::new(report))));
     }));
-}
-
-fn start_conntrack<N: Send + 'static>(
-    options: &AgentOptions,
-    inputs: Sender<Input<N>>,
-) -> Result<()> {
-    let interval = options.conntrack_gc();
-    thread::Builder::new()
-        .name("conntrack".to_owned())
-        .spawn(move || {
-            loop {
-                thread::sleep(interval);
-                if inputs.send(Input::ConntrackGarbage).is_err() {
-                    return;
-                }
-            }
-        })
-        .context("cannot start the conntrack thread")?;
-    Ok(())
 }
 
 /// News of the kernel's: links and addresses, and in tc mode filters. Missed news is made up for by sweeps.

@@ -47,6 +47,12 @@ pub struct PolicyEntry {
     pub auth: u8,
     /// Precedence as in the kernel; higher wins.
     pub precedence: u32,
+    /// Packets that it decided: those for which policy was asked, most often the first of each flow.
+    #[serde(default)]
+    pub packets: u64,
+    /// Bytes of these.
+    #[serde(default)]
+    pub bytes: u64,
     /// Policies that the entry is made from.
     pub origins: Vec<String>,
 }
@@ -106,6 +112,37 @@ pub struct ConntrackFlow {
     pub flags: u16,
     /// Identity of the peer when the verdict was found.
     pub remote_identity: u32,
+}
+
+/// The flows that an endpoint has with peers of one identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ConntrackTalker {
+    /// Endpoint that the entries belong to.
+    pub endpoint: u16,
+    /// Its pod, `namespace/name`, where the agent knows it.
+    pub pod: Option<String>,
+    /// Identity of the peers when the verdicts were found.
+    pub identity: u32,
+    /// Labels of that identity, where the agent knows it.
+    pub labels: Vec<String>,
+    /// Flows that were answered.
+    pub answered: usize,
+    /// Flows without an answer yet.
+    pub unanswered: usize,
+    /// Flows that turned to denied.
+    pub denied: usize,
+    /// Packets of all of them, both ways.
+    pub packets: u64,
+    /// Bytes of all of them, both ways.
+    pub bytes: u64,
+}
+
+impl ConntrackTalker {
+    /// Entries in all tables.
+    pub const fn flows(&self) -> usize {
+        self.answered + self.unanswered + self.denied
+    }
 }
 
 /// An endpoint's interface as the programs know it.

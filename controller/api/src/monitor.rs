@@ -37,12 +37,17 @@ impl MonitorFilter {
         let any = |list: &[u16], id: Option<u16>| {
             list.is_empty() || id.is_some_and(|id| list.contains(&id))
         };
-        let ingress = event.direction == "ingress";
-        let local = Some(event.endpoint);
+        let (local, peer) = (Some(event.endpoint), event.peer_endpoint);
+        let (from, to) = if event.direction == "ingress" {
+            (peer, local)
+        } else {
+            (local, peer)
+        };
+        let related = any(&self.related_to, local) || any(&self.related_to, peer);
         (self.kinds.is_empty() || self.kinds.contains(&event.kind))
-            && any(&self.related_to, local)
-            && any(&self.from, if ingress { None } else { local })
-            && any(&self.to, if ingress { local } else { None })
+            && related
+            && any(&self.from, from)
+            && any(&self.to, to)
     }
 }
 
@@ -84,6 +89,9 @@ pub struct MonitorEvent {
     pub direction: String,
     /// Local endpoint; 0 where none was found.
     pub endpoint: u16,
+    /// The endpoint on the other side, where that is one of this node too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_endpoint: Option<u16>,
     /// `namespace/pod` of the local endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
@@ -120,4 +128,73 @@ pub struct MonitorEvent {
     pub summary: String,
     /// Length in bytes, from the link-layer header on.
     pub length: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(direction: &str, endpoint: u16, peer_endpoint: Option<u16>) -> MonitorEvent {
+        MonitorEvent {
+            time: String::new(),
+            kind: MonitorKind::Drop,
+            reason: None,
+            reason_desc: None,
+            verdict: None,
+            matched: None,
+            state: None,
+            direction: direction.to_owned(),
+            endpoint,
+            peer_endpoint,
+            pod: None,
+            ifindex: 0,
+            source_identity: 0,
+            destination_identity: 0,
+            source_name: None,
+            destination_name: None,
+            source: String::new(),
+            destination: String::new(),
+            frontend: None,
+            backend: None,
+            service: None,
+            destination_port: 0,
+            protocol: 0,
+            summary: String::new(),
+            length: 0,
+        }
+    }
+
+    /// Of endpoint 1's packets to endpoint 2, at either end, and of one to elsewhere.
+    fn wanted(filter: &MonitorFilter) -> [bool; 3] {
+        [
+            event("egress", 1, Some(2)),
+            event("ingress", 2, Some(1)),
+            event("egress", 1, None),
+        ]
+        .map(|event| filter.wants(&event))
+    }
+
+    #[test]
+    fn who_sends_and_who_receives_is_known_at_both_ends() {
+        let all = MonitorFilter::default();
+        assert_eq!(wanted(&all), [true, true, true]);
+        let from = |id| MonitorFilter {
+            from: vec![id],
+            ..MonitorFilter::default()
+        };
+        assert_eq!(wanted(&from(1)), [true, true, true]);
+        assert_eq!(wanted(&from(2)), [false, false, false]);
+        let to = |id| MonitorFilter {
+            to: vec![id],
+            ..MonitorFilter::default()
+        };
+        assert_eq!(wanted(&to(2)), [true, true, false]);
+        assert_eq!(wanted(&to(1)), [false, false, false]);
+        let related = |id| MonitorFilter {
+            related_to: vec![id],
+            ..MonitorFilter::default()
+        };
+        assert_eq!(wanted(&related(2)), [true, true, false]);
+        assert_eq!(wanted(&related(3)), [false, false, false]);
+    }
 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, Endpoint, ExplainReport, IpcacheEntry,
-    LoadBalancing, ManifestFile, MonitorFilter, PlanReport, Policies, StatusReport,
+    BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, ConntrackTalker, Endpoint, ExplainReport,
+    IpcacheEntry, LoadBalancing, ManifestFile, MonitorFilter, PlanReport, Policies, StatusReport,
     endpoint::ApiIdentity,
 };
 
@@ -42,6 +42,8 @@ pub enum Request {
     BpfIpcache,
     /// Flows as the kernel holds them; of one endpoint, or of all.
     BpfConntrack(Option<u16>),
+    /// Who fills the conntrack tables.
+    BpfConntrackTop,
     /// Endpoints and interfaces as the kernel holds them.
     BpfEndpoints,
     /// Services as the kernel holds them.
@@ -194,9 +196,9 @@ macro_rules! calls {
 /// Calls without parameters, and those whose parameter is no type of its own.
 pub mod call {
     use super::{
-        ApiIdentity, BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, Endpoint, ExplainQuery,
-        ExplainReport, IpcacheEntry, LoadBalancing, ManifestFile, PlanReport, Policies, Request,
-        StatusReport,
+        ApiIdentity, BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, ConntrackTalker, Endpoint,
+        ExplainQuery, ExplainReport, IpcacheEntry, LoadBalancing, ManifestFile, PlanReport,
+        Policies, Request, StatusReport,
     };
 
     /// [`Request::Status`].
@@ -217,6 +219,8 @@ pub mod call {
     pub struct BpfIpcache;
     /// [`Request::BpfConntrack`].
     pub struct BpfConntrack(pub Option<u16>);
+    /// [`Request::BpfConntrackTop`].
+    pub struct BpfConntrackTop;
     /// [`Request::BpfEndpoints`].
     pub struct BpfEndpoints;
     /// [`Request::BpfServices`].
@@ -236,6 +240,7 @@ pub mod call {
         BpfPolicy => Vec<BpfPolicyTable>, call => Request::BpfPolicy(call.0);
         BpfIpcache => Vec<IpcacheEntry>, _call => Request::BpfIpcache;
         BpfConntrack => Vec<ConntrackFlow>, call => Request::BpfConntrack(call.0);
+        BpfConntrackTop => Vec<ConntrackTalker>, _call => Request::BpfConntrackTop;
         BpfEndpoints => Vec<BpfEndpoint>, _call => Request::BpfEndpoints;
         BpfServices => LoadBalancing, _call => Request::BpfServices;
         Plan => PlanReport, call => Request::Plan(call.0);

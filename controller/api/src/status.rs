@@ -72,6 +72,9 @@ pub struct StatusReport {
     pub monitor_readers: u64,
     /// Events that the programs could not deliver.
     pub events_lost: u64,
+    /// Answered flows that the kernel evicted for want of room in conntrack, as far as the agent has watched.
+    #[serde(default)]
+    pub flows_evicted: u64,
     /// BPF maps.
     pub maps: Vec<MapStatus>,
     /// Kernel writes since the agent's start.

@@ -233,6 +233,12 @@ pub(crate) enum Ct {
         #[arg(default_value = "global")]
         scope: String,
     },
+    /// Who fills the tables: flows of each endpoint by its peers' identity, the most first.
+    Top {
+        /// So many rows; 0 for all.
+        #[arg(long, short = 'n', default_value_t = 20)]
+        number: usize,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -255,6 +261,9 @@ pub(crate) struct MonitorArgs {
     /// Names of pods beside their identities.
     #[arg(long, short)]
     pub(crate) verbose: bool,
+    /// Numbers of identities in place of the names of reserved ones.
+    #[arg(long, short, conflicts_with = "verbose")]
+    pub(crate) numeric: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

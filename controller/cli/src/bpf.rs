@@ -53,7 +53,7 @@ fn policy_table(table: &mut dyn Write, policy: &BpfPolicyTable, numeric: bool) -
         .try_for_each(|entry| policy_row(table, entry, numeric))
 }
 
-/// One row a label, as Cilium prints it. Entries have no counters of their own, hence the dashes.
+/// One row a label, as Cilium prints it.
 fn policy_row(table: &mut dyn Write, entry: &PolicyEntry, numeric: bool) -> io::Result<()> {
     let kind = match entry.kind {
         PolicyEntryType::Allow => "Allow",
@@ -80,16 +80,27 @@ fn policy_row(table: &mut dyn Write, entry: &PolicyEntry, numeric: bool) -> io::
     };
     writeln!(
         table,
-        "{kind}\t{}\t{}\t{}\t{proxy}\t{auth}\t-\t-\t{prefix}\t-\t{}",
+        "{kind}\t{}\t{}\t{}\t{proxy}\t{auth}\t{}\t{}\t{prefix}\t-\t{}",
         entry.direction,
         labels.first().map_or("", String::as_str),
         ports(entry),
+        counted(entry.bytes),
+        counted(entry.packets),
         entry.origins.join("; "),
     )?;
     labels
         .iter()
         .skip(1)
         .try_for_each(|label| writeln!(table, "\t\t{label}\t\t\t\t\t\t\t\t"))
+}
+
+/// A dash where nothing was counted.
+fn counted(number: u64) -> String {
+    if number == 0 {
+        "-".to_owned()
+    } else {
+        number.to_string()
+    }
 }
 
 /// `80/TCP`, `8080-8083/TCP`, `TCP`, `ANY`.
@@ -139,6 +150,43 @@ pub(crate) fn conntrack<W: Write>(
     }
     out.print(&flows, |table| {
         flows.iter().try_for_each(|flow| flow_line(table, flow))
+    })?;
+    Ok(Verdict::Yes)
+}
+
+pub(crate) fn conntrack_top<W: Write>(
+    client: &Client,
+    number: usize,
+    out: &mut Out<W>,
+) -> anyhow::Result<Verdict> {
+    let mut talkers = client.call(call::BpfConntrackTop)?;
+    if number > 0 {
+        talkers.truncate(number);
+    }
+    out.print(&talkers, |table| {
+        writeln!(
+            table,
+            "ENDPOINT\tPOD\tPEERS\tFLOWS\tANSWERED\tUNANSWERED\tDENIED\tPACKETS\tBYTES"
+        )?;
+        talkers.iter().try_for_each(|talker| {
+            let peers = if talker.labels.is_empty() {
+                talker.identity.to_string()
+            } else {
+                talker.labels.join(",")
+            };
+            writeln!(
+                table,
+                "{}\t{}\t{peers}\t{}\t{}\t{}\t{}\t{}\t{}",
+                talker.endpoint,
+                talker.pod.as_deref().unwrap_or("-"),
+                talker.flows(),
+                talker.answered,
+                talker.unanswered,
+                talker.denied,
+                talker.packets,
+                talker.bytes,
+            )
+        })
     })?;
     Ok(Verdict::Yes)
 }

@@ -3,6 +3,8 @@
 use std::io::Write;
 
 use oxilium_api::{Client, ClientError, MonitorEvent, MonitorFilter, MonitorKind, MonitorVerdict};
+use oxilium_model::identity::NumericIdentity;
+use serde_json::json;
 
 use crate::args::MonitorArgs;
 use crate::output::{Format, Out, Verdict};
@@ -23,7 +25,7 @@ pub(crate) fn run<W: Write>(
         match event {
             Ok(event) => match &format {
                 _ if args.json => out.line(&serde_json::to_string(&event)?)?,
-                None => out.line(&line(&event, args.verbose))?,
+                None => out.line(&line(&event, args))?,
                 Some(Format::Json) => out.line(&serde_json::to_string(&event)?)?,
                 Some(format @ Format::Yaml) => {
                     out.line("---")?;
@@ -36,7 +38,16 @@ pub(crate) fn run<W: Write>(
             },
             // Lost events: the stream goes on.
             Err(ClientError::Agent(error)) if error.retryable => {
-                out.line(&format!("! {error}"))?;
+                let lost = json!({"type": "lost", "message": error.message});
+                match &format {
+                    _ if args.json => out.line(&lost.to_string())?,
+                    Some(Format::Json) => out.line(&lost.to_string())?,
+                    Some(format @ Format::Yaml) => {
+                        out.line("---")?;
+                        out.structured(format, &lost)?;
+                    }
+                    None | Some(Format::JsonPath(_)) => out.line(&format!("! {error}"))?,
+                }
             }
             Err(error) => return Err(error.into()),
         }
@@ -45,17 +56,15 @@ pub(crate) fn run<W: Write>(
 }
 
 /// An event as `cilium-dbg monitor` prints it. Flow hash and source file, which it also has, mean nothing here.
-fn line(event: &MonitorEvent, verbose: bool) -> String {
+fn line(event: &MonitorEvent, args: &MonitorArgs) -> String {
     let ingress = event.direction == "ingress";
-    let identities = format!(
-        "{}->{}",
-        identity(event.source_identity, event.source_name.as_ref(), verbose),
-        identity(
-            event.destination_identity,
-            event.destination_name.as_ref(),
-            verbose
-        )
+    let sender = identity(event.source_identity, event.source_name.as_deref(), args);
+    let receiver = identity(
+        event.destination_identity,
+        event.destination_name.as_deref(),
+        args,
     );
+    let identities = format!("{sender}->{receiver}");
     let packet = format!(
         "{} -> {} {}{}",
         event.source,
@@ -74,11 +83,7 @@ fn line(event: &MonitorEvent, verbose: bool) -> String {
             )
         }
         MonitorKind::PolicyVerdict => {
-            let remote = if ingress {
-                event.source_identity
-            } else {
-                event.destination_identity
-            };
+            let remote = if ingress { sender } else { receiver };
             let action = match event.verdict {
                 Some(MonitorVerdict::Allow) => "allow",
                 Some(MonitorVerdict::Deny) | None => "deny",
@@ -114,9 +119,17 @@ fn service(event: &MonitorEvent) -> String {
     }
 }
 
-fn identity(number: u32, name: Option<&String>, verbose: bool) -> String {
-    match name {
-        Some(name) if verbose => format!("{number} ({name})"),
-        _ => number.to_string(),
+/// As Cilium has it, the name for what is reserved and else the number; with `--verbose` also who it is.
+fn identity(number: u32, name: Option<&str>, args: &MonitorArgs) -> String {
+    if args.numeric {
+        return number.to_string();
+    }
+    match (NumericIdentity(number).name(), name) {
+        (Some(reserved), Some(name)) if args.verbose && name != reserved => {
+            format!("{reserved} ({name})")
+        }
+        (Some(reserved), _) => reserved.to_owned(),
+        (None, Some(name)) if args.verbose => format!("{number} ({name})"),
+        (None, _) => number.to_string(),
     }
 }

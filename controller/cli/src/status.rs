@@ -46,6 +46,11 @@ fn show(table: &mut dyn Write, report: &StatusReport, verbose: bool) -> io::Resu
         },
         report.events_lost
     )?;
+    writeln!(
+        table,
+        "Conntrack:\t{} answered flows evicted for want of room",
+        report.flows_evicted
+    )?;
     writeln!(table, "Attach Mode:\t{}", report.attach_mode)?;
     writeln!(table, "Policy Enforcement:\t{}", report.policy_enforcement)?;
     writeln!(table, "Endpoints:\t{}", counts(&report.endpoints))?;

@@ -63,6 +63,8 @@ pub struct MapSizes {
     pub service_flows: u32,
     /// Clients of frontends with affinity (Cilium's `bpf-lb-affinity-map-max`).
     pub affinity: u32,
+    /// Entries of policy tables whose decisions are counted; those that decided last.
+    pub policy_counts: u32,
     /// Bytes of the event ring: a power of two, at least a page.
     pub event_ring: u32,
 }
@@ -77,6 +79,7 @@ impl Default for MapSizes {
             fragments: 8 * 1024,
             service_flows: 64 * 1024,
             affinity: 64 * 1024,
+            policy_counts: 16 * 1024,
             event_ring: 1024 * 1024,
         }
     }
@@ -104,6 +107,7 @@ impl MapSizes {
             map::REVERSE_NAT => 1 << 16,
             map::SERVICE_FLOWS4 | map::SERVICE_FLOWS6 => self.service_flows,
             map::AFFINITY => self.affinity,
+            map::POLICY_COUNTS => self.policy_counts,
             map::EVENTS => self.event_ring,
             _ => return None,
         })

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
-use oxilium_abi::{Counter, CtEntry, Direction, DropReason, FlowKind};
+use oxilium_abi::{Counter, CtEntry, Direction, DropReason, FlowKind, PolicyCountKey};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
 use oxilium_model::observed::{AttachedProgram, Observed};
 use oxilium_model::plan::Write;
@@ -107,12 +107,23 @@ pub trait Node: Send {
     /// When a map cannot be read or written.
     fn collect_garbage(&mut self, budget: usize) -> Result<GarbageReport, ApplyError>;
 
+    /// Answered flows that the kernel has evicted for want of room since the first round of
+    /// [`Node::collect_garbage`], as of the last one.
+    fn evicted_flows(&self) -> u64;
+
     /// Packets by direction and reason ([`oxilium_abi::DropReason`] as a number, 0 for forwarded),
     /// added up over all CPUs; zero ones left out.
     ///
     /// # Errors
     /// When the map cannot be read.
     fn counters(&mut self) -> Result<BTreeMap<(Direction, u8), Counter>, ObserveError>;
+
+    /// What each entry of each endpoint's policy table has decided: packets for which policy was asked, as far back as
+    /// there was room to count.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn policy_counts(&mut self) -> Result<BTreeMap<PolicyCountKey, Counter>, ObserveError>;
 
     /// How full each map is and what it costs. Counting the entries of a map means reading it.
     ///
@@ -323,6 +334,10 @@ pub struct GarbageReport {
     pub deleted: usize,
     /// Entries that had expired and stayed because the budget was used up.
     pub left: usize,
+    /// The largest part of a table's room that entries took which had expired, in percent.
+    pub ended_percent: u32,
+    /// The largest part of a table's room that living ones take, in percent.
+    pub fullest_percent: u32,
 }
 
 /// A map's size and cost.

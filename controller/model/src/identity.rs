@@ -18,6 +18,7 @@ use crate::label::{Label, LabelSource};
 /// | 0 | unknown; in a policy table: any |
 /// | 1…10 | reserved, with names |
 /// | 11…14 | aggregates: in policy tables only, never on a packet |
+/// | 15 | a pod's for which the ipcache has no room: on packets only |
 /// | up to 2²⁴ | of a cluster; bits 16…23 are the cluster's id |
 /// | from 2²⁴ | of this node: prefixes and names |
 /// | from 2²⁵ | of this node: remote nodes |
@@ -59,6 +60,9 @@ impl NumericIdentity {
     /// Aggregate: identities of remote nodes.
     pub const AGGREGATE_REMOTE_NODE: Self = Self(14);
 
+    /// A pod on another node for whose address the ipcache has no room: on a packet, never a pod's own.
+    pub const UNRESOLVED: Self = Self(oxilium_abi::IDENTITY_UNRESOLVED);
+
     /// First identity of a prefix or name.
     pub const FIRST_CIDR: u32 = 1 << 24;
     /// First identity of a remote node.
@@ -68,8 +72,8 @@ impl NumericIdentity {
     /// First identity that is allocated to labels of pods.
     pub const FIRST_CLUSTER: u32 = 256;
 
-    /// Names of the identities 0…14.
-    const NAMES: [&str; 15] = [
+    /// Names of the identities 0…15.
+    const NAMES: [&str; 16] = [
         "unknown",
         "host",
         "world",
@@ -85,6 +89,7 @@ impl NumericIdentity {
         "aggregate-cluster-mesh",
         "aggregate-world",
         "aggregate-remote-node",
+        "unresolved",
     ];
 
     /// The name of a reserved identity or aggregate.
@@ -92,7 +97,7 @@ impl NumericIdentity {
         Self::NAMES.get(self.0 as usize).copied()
     }
 
-    /// The identity of that name; not the aggregates and not `unknown`.
+    /// The identity of that name; not the aggregates, `unknown` and `unresolved`.
     pub fn from_name(name: &str) -> Option<Self> {
         (1..=10).map(Self).find(|id| id.name() == Some(name))
     }

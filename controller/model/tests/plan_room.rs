@@ -1,4 +1,4 @@
-//! An ipcache without room for all: what can be left out is left out, and nothing that cannot.
+//! An ipcache without room for all: what can be left out is left out, and nothing that cannot; prefixes around it say so.
 
 #[path = "plan_support/mod.rs"]
 mod plan_support;
@@ -16,7 +16,7 @@ use oxilium_model::desired;
 use oxilium_model::identity::{NamedPorts, NumericIdentity};
 use oxilium_model::label::Label;
 use oxilium_model::node_state::NodeState;
-use oxilium_model::plan::{Plan, PlanError, Table, Write, ipcache_key, plan};
+use oxilium_model::plan::{Plan, PlanError, Table, Write, ipcache_key, ipcache_prefix, plan};
 use oxilium_model::policy::peer::{CidrPeer, Peer, Peers};
 use oxilium_model::policy::rule::PortRules;
 use oxilium_model::world::{Capacities, NodeConfig, PodRef, RemoteEndpoint, World};
@@ -61,17 +61,20 @@ fn name_prefixes(world: &mut World, numbers: std::ops::Range<u8>) {
         .insert(policy.reference.clone(), Arc::new(policy));
 }
 
-/// A kernel whose ipcache holds so many prefixes and no more.
+/// A kernel whose ipcache has room for so many entries, and for what stands in for those that are left out.
 struct Node {
     kernel: Kernel,
     room: usize,
 }
 
+/// Kept for what stands in.
+const RESERVE: usize = 12;
+
 impl Node {
     fn plan(&self, world: &World, state: &NodeState) -> Result<Plan, PlanError> {
         let config = NodeConfig {
             capacities: Capacities {
-                ipcache: self.room,
+                ipcache: self.room + RESERVE,
                 ..Capacities::default()
             },
             ..(*world.config).clone()
@@ -89,7 +92,7 @@ impl Node {
             for write in plan.writes() {
                 self.kernel.apply(write);
                 let held = self.kernel.0.ipcache.len();
-                assert!(held <= self.room, "{held} after {write}");
+                assert!(held <= self.room + RESERVE, "{held} after {write}");
             }
             if !plan.goes_on() {
                 self.assert_all_but(&state, plan.left_out());
@@ -104,8 +107,21 @@ impl Node {
             let there = self.kernel.0.ipcache.contains_key(&ipcache_key(*prefix));
             assert_eq!(there, !left_out.contains(prefix), "{prefix}");
         }
-        let number = state.ipcache.len() - left_out.len();
+        let number = state.ipcache.len() - left_out.len() + self.stand_ins().len();
         assert_eq!(self.kernel.0.ipcache.len(), number, "others are there");
+        for prefix in left_out {
+            let identity = self.kernel.identity(prefix.addr());
+            assert_eq!(identity, NumericIdentity::UNRESOLVED, "{prefix}");
+        }
+    }
+
+    /// The prefixes that stand in for what is left out.
+    fn stand_ins(&self) -> Vec<String> {
+        let entries = self.kernel.0.ipcache.iter();
+        entries
+            .filter(|(_, value)| value.identity(0) == NumericIdentity::UNRESOLVED.0)
+            .filter_map(|(key, _)| Some(ipcache_prefix(key)?.to_string()))
+            .collect()
     }
 
     fn is_at_rest(&self, world: &World) -> bool {
@@ -132,6 +148,7 @@ fn pods_of_other_nodes_are_left_out_and_come_when_there_is_room() {
         room: base + 3,
     };
     assert_eq!(node.settle(&world), ["10.9.9.4/32", "10.9.9.5/32"]);
+    assert_eq!(node.stand_ins(), ["10.9.9.4/31"]);
     assert!(node.is_at_rest(&world), "a second look writes");
 
     // Who is in stays in, whatever comes.
@@ -147,6 +164,7 @@ fn pods_of_other_nodes_are_left_out_and_come_when_there_is_room() {
 
     node.room = base + 5;
     assert_eq!(node.settle(&world), Vec::<String>::new());
+    assert_eq!(node.stand_ins(), Vec::<String>::new());
     assert!(node.is_at_rest(&world));
 }
 
@@ -166,7 +184,10 @@ fn what_a_policy_names_takes_the_place_of_pods_before_the_policy_is_in_force() {
     let others = first.writes().filter(|write| {
         !matches!(
             write,
-            Write::IpcacheDelete { .. } | Write::HighWater(_) | Write::IpcacheWord(_)
+            Write::IpcacheUpsert { .. }
+                | Write::IpcacheDelete { .. }
+                | Write::HighWater(_)
+                | Write::IpcacheWord(_)
         )
     });
     assert_eq!(others.count(), 0, "room is made, and nothing else: {first}");

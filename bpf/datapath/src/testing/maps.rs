@@ -8,7 +8,7 @@ use std::{
 use oxilium_abi::{
     Affinity, AffinityKey, Be16, Counter, CtEntry, CtKey4, CtKey6, DropReason, Event, Family,
     FragmentEntry, FragmentKey4, FragmentKey6, IPCACHE_PREFIX_BASE, InterfaceConfig, IpcacheKey,
-    IpcacheValue, LbAddress, NodeWord, PolicyKey, PolicyValue, SERVICE_LOOPBACK4,
+    IpcacheValue, LbAddress, NodeWord, PolicyCountKey, PolicyKey, PolicyValue, SERVICE_LOOPBACK4,
     SERVICE_LOOPBACK6, ServiceFlow, ServiceKey, ServiceValue, counter_index,
 };
 
@@ -111,6 +111,7 @@ pub struct MemoryMaps<'a> {
     /// What the next choices among backends depend on; the last one stays.
     pub random: Cell<u32>,
     counters: RefCell<BTreeMap<u32, Counter>>,
+    decisions: RefCell<BTreeMap<PolicyCountKey, Counter>>,
     events: RefCell<Vec<Event>>,
     sockets: RefCell<Vec<SocketRecord>>,
     /// Nanoseconds of both clocks.
@@ -229,6 +230,11 @@ impl<'a> MemoryMaps<'a> {
             .borrow()
             .get(&counter_index(reason, direction))
             .map_or(0, |counter| counter.packets)
+    }
+
+    /// What each policy entry has decided.
+    pub fn decisions(&self) -> BTreeMap<PolicyCountKey, Counter> {
+        self.decisions.borrow().clone()
     }
 
     /// The events so far; they are forgotten.
@@ -402,6 +408,13 @@ impl Maps for Run<'_, '_> {
         }
         let mut counters = self.maps.counters.borrow_mut();
         let counter = counters.entry(index).or_default();
+        counter.packets += 1;
+        counter.bytes += u64::from(bytes);
+    }
+
+    fn count_decision(self, key: &PolicyCountKey, bytes: u32) {
+        let mut decisions = self.maps.decisions.borrow_mut();
+        let counter = decisions.entry(*key).or_default();
         counter.packets += 1;
         counter.bytes += u64::from(bytes);
     }

@@ -84,13 +84,20 @@ impl PolicyEntry {
         }
     }
 
+    const fn value(&self, table: u32) -> PolicyValue {
+        let auth = AuthRequirement(self.auth);
+        PolicyValue::new(
+            &self.key(table),
+            Precedence(self.precedence),
+            self.proxy_port,
+            auth,
+        )
+    }
+
     /// The write that puts it in `table`.
     #[must_use]
     pub const fn write(&self, table: u32) -> Write {
-        let key = self.key(table);
-        let auth = AuthRequirement(self.auth);
-        let value = PolicyValue::new(&key, Precedence(self.precedence), self.proxy_port, auth);
-        Write::Policy(key, Some(value))
+        Write::Policy(self.key(table), Some(self.value(table)))
     }
 }
 
@@ -198,10 +205,16 @@ impl World {
                 masks[kind] |= 1 << entry.shape();
             }
             let [specific, aggregate, any] = masks.map(ShapeMask);
-            writes.push(Write::Shapes(
-                shape_word_index(table, direction),
-                ShapeWord::new(specific, aggregate, any).0,
-            ));
+            let mut word = ShapeWord::new(specific, aggregate, any);
+            let restricts = |entry: &PolicyEntry| entry.value(table).restricts(&entry.key(table));
+            if entries
+                .iter()
+                .any(|entry| entry.direction == direction && restricts(entry))
+            {
+                word = word.restricting();
+            }
+            let index = shape_word_index(table, direction);
+            writes.push(Write::Shapes(index, word.0));
         }
         writes
     }

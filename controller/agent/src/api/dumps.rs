@@ -1,11 +1,12 @@
 //! What the kernel holds, in words: read there, for people who do not trust pictures.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use oxilium_abi::{CtWord, Direction, ShapeMask};
+use oxilium_abi::{Counter, CtWord, Direction, PolicyCountKey, ShapeMask};
 use oxilium_api::{
-    ApiError, BpfEndpoint, BpfPolicyTable, ConntrackFlow, ErrorCode, ExplainQuery, ExplainReport,
-    IpcacheEntry, ManifestFile, PlanReport, PolicyEntry, PolicyEntryType,
+    ApiError, BpfEndpoint, BpfPolicyTable, ConntrackFlow, ConntrackTalker, ErrorCode, ExplainQuery,
+    ExplainReport, IpcacheEntry, ManifestFile, PlanReport, PolicyEntry, PolicyEntryType,
 };
 use oxilium_kernel::port::Flow;
 use oxilium_kernel::{Node, ObserveError};
@@ -14,6 +15,7 @@ use oxilium_model::node_state::EntryKey;
 use oxilium_model::observed::Observed;
 use oxilium_model::plan::ipcache_prefix;
 
+use super::talkers::talkers;
 use crate::config::AgentOptions;
 use crate::explain::{self, ExplainError};
 use crate::offline;
@@ -48,16 +50,22 @@ pub(super) fn policy<N: Node>(
         let message = format!("there is no endpoint {id} in the kernel");
         return Err(ApiError::new(ErrorCode::NotFound, message));
     }
+    let counts = node.policy_counts().map_err(|error| kernel(&error))?;
     Ok(observed
         .endpoint_words
         .keys()
         .copied()
         .filter(|id| endpoint.is_none_or(|wanted| wanted == *id))
-        .map(|id| table(&observed, view, id))
+        .map(|id| table(&observed, &counts, view, id))
         .collect())
 }
 
-fn table(observed: &Observed, view: &View, endpoint: u16) -> BpfPolicyTable {
+fn table(
+    observed: &Observed,
+    counts: &BTreeMap<PolicyCountKey, Counter>,
+    view: &View,
+    endpoint: u16,
+) -> BpfPolicyTable {
     let table = observed.endpoint_word_in_use(endpoint).table();
     let mut entries: Vec<PolicyEntry> = observed
         .table(table)
@@ -65,6 +73,8 @@ fn table(observed: &Observed, view: &View, endpoint: u16) -> BpfPolicyTable {
             let identity = NumericIdentity(key.identity);
             let shape = key.shape();
             let precedence = value.precedence();
+            let decided = counts.get(&PolicyCountKey::of(endpoint, key));
+            let decided = decided.copied().unwrap_or_default();
             PolicyEntry {
                 kind: if precedence.is_deny() {
                     PolicyEntryType::Deny
@@ -80,6 +90,8 @@ fn table(observed: &Observed, view: &View, endpoint: u16) -> BpfPolicyTable {
                 proxy_port: value.proxy_port(),
                 auth: value.auth().kind(),
                 precedence: precedence.0,
+                packets: decided.packets,
+                bytes: decided.bytes,
                 origins: origins(view, endpoint, &EntryKey::of(key)),
             }
         })
@@ -147,6 +159,15 @@ pub(super) fn conntrack<N: Node>(
         .collect();
     flows.sort_by(|a, b| (a.endpoint, &a.local, &a.remote).cmp(&(b.endpoint, &b.local, &b.remote)));
     Ok(flows)
+}
+
+/// Who fills the conntrack tables, the most first.
+pub(super) fn conntrack_top<N: Node>(
+    node: &mut N,
+    view: &View,
+) -> Result<Vec<ConntrackTalker>, ApiError> {
+    let flows = node.flows().map_err(|error| kernel(&error))?;
+    Ok(talkers(&flows, view))
 }
 
 fn flow(flow: &Flow) -> ConntrackFlow {

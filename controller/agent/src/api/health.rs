@@ -75,6 +75,7 @@ impl<N: Node + 'static> Metrics<N> {
             Ok(Kernel {
                 counters: node.counters().map_err(failed)?,
                 writes: node.writes(),
+                flows_evicted: node.evicted_flows(),
             })
         });
         let kernel = match counted.await {

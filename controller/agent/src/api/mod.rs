@@ -8,6 +8,7 @@ mod netfilter;
 mod server;
 mod services;
 mod status;
+mod talkers;
 
 pub use answers::condition_of;
 pub use health::Metrics;

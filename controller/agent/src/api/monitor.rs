@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use oxilium_abi::{COUNTER_EVENT_LOST, Direction};
 use oxilium_api::{Answer, ApiError, ErrorCode, MonitorFilter};
 use oxilium_kernel::Node;
 use oxilium_kernel::events::EventReader;
@@ -13,9 +14,12 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::server::{Service, send};
-use crate::publish::{Hub, Received, Subscription, describe};
+use crate::publish::{AddressBook, Hub, Received, Subscription, describe};
 use crate::reconcile::{Input, View};
 use crate::staged::{self, Tap, any_staged};
+
+/// How often monitors are told of events that the programs could not deliver.
+const TALLY: Duration = Duration::from_secs(1);
 
 /// Monitors and staged policies share one reader of the ring; without either there is none, and programs make no
 /// events.
@@ -92,6 +96,9 @@ impl<N: Node + 'static> Pump<N> {
             if let Wish::Monitor(first) = wish {
                 self.hub.admit(first, &left);
             }
+            let mut book = AddressBook::default();
+            let mut tally = tokio::time::interval(TALLY);
+            let mut lost = None;
             while self.hub.readers() > 0 || any_staged(&self.view.borrow()) {
                 tokio::select! {
                     event = ring.next() => match event {
@@ -100,7 +107,9 @@ impl<N: Node + 'static> Pump<N> {
                             if any_staged(&view) {
                                 self.tap.hand(&event);
                             }
-                            if let Some(event) = describe(&event, &*view) {
+                            if self.hub.readers() > 0
+                                && let Some(event) = describe(&event, &book.open(&view, Instant::now()))
+                            {
                                 self.hub.publish(event);
                             }
                         }
@@ -108,10 +117,25 @@ impl<N: Node + 'static> Pump<N> {
                         None => break,
                     },
                     request = self.requests.recv() => match request {
-                        Some(request) => self.hub.admit(request, &left),
+                        Some(request) => {
+                            if self.hub.readers() == 0 {
+                                // What was lost before is not this one's.
+                                lost = None;
+                            }
+                            self.hub.admit(request, &left);
+                        }
                         None => return,
                     },
                     () = left.notified() => {}
+                    _ = tally.tick(), if self.hub.readers() > 0 => {
+                        let now = self.lost().await;
+                        if let (Some(now), Some(before)) = (now, lost)
+                            && now > before
+                        {
+                            self.hub.lost(now - before);
+                        }
+                        lost = now;
+                    },
                     looked = self.view.changed() => if looked.is_err() {
                         return;
                     },
@@ -142,16 +166,35 @@ impl<N: Node + 'static> Pump<N> {
     }
 
     async fn open(&self) -> Result<EventReader, ApiError> {
+        self.ask(|node| {
+            let opened = node.events();
+            opened.map_err(|error| ApiError::new(ErrorCode::Kernel, error.to_string()))
+        })
+        .await?
+    }
+
+    /// Events that programs could not deliver, since the maps were made.
+    async fn lost(&self) -> Option<u64> {
+        let counters = self.ask(|node| node.counters()).await.ok()?;
+        let counters = counters
+            .inspect_err(|error| tracing::warn!(%error, "lost events cannot be counted"))
+            .ok()?;
+        let lost = |direction| counters.get(&(direction, COUNTER_EVENT_LOST));
+        Some(lost(Direction::Ingress).map_or(0, |counter| counter.packets))
+    }
+
+    /// Asks whoever owns the kernel.
+    async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut N) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
         let (reply, answer) = oneshot::channel();
         let errand = Input::Errand(Box::new(move |node: &mut N, _view: &View| {
-            let opened = node
-                .events()
-                .map_err(|error| ApiError::new(ErrorCode::Kernel, error.to_string()));
-            drop(reply.send(opened));
+            drop(reply.send(work(node)));
         }));
         let ending = || ApiError::new(ErrorCode::NotReady, "the agent is ending");
         self.inputs.send(errand).map_err(|_| ending())?;
-        answer.await.map_err(|_| ending())?
+        answer.await.map_err(|_| ending())
     }
 }
 
@@ -174,10 +217,13 @@ pub(super) async fn stream<N: Node + 'static>(
                     send(writer, &Answer::Ok(&*event)).await?;
                 }
                 Received::Event(_) => {}
-                Received::Lost(lost) => {
+                Received::Missed(lost) => {
                     let message = format!("{lost} events were lost: this monitor is too slow");
-                    let error = ApiError::new(ErrorCode::Timeout, message);
-                    send(writer, &Answer::<()>::Error(error)).await?;
+                    tell_loss(writer, message).await?;
+                }
+                Received::Lost(lost) => {
+                    let message = format!("{lost} events were lost: there were more than a CPU may make");
+                    tell_loss(writer, message).await?;
                 }
                 Received::End => return Ok(()),
             },
@@ -187,4 +233,9 @@ pub(super) async fn stream<N: Node + 'static>(
             },
         }
     }
+}
+
+async fn tell_loss(writer: &mut OwnedWriteHalf, message: String) -> io::Result<()> {
+    let error = ApiError::new(ErrorCode::Timeout, message);
+    send(writer, &Answer::<()>::Error(error)).await
 }

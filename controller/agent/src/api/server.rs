@@ -223,6 +223,7 @@ async fn answer<N: Node + 'static>(
         Request::BpfConntrack(endpoint) => {
             reply!(errand(service, move |node, _| dumps::conntrack(node, endpoint)).await)
         }
+        Request::BpfConntrackTop => reply!(errand(service, dumps::conntrack_top).await),
         Request::BpfEndpoints => reply!(errand(service, |node, _| dumps::endpoints(node)).await),
         Request::BpfServices => reply!(errand(service, super::services::services).await),
         Request::Plan(files) => {

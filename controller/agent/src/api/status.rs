@@ -22,6 +22,7 @@ struct KernelFigures {
     events_lost: u64,
     /// See [`half_seen`].
     half_seen: Option<String>,
+    flows_evicted: u64,
 }
 
 pub(super) async fn report<N: Node + 'static>(
@@ -68,6 +69,7 @@ pub(super) async fn report<N: Node + 'static>(
         refused,
         monitor_readers: service.monitors.readers() as u64,
         events_lost: figures.events_lost,
+        flows_evicted: figures.flows_evicted,
         maps: figures.maps,
         kernel_writes: figures.writes,
         configuration: service.options.configured.status(),
@@ -101,6 +103,7 @@ fn figures<N: Node>(node: &mut N, view: &View) -> Result<KernelFigures, ApiError
     Ok(KernelFigures {
         maps,
         writes,
+        flows_evicted: node.evicted_flows(),
         events_lost: counters
             .iter()
             .filter(|((_, reason), _)| *reason == COUNTER_EVENT_LOST)

@@ -63,6 +63,8 @@ pub struct Kernel {
     pub counters: BTreeMap<(Direction, u8), Counter>,
     /// Writes of this process.
     pub writes: WriteCounts,
+    /// Answered flows that were evicted.
+    pub flows_evicted: u64,
 }
 
 /// What one scrape tells of.
@@ -316,6 +318,11 @@ impl Picture {
             "oxilium_events_lost",
             "Events that the programs could not deliver",
             [(vec![], lost)],
+        )?;
+        pages.counter(
+            "oxilium_conntrack_evicted",
+            "Answered flows that were evicted for want of room",
+            [(vec![], self.kernel.flows_evicted)],
         )
     }
 

@@ -18,10 +18,18 @@ pub trait Names {
     fn pod(&self, endpoint: u16) -> Option<String>;
     /// Identity of an endpoint.
     fn identity(&self, endpoint: u16) -> Option<NumericIdentity>;
+    /// The endpoint of an address.
+    fn endpoint(&self, address: IpAddr) -> Option<u16>;
     /// `namespace/name` of the service that has a frontend.
     fn service(&self, frontend: &Frontend) -> Option<String>;
+    /// `namespace/pod` of the address of a pod on another node.
+    fn remote_pod(&self, address: IpAddr) -> Option<String>;
+
     /// `namespace/pod` of an address.
-    fn address(&self, address: IpAddr) -> Option<String>;
+    fn address(&self, address: IpAddr) -> Option<String> {
+        let local = self.endpoint(address).and_then(|id| self.pod(id));
+        local.or_else(|| self.remote_pod(address))
+    }
 }
 
 /// The moment that was `since_boot` after the boot.
@@ -53,12 +61,20 @@ pub fn describe(event: &Event, names: &impl Names) -> Option<MonitorEvent> {
     let packet = Packet::of(event);
     let service = ServiceFlow::of(event, &packet);
     let pod = names.pod(event.endpoint);
+    let remote = if ingress {
+        packet.source
+    } else {
+        packet.destination
+    };
+    let peer_endpoint = remote.and_then(|address| names.endpoint(address));
     let name = |address: Option<IpAddr>, identity: u32, is_local: bool| {
-        if is_local && pod.is_some() {
-            return pod.clone();
-        }
-        address
-            .and_then(|address| names.address(address))
+        let named = if is_local {
+            pod.clone()
+        } else {
+            peer_endpoint.and_then(|endpoint| names.pod(endpoint))
+        };
+        named
+            .or_else(|| names.remote_pod(address?))
             .or_else(|| match identity {
                 0 => None,
                 identity => NumericIdentity(identity).name().map(str::to_owned),
@@ -81,6 +97,7 @@ pub fn describe(event: &Event, names: &impl Names) -> Option<MonitorEvent> {
         state: (kind == MonitorKind::Trace).then(|| state(event.state).to_owned()),
         direction: if ingress { "ingress" } else { "egress" }.to_owned(),
         endpoint: event.endpoint,
+        peer_endpoint,
         source_name: name(packet.source, source_identity, !ingress),
         destination_name: name(packet.destination, destination_identity, ingress),
         pod,

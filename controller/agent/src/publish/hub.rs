@@ -9,17 +9,24 @@ use tokio::sync::{Notify, broadcast, oneshot};
 /// Events that a slow monitor may lag behind before it loses the oldest ones.
 const QUEUE: usize = 4096;
 
+/// What all monitors are told.
+#[derive(Clone, Debug)]
+enum News {
+    Event(Arc<MonitorEvent>),
+    Lost(u64),
+}
+
 /// Hands events to monitors.
 #[derive(Clone, Debug)]
 pub struct Hub {
-    sender: broadcast::Sender<Arc<MonitorEvent>>,
+    sender: broadcast::Sender<News>,
     readers: Arc<AtomicUsize>,
 }
 
 /// A monitor's end. Counted as a reader while it lives.
 #[derive(Debug)]
 pub struct Subscription {
-    receiver: broadcast::Receiver<Arc<MonitorEvent>>,
+    receiver: broadcast::Receiver<News>,
     readers: Arc<AtomicUsize>,
     left: Arc<Notify>,
 }
@@ -58,7 +65,12 @@ impl Hub {
     /// Gives an event to all monitors; with none it is gone.
     pub fn publish(&self, event: MonitorEvent) {
         // The only failure is that nobody listens.
-        drop(self.sender.send(Arc::new(event)));
+        drop(self.sender.send(News::Event(Arc::new(event))));
+    }
+
+    /// Tells all monitors that the programs could not deliver so many events.
+    pub fn lost(&self, events: u64) {
+        drop(self.sender.send(News::Lost(events)));
     }
 }
 
@@ -68,6 +80,8 @@ pub enum Received {
     /// An event.
     Event(Arc<MonitorEvent>),
     /// So many were lost, because this monitor was slow.
+    Missed(u64),
+    /// So many came to nobody: there were more than programs may make, or than the ring holds.
     Lost(u64),
     /// The agent ends.
     End,
@@ -77,8 +91,9 @@ impl Subscription {
     /// The next event.
     pub async fn next(&mut self) -> Received {
         match self.receiver.recv().await {
-            Ok(event) => Received::Event(event),
-            Err(broadcast::error::RecvError::Lagged(lost)) => Received::Lost(lost),
+            Ok(News::Event(event)) => Received::Event(event),
+            Ok(News::Lost(lost)) => Received::Lost(lost),
+            Err(broadcast::error::RecvError::Lagged(lost)) => Received::Missed(lost),
             Err(broadcast::error::RecvError::Closed) => Received::End,
         }
     }

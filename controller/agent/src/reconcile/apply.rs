@@ -92,7 +92,7 @@ impl<N: Node> Reconciler<N> {
             return;
         };
         let reason = format!(
-            "the ipcache is full ({} prefixes): {} addresses of pods on other nodes have no entry and count as world, first {first}; \
+            "the ipcache is full ({} prefixes): {} addresses of pods on other nodes have no entry, and may only what everybody may, first {first}; \
              let fewer prefixes be named by policies or fewer pods be in the cluster",
             self.index.config().capacities.ipcache,
             plan.left_out().len(),

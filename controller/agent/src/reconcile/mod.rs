@@ -14,6 +14,7 @@ mod fold;
 mod hooks;
 mod index;
 mod life;
+mod pace;
 mod settle;
 mod view;
 
@@ -45,6 +46,7 @@ use hooks::Looks;
 use index::Index;
 pub use index::{OBJECT_SOURCES, Objects};
 use life::Lives;
+use pace::Pace;
 use settle::Settling;
 pub use view::{EndpointView, Revisions, SweepReport, View};
 
@@ -76,8 +78,6 @@ pub enum Input<N> {
     CollectGarbage(CollectGarbage, Reply<Done>),
     /// The CNI plugin may have left word.
     Tombstones,
-    /// Flows that ended are to be removed.
-    ConntrackGarbage,
     /// What staged policies would change: told, and no more.
     Staged(Arc<StagedReports>),
     /// How publishing to the API server does: told, and no more.
@@ -106,6 +106,8 @@ pub struct Start<N> {
     pub hooks: Duration,
     /// How long no pod must have come before the programs of a burst get their links.
     pub settle: Duration,
+    /// Time between two removals of flows that ended; none: as need be.
+    pub conntrack_gc: Option<Duration>,
     /// What is counted as it happens.
     pub instruments: Instruments,
 }
@@ -152,6 +154,9 @@ pub struct Reconciler<N> {
     /// Nothing is due before this time, unless an input comes.
     rest_until: Instant,
     settling: Settling,
+    pace: Pace,
+    /// When flows that ended are removed.
+    next_collection: Instant,
     instruments: Instruments,
     /// Objects have changed since then that are not enforced yet.
     objects_since: Option<Instant>,
@@ -174,8 +179,10 @@ impl<N: Node> Reconciler<N> {
             sweep,
             hooks,
             settle,
+            conntrack_gc,
             instruments,
         } = start;
+        let pace = Pace::new(conntrack_gc);
         let boot = BootDirectory::open(&state_dir, &config.boot_id)?;
         let attachments = Attachments::open(&boot)?;
         let (claims, valid) = ClaimsFile::open(&boot)?;
@@ -217,6 +224,8 @@ impl<N: Node> Reconciler<N> {
             looks: Looks::new(hooks, now),
             rest_until: now,
             settling: Settling::new(settle, now),
+            next_collection: now + pace.interval(),
+            pace,
             instruments,
             objects_since: None,
             view: sender,
@@ -280,7 +289,6 @@ impl<N: Node> Reconciler<N> {
                     respond(reply, answer);
                 }
                 Input::Tombstones => self.read_tombstones(now),
-                Input::ConntrackGarbage => self.collect_flows(now),
                 Input::Staged(reports) => self.staged = reports,
                 Input::Published(report) => self.published = report,
                 Input::Errand(errand) => {
@@ -299,7 +307,12 @@ impl<N: Node> Reconciler<N> {
             self.work(now);
             self.rest_until = self.next_turn();
         }
-        self.rest_until.min(self.looks.next)
+        if now >= self.next_collection {
+            self.collect_flows(now);
+        }
+        self.rest_until
+            .min(self.looks.next)
+            .min(self.next_collection)
     }
 
     fn work(&mut self, now: Instant) {
@@ -456,17 +469,20 @@ impl<N: Node> Reconciler<N> {
         const BUDGET: usize = 65_536;
         let started = Instant::now();
         let collected = self.node.collect_garbage(BUDGET);
-        self.instruments
-            .collected(collected.as_ref().ok(), started.elapsed());
+        let took = started.elapsed();
+        self.instruments.collected(collected.as_ref().ok(), took);
         match collected {
             Ok(report) => {
                 self.failures.works(&Object::Flows);
-                tracing::debug!(?report, "removed flows that ended");
+                self.pace.collected(&report, took);
+                let next = self.pace.interval();
+                tracing::debug!(?report, ?took, ?next, "removed flows that ended");
             }
             Err(error) => self
                 .failures
                 .failed(Object::Flows, error.to_string(), false, now),
         }
+        self.next_collection = Instant::now() + self.pace.interval();
     }
 }
 

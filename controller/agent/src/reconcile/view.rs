@@ -138,24 +138,21 @@ impl Names for View {
         Some(self.state.endpoints.get(&endpoint)?.identity)
     }
 
+    fn endpoint(&self, address: IpAddr) -> Option<u16> {
+        let mut endpoints = self.state.endpoints.values();
+        let endpoint = endpoints.find(|endpoint| endpoint.addresses.contains(&address))?;
+        Some(endpoint.id)
+    }
+
     fn service(&self, frontend: &Frontend) -> Option<String> {
         Some(self.state.services.get(frontend)?.service.to_string())
     }
 
-    fn address(&self, address: IpAddr) -> Option<String> {
-        let local = self
-            .state
-            .endpoints
-            .values()
-            .find(|endpoint| endpoint.addresses.contains(&address))
-            .map(|endpoint| endpoint.pod.to_string());
-        local.or_else(|| {
-            self.world
-                .remote_endpoints
-                .values()
-                .find(|endpoint| endpoint.addresses.contains(&address))
-                .map(|endpoint| endpoint.reference.to_string())
-        })
+    /// Goes through all of them; for many events there is [`crate::publish::AddressBook`].
+    fn remote_pod(&self, address: IpAddr) -> Option<String> {
+        let mut pods = self.world.remote_endpoints.values();
+        let pod = pods.find(|pod| pod.addresses.contains(&address))?;
+        Some(pod.reference.to_string())
     }
 }
 

@@ -69,6 +69,7 @@ impl Node {
             adopt_from: Vec::new(),
             hooks: Duration::from_hours(1),
             settle: Duration::from_hours(1),
+            conntrack_gc: None,
             instruments: instruments.clone(),
         };
         let runtime = Runtime::new().unwrap();

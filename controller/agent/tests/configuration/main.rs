@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::Command as Process;
+use std::time::Duration;
 
 use clap::{Args, Command, FromArgMatches};
 use oxilium_agent::AgentOptions;
@@ -68,7 +69,7 @@ fn a_flag_counts_before_a_file_and_a_file_before_the_default() {
     let (options, _) = with_files(&files, &["--cluster-name=of-flag", "--debug=false"]).unwrap();
     assert_eq!(options.cluster_name, "of-flag");
     assert_eq!(options.cluster_id, 7);
-    assert_eq!(options.conntrack_gc().as_secs(), 90);
+    assert_eq!(options.conntrack_gc(), Some(Duration::from_secs(90)));
     assert!(!options.debug);
     assert_eq!(options.bpf_policy_map_max, 16_384);
 }

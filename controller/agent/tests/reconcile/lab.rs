@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Lab {
     pub(crate) kernel: FakeKernel,
+    capacities: Capacities,
     pub(crate) directory: tempfile::TempDir,
     pub(crate) agent: Option<Reconciler<FakeNode>>,
     view: watch::Receiver<Arc<View>>,
@@ -34,11 +35,17 @@ pub(crate) struct Lab {
 impl Lab {
     /// An empty node and an agent that has read nothing yet.
     pub(crate) fn new() -> Self {
-        let kernel = FakeKernel::new(Capacities::default());
+        Self::of_size(Capacities::default())
+    }
+
+    /// The same, with tables of these sizes.
+    pub(crate) fn of_size(capacities: Capacities) -> Self {
+        let kernel = FakeKernel::new(capacities);
         let directory = tempfile::tempdir().unwrap();
-        let (agent, view) = start(&kernel, directory.path(), "boot-1");
+        let (agent, view) = start(&kernel, capacities, directory.path(), "boot-1");
         Self {
             kernel,
+            capacities,
             directory,
             agent: Some(agent),
             view,
@@ -61,7 +68,7 @@ impl Lab {
     pub(crate) fn restart_in(&mut self, boot: &str, manifests: &str) {
         self.agent = None;
         self.kernel.clear_history();
-        let (agent, view) = start(&self.kernel, self.directory.path(), boot);
+        let (agent, view) = start(&self.kernel, self.capacities, self.directory.path(), boot);
         (self.agent, self.view) = (Some(agent), view);
         self.manifests(manifests);
     }
@@ -146,7 +153,7 @@ impl Lab {
         let tables = self.kernel.tables();
         kernel.tamper(|empty| *empty = tables);
         kernel.set_link(link(index));
-        let (mut agent, _view) = start(&kernel, copy.path(), "boot-1");
+        let (mut agent, _view) = start(&kernel, self.capacities, copy.path(), "boot-1");
         let world = Arc::clone(&self.view().world);
         let objects = Objects {
             pods: world.pods.clone(),
@@ -239,6 +246,7 @@ impl<T> Answer<T> {
 
 fn start(
     kernel: &FakeKernel,
+    capacities: Capacities,
     directory: &Path,
     boot: &str,
 ) -> (Reconciler<FakeNode>, watch::Receiver<Arc<View>>) {
@@ -251,6 +259,7 @@ fn start(
         cluster_uid: "test".into(),
         boot_id: boot.into(),
         programs: programs.clone(),
+        capacities,
         stage_above: Some(2),
         ..NodeConfig::default()
     };
@@ -264,6 +273,7 @@ fn start(
         sweep: Duration::from_hours(1),
         hooks: Duration::from_millis(20),
         settle: Duration::ZERO,
+        conntrack_gc: None,
         instruments: Instruments::default(),
     })
     .unwrap()

@@ -145,6 +145,18 @@ fn bpf_ct_list_shows_a_flow_in_the_direction_of_its_first_packet() {
 }
 
 #[test]
+fn bpf_ct_top_shows_who_fills_the_tables() {
+    let agent = FakeAgent::saying(&sample::talkers());
+    insta::assert_snapshot!(agent.run(&["bpf", "ct", "top"]).out, @r"
+    ENDPOINT   POD             PEERS                                              FLOWS   ANSWERED   UNANSWERED   DENIED   PACKETS   BYTES
+    34         default/flood   9                                                  32768   0          32768        0        32768     1966080
+    35         -               k8s:app=web,k8s:io.kubernetes.pod.namespace=shop   3       2          0            1        120       98304
+    ");
+    let first = agent.run(&["bpf", "ct", "top", "--number", "1"]).out;
+    assert_eq!(first.lines().count(), 2, "{first}");
+}
+
+#[test]
 fn bpf_endpoint_list_is_one_line_an_address() {
     let agent = FakeAgent::saying(&sample::bpf_endpoints());
     insta::assert_snapshot!(agent.run(&["bpf", "endpoint", "list"]).out);
@@ -192,11 +204,15 @@ fn monitor_prints_the_lines_that_people_know_and_json_for_programs() {
     // The stream ended because the agent did.
     assert_eq!(outcome.status, 2);
     insta::assert_snapshot!(agent.run(&["monitor", "-v"]).out);
+    let numeric = agent.run(&["monitor", "--numeric"]).out;
+    assert!(numeric.contains("identity 9->11747"), "{numeric}");
     let json = agent.run(&["monitor", "-o", "json"]).out;
     assert!(
         json.lines().next().unwrap().contains(r#""type":"drop""#),
         "{json}"
     );
+    let last = json.lines().last().unwrap();
+    assert_eq!(last, r#"{"type":"lost","message":"3 events were lost"}"#);
 }
 
 #[test]

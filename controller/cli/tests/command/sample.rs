@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use oxilium_api::{
     Addressing, Alternative, ApiIdentity, BpfEndpoint, BpfPolicyTable, ComponentState,
-    ComponentStatus, Condition, ConfigurationStatus, ConntrackFlow, DirectionStatus, Endpoint,
-    EndpointHealth, EndpointPolicy, EndpointState, EndpointStatus, ExplainReport, ExplainSide,
-    Explained, ExternalIdentifiers, FailingObject, HealthState, IpcacheEntry, KernelWrites,
-    LbBackend, LbFrontend, LbService, LoadBalancing, MapStatus, MonitorEvent, MonitorKind,
-    MonitorVerdict, Networking, Policies, PolicyEnabled, PolicyEntry, PolicyEntryType, PolicyMode,
-    PolicyObject, RealizedPolicy, ReconcileStatus, SourceStatus, StagedChange, StagedExample,
-    StagedReport, StatusLogEntry, StatusReport, UnsupportedKey,
+    ComponentStatus, Condition, ConfigurationStatus, ConntrackFlow, ConntrackTalker,
+    DirectionStatus, Endpoint, EndpointHealth, EndpointPolicy, EndpointState, EndpointStatus,
+    ExplainReport, ExplainSide, Explained, ExternalIdentifiers, FailingObject, HealthState,
+    IpcacheEntry, KernelWrites, LbBackend, LbFrontend, LbService, LoadBalancing, MapStatus,
+    MonitorEvent, MonitorKind, MonitorVerdict, Networking, Policies, PolicyEnabled, PolicyEntry,
+    PolicyEntryType, PolicyMode, PolicyObject, RealizedPolicy, ReconcileStatus, SourceStatus,
+    StagedChange, StagedExample, StagedReport, StatusLogEntry, StatusReport, UnsupportedKey,
 };
 
 fn text(text: &str) -> String {
@@ -216,6 +216,8 @@ pub(crate) fn table() -> BpfPolicyTable {
         proxy_port: 0,
         auth: 0,
         precedence: 0xFFFF_FF01,
+        packets: if identity == 0 { 0 } else { 12 },
+        bytes: if identity == 0 { 0 } else { 888 },
         origins: vec![text(
             "CiliumNetworkPolicy default/l4-rule spec.ingress[0] (l4-rule.yaml:7)",
         )],
@@ -278,6 +280,35 @@ pub(crate) fn services() -> LoadBalancing {
             frontend(2, "[fd00::a]:80/TCP", "active"),
         ],
     }
+}
+
+pub(crate) fn talkers() -> Vec<ConntrackTalker> {
+    let flood = ConntrackTalker {
+        endpoint: 34,
+        pod: Some(text("default/flood")),
+        identity: 9,
+        labels: Vec::new(),
+        answered: 0,
+        unanswered: 32_768,
+        denied: 0,
+        packets: 32_768,
+        bytes: 1_966_080,
+    };
+    let web = ConntrackTalker {
+        endpoint: 35,
+        pod: None,
+        identity: 11_747,
+        labels: vec![
+            text("k8s:app=web"),
+            text("k8s:io.kubernetes.pod.namespace=shop"),
+        ],
+        answered: 2,
+        unanswered: 0,
+        denied: 1,
+        packets: 120,
+        bytes: 98_304,
+    };
+    vec![flood, web]
 }
 
 pub(crate) fn flows() -> Vec<ConntrackFlow> {
@@ -370,6 +401,7 @@ pub(crate) fn status(state: ComponentState) -> StatusReport {
         )]),
         monitor_readers: 0,
         events_lost: 0,
+        flows_evicted: 0,
         maps: vec![MapStatus {
             name: text("ox_policy"),
             max_entries: 524_288,
@@ -403,6 +435,7 @@ pub(crate) fn events() -> Vec<MonitorEvent> {
         state: None,
         direction: text("ingress"),
         endpoint: 34,
+        peer_endpoint: None,
         pod: Some(text("default/web")),
         ifindex: 7,
         source_identity: 22373,
@@ -451,7 +484,13 @@ pub(crate) fn events() -> Vec<MonitorEvent> {
         service: Some(text("kube-system/kube-dns")),
         ..trace.clone()
     };
-    vec![drop, verdict, trace, to_service]
+    let outside = MonitorEvent {
+        source_identity: 9,
+        source_name: Some(text("world-ipv4")),
+        source: text("192.0.2.1"),
+        ..drop.clone()
+    };
+    vec![drop, verdict, trace, to_service, outside]
 }
 
 pub(crate) fn explanation(allowed: bool) -> ExplainReport {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use oxilium_abi::{Counter, Direction, DropReason, Event};
+use oxilium_abi::{Counter, Direction, DropReason, Event, PolicyCountKey};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
 use oxilium_model::observed::{AttachedProgram, Observed, Place};
 use oxilium_model::plan::Write;
@@ -258,10 +258,21 @@ impl Node for FakeNode {
         Ok(self.kernel.state().collect_garbage(budget))
     }
 
+    fn evicted_flows(&self) -> u64 {
+        // Its tables of flows are never full.
+        0
+    }
+
     fn counters(&mut self) -> Result<BTreeMap<(Direction, u8), Counter>, ObserveError> {
         let mut state = self.kernel.state();
         state.faults.read()?;
         Ok(state.counters.clone())
+    }
+
+    fn policy_counts(&mut self) -> Result<BTreeMap<PolicyCountKey, Counter>, ObserveError> {
+        let mut state = self.kernel.state();
+        state.faults.read()?;
+        Ok(state.policy_counts.clone())
     }
 
     fn usage(&mut self) -> Result<Vec<MapUsage>, ObserveError> {

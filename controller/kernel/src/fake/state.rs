@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use oxilium_abi::{Counter, Direction, DropReason, Event, NodeWord, map};
+use oxilium_abi::{Counter, Direction, DropReason, Event, NodeWord, PolicyCountKey, map};
 use oxilium_model::node_state::{AttachPoint, Hook};
 use oxilium_model::observed::{AttachedProgram, Observed, Place};
 use oxilium_model::plan::{Operation, Table, Write};
@@ -36,6 +36,7 @@ pub(super) struct State {
     pub(super) pods: BTreeMap<(PathBuf, String), PodInterface>,
     pub(super) flows: Vec<Flow>,
     pub(super) counters: BTreeMap<(Direction, u8), Counter>,
+    pub(super) policy_counts: BTreeMap<PolicyCountKey, Counter>,
     /// What the programs say of packets that are tried.
     pub(super) verdicts: BTreeMap<Hook, Option<DropReason>>,
     pub(super) tried: Vec<TryPacket>,
@@ -59,6 +60,7 @@ impl State {
             pods: BTreeMap::new(),
             flows: Vec::new(),
             counters: BTreeMap::new(),
+            policy_counts: BTreeMap::new(),
             verdicts: BTreeMap::new(),
             tried: Vec::new(),
             reader: None,
@@ -220,7 +222,10 @@ impl State {
             Write::Attach { .. } | Write::Replace { .. } | Write::Detach { .. } => {
                 return self.change_hook(write);
             }
-            Write::PurgeConntrack { endpoint } => self.flows.retain(|f| f.endpoint != endpoint),
+            Write::PurgeConntrack { endpoint } => {
+                self.flows.retain(|f| f.endpoint != endpoint);
+                self.policy_counts.retain(|key, _| key.endpoint != endpoint);
+            }
             Write::Barrier => {}
         }
         Ok(())

@@ -3,7 +3,7 @@
 use oxilium_abi::{
     Affinity, AffinityKey, COUNTERS, Counter, CtEntry, CtKey4, CtKey6, EndpointWord, FragmentEntry,
     FragmentKey4, FragmentKey6, InterfaceConfig, IpcacheKey, IpcacheValue, LbAddress, NODE_WORDS,
-    PolicyKey, PolicyValue, ServiceFlow, ServiceKey, ServiceValue, ShapeWord, map,
+    PolicyCountKey, PolicyKey, PolicyValue, ServiceFlow, ServiceKey, ServiceValue, ShapeWord, map,
 };
 
 use crate::config::MapSizes;
@@ -15,6 +15,7 @@ pub(crate) mod map_type {
     pub(crate) const ARRAY: u32 = 2;
     pub(crate) const PERCPU_ARRAY: u32 = 6;
     pub(crate) const LRU_HASH: u32 = 9;
+    pub(crate) const LRU_PERCPU_HASH: u32 = 10;
     pub(crate) const LPM_TRIE: u32 = 11;
     pub(crate) const RINGBUF: u32 = 27;
 }
@@ -46,7 +47,7 @@ fn service_maps() -> [Row; 6] {
 
 /// The maps that the agent uses, in the order in which they are made.
 pub(crate) fn maps(sizes: &MapSizes) -> Vec<(&'static str, MapDescription)> {
-    use map_type::{ARRAY, HASH, LPM_TRIE, LRU_HASH, PERCPU_ARRAY, RINGBUF};
+    use map_type::{ARRAY, HASH, LPM_TRIE, LRU_HASH, LRU_PERCPU_HASH, PERCPU_ARRAY, RINGBUF};
     let word = size_of::<u64>();
     let index = size_of::<u32>();
     let ct = size_of::<CtEntry>();
@@ -104,6 +105,13 @@ pub(crate) fn maps(sizes: &MapSizes) -> Vec<(&'static str, MapDescription)> {
             0,
         ),
         (map::COUNTERS, PERCPU_ARRAY, index, size_of::<Counter>(), 0),
+        (
+            map::POLICY_COUNTS,
+            LRU_PERCPU_HASH,
+            size_of::<PolicyCountKey>(),
+            size_of::<Counter>(),
+            0,
+        ),
         (map::EVENTS, RINGBUF, 0, 0, 0),
     ]
     .into_iter()

@@ -10,6 +10,7 @@ use oxilium_abi::{
 
 use super::KernelNode;
 use super::apply::CONNTRACK;
+use super::evictions::Doors;
 use crate::error::{ApplyError, ObserveError};
 use crate::port::{CtTable, Flow, GarbageReport};
 use crate::table::{Plain, Table};
@@ -73,16 +74,28 @@ impl KernelNode {
         Ok(flows)
     }
 
-    pub(super) fn garbage(&self, budget: usize) -> Result<GarbageReport, ApplyError> {
+    pub(super) fn garbage(&mut self, budget: usize) -> Result<GarbageReport, ApplyError> {
         let now = now().map_err(|source| ObserveError::Map {
             map: map::CT4,
             source,
         })?;
         let mut report = GarbageReport::default();
-        for table in &self.tables.ct4 {
+        let before = Doors::of(&self.read_counters()?);
+        let ([answered4, others4 @ ..], [answered6, others6 @ ..]) =
+            (&self.tables.ct4, &self.tables.ct6);
+        let expired = expire(answered4, now, budget, &mut report)
+            .and_then(|()| expire(answered6, now, budget, &mut report));
+        let (living, taken) = (report.scanned, report.deleted);
+        if expired.is_ok() {
+            let after = Doors::of(&self.read_counters()?);
+            self.evictions.round(before, living, after);
+        }
+        self.evictions.took(taken);
+        expired?;
+        for table in others4 {
             expire(table, now, budget, &mut report)?;
         }
-        for table in &self.tables.ct6 {
+        for table in others6 {
             expire(table, now, budget, &mut report)?;
         }
         expire(&self.tables.fragments4, now, budget, &mut report)?;
@@ -90,15 +103,40 @@ impl KernelNode {
         Ok(report)
     }
 
-    pub(super) fn purge(&self, endpoint: u16) -> Result<(), ApplyError> {
-        for table in &self.tables.ct4 {
+    pub(super) fn purge(&mut self, endpoint: u16) -> Result<(), ApplyError> {
+        let ([answered4, others4 @ ..], [answered6, others6 @ ..]) =
+            (&self.tables.ct4, &self.tables.ct6);
+        self.evictions.took(purge(answered4, endpoint)?);
+        self.evictions.took(purge(answered6, endpoint)?);
+        for table in others4 {
             purge(table, endpoint)?;
         }
-        for table in &self.tables.ct6 {
+        for table in others6 {
             purge(table, endpoint)?;
         }
         purge(&self.tables.fragments4, endpoint)?;
-        purge(&self.tables.fragments6, endpoint)
+        purge(&self.tables.fragments6, endpoint)?;
+        self.forget_decisions(endpoint)
+    }
+
+    /// What the policy of an endpoint has decided: the next of its number has decided nothing.
+    fn forget_decisions(&self, endpoint: u16) -> Result<(), ApplyError> {
+        let table = &self.tables.policy_counts;
+        let mut theirs = Vec::new();
+        let seen = table.for_each(|key, _| {
+            if key.endpoint == endpoint {
+                theirs.push(key);
+            }
+        });
+        seen.and_then(|()| {
+            if theirs.is_empty() {
+                Ok(0)
+            } else {
+                table.remove_all(&theirs)
+            }
+        })
+        .map(drop)
+        .map_err(|error| ApplyError::of(CONNTRACK, || table.name().to_owned(), error))
     }
 }
 
@@ -121,12 +159,18 @@ fn expire<K: Plain, V: Mortal>(
     report: &mut GarbageReport,
 ) -> Result<(), ApplyError> {
     let mut expired = Vec::new();
+    let mut living = 0;
     each(table, |key, value: V| {
         report.scanned += 1;
         if value.expires() < now {
             expired.push(key);
+        } else {
+            living += 1;
         }
     })?;
+    let room = table.capacity() as usize;
+    report.ended_percent = report.ended_percent.max(percent(expired.len(), room));
+    report.fullest_percent = report.fullest_percent.max(percent(living, room));
     let failed = |error| ApplyError::of(CONNTRACK, || table.name().to_owned(), error);
     for key in expired {
         if report.deleted >= budget {
@@ -145,7 +189,12 @@ fn expire<K: Plain, V: Mortal>(
     Ok(())
 }
 
-fn purge<K: Owned, V: Plain>(table: &Table<K, V>, endpoint: u16) -> Result<(), ApplyError> {
+fn percent(part: usize, of: usize) -> u32 {
+    u32::try_from(part * 100 / of.max(1)).unwrap_or(100)
+}
+
+/// Deletes all of one endpoint; how many there were.
+fn purge<K: Owned, V: Plain>(table: &Table<K, V>, endpoint: u16) -> Result<usize, ApplyError> {
     let mut theirs = Vec::new();
     each(table, |key: K, _| {
         if key.endpoint() == endpoint {
@@ -153,11 +202,10 @@ fn purge<K: Owned, V: Plain>(table: &Table<K, V>, endpoint: u16) -> Result<(), A
         }
     })?;
     if theirs.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     table
         .remove_all(&theirs)
-        .map(drop)
         .map_err(|error| ApplyError::of(CONNTRACK, || table.name().to_owned(), error.source))
 }
 

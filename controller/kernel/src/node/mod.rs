@@ -3,6 +3,7 @@
 mod apply;
 mod conntrack;
 mod dry_run;
+mod evictions;
 mod port;
 mod tables;
 #[cfg(test)]
@@ -100,6 +101,7 @@ pub struct KernelNode {
     counter: Arc<WriteCounter>,
     /// The event ring has its reader.
     events_taken: Arc<AtomicBool>,
+    evictions: evictions::Evictions,
 }
 
 impl KernelNode {
@@ -147,6 +149,7 @@ impl KernelNode {
             dry_run: BTreeMap::new(),
             counter,
             events_taken: Arc::default(),
+            evictions: evictions::Evictions::default(),
         })
     }
 

@@ -7,7 +7,8 @@ use std::sync::atomic::{Ordering, fence};
 
 use aya::maps::MapData;
 use oxilium_abi::{
-    Counter, Direction, DropReason, EndpointWord, InterfaceConfig, NODE_WORDS, ShapeWord, map,
+    Counter, Direction, DropReason, EndpointWord, InterfaceConfig, NODE_WORDS, PolicyCountKey,
+    ShapeWord, map,
 };
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
 use oxilium_model::observed::{AttachedProgram, Observed};
@@ -143,8 +144,16 @@ impl Node for KernelNode {
         self.garbage(budget)
     }
 
+    fn evicted_flows(&self) -> u64 {
+        self.evictions.count()
+    }
+
     fn counters(&mut self) -> Result<BTreeMap<(Direction, u8), Counter>, ObserveError> {
         self.read_counters()
+    }
+
+    fn policy_counts(&mut self) -> Result<BTreeMap<PolicyCountKey, Counter>, ObserveError> {
+        self.read_policy_counts()
     }
 
     fn usage(&mut self) -> Result<Vec<MapUsage>, ObserveError> {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use oxilium_abi::{
     Counter, CtEntry, CtKey4, CtKey6, FragmentEntry, FragmentKey4, FragmentKey6, InterfaceConfig,
-    IpcacheKey, IpcacheValue, LbAddress, PolicyKey, PolicyValue, ServiceKey, ServiceValue, map,
+    IpcacheKey, IpcacheValue, LbAddress, PolicyCountKey, PolicyKey, PolicyValue, ServiceKey,
+    ServiceValue, map,
 };
 
 use crate::count::{Target, WriteCounter};
@@ -21,6 +22,7 @@ pub(super) struct Tables {
     pub endpoint_words: Table<u32, u64>,
     pub node_words: Arc<Table<u32, u64>>,
     pub counters: PerCpuTable<u32, Counter>,
+    pub policy_counts: PerCpuTable<PolicyCountKey, Counter>,
     /// Answered, unanswered, denied.
     pub ct4: [Table<CtKey4, CtEntry>; 3],
     /// Answered, unanswered, denied.
@@ -41,7 +43,8 @@ impl Tables {
             interfaces: table(maps, map::INTERFACES, Target::Interfaces, counter)?,
             endpoint_words: table(maps, map::ENDPOINT_WORDS, Target::EndpointWords, counter)?,
             node_words: Arc::new(table(maps, map::NODE_WORDS, Target::NodeWords, counter)?),
-            counters: PerCpuTable::open(maps.duplicate(map::COUNTERS)?, map::COUNTERS)?,
+            counters: per_cpu(maps, map::COUNTERS, Target::Maps, counter)?,
+            policy_counts: per_cpu(maps, map::POLICY_COUNTS, Target::Conntrack, counter)?,
             ct4: [
                 table(maps, map::CT4, Target::Conntrack, counter)?,
                 table(maps, map::CT4_UNANSWERED, Target::Conntrack, counter)?,
@@ -68,6 +71,20 @@ fn table<K: Plain, V: Plain>(
     counter: &Arc<WriteCounter>,
 ) -> Result<Table<K, V>, LoadError> {
     Ok(Table::open(
+        maps.duplicate(name)?,
+        name,
+        target,
+        Arc::clone(counter),
+    )?)
+}
+
+fn per_cpu<K: Plain, V: Plain>(
+    maps: &Maps,
+    name: &'static str,
+    target: Target,
+    counter: &Arc<WriteCounter>,
+) -> Result<PerCpuTable<K, V>, LoadError> {
+    Ok(PerCpuTable::open(
         maps.duplicate(name)?,
         name,
         target,

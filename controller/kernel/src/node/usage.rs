@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use oxilium_abi::{Counter, Direction, map};
+use oxilium_abi::{Counter, Direction, PolicyCountKey, map};
 
 use super::KernelNode;
 use crate::error::ObserveError;
@@ -16,10 +16,7 @@ impl KernelNode {
         self.tables
             .counters
             .for_each(|index, cpus| {
-                let total = cpus.iter().fold(Counter::default(), |sum, cpu| Counter {
-                    packets: sum.packets.wrapping_add(cpu.packets),
-                    bytes: sum.bytes.wrapping_add(cpu.bytes),
-                });
+                let total = sum(cpus);
                 // The index as `oxilium_abi::counter_index` makes it.
                 let direction = if index & 1 == 0 {
                     Direction::Ingress
@@ -35,6 +32,22 @@ impl KernelNode {
                 source,
             })?;
         Ok(counters)
+    }
+
+    pub(super) fn read_policy_counts(
+        &self,
+    ) -> Result<BTreeMap<PolicyCountKey, Counter>, ObserveError> {
+        let mut counts = BTreeMap::new();
+        let table = &self.tables.policy_counts;
+        table
+            .for_each(|key, cpus| {
+                counts.insert(key, sum(cpus));
+            })
+            .map_err(|source| ObserveError::Map {
+                map: table.name(),
+                source,
+            })?;
+        Ok(counts)
     }
 
     pub(super) fn read_usage(&self) -> Result<Vec<MapUsage>, ObserveError> {
@@ -70,6 +83,14 @@ impl KernelNode {
             })
             .collect()
     }
+}
+
+/// Of all CPUs.
+fn sum(cpus: &[Counter]) -> Counter {
+    cpus.iter().fold(Counter::default(), |sum, cpu| Counter {
+        packets: sum.packets.wrapping_add(cpu.packets),
+        bytes: sum.bytes.wrapping_add(cpu.bytes),
+    })
 }
 
 fn count<K: Plain, V: Plain>(

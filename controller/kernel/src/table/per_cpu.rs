@@ -1,4 +1,4 @@
-//! Tables with a value for each CPU, written by programs only.
+//! Tables with a value for each CPU. Programs write them; what they counted is read, and forgotten.
 
 use std::io;
 use std::marker::PhantomData;
@@ -20,11 +20,16 @@ pub struct PerCpuTable<K, V> {
 }
 
 impl<K: Plain, V: Plain> PerCpuTable<K, V> {
-    /// The table in the map that `fd` leads to.
+    /// The table in the map that `fd` leads to. Writes count towards `target`.
     ///
     /// # Errors
     /// When the map's keys or values have another size than `K` and `V`, or the CPUs cannot be counted.
-    pub fn open(fd: OwnedFd, name: &'static str) -> Result<Self, OpenError> {
+    pub fn open(
+        fd: OwnedFd,
+        name: &'static str,
+        target: Target,
+        counter: Arc<WriteCounter>,
+    ) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Info { name, source };
         let info = sys::map_info(fd.as_fd()).map_err(failed)?;
         check(name, "keys", info.key_size, size_of::<K>())?;
@@ -35,9 +40,8 @@ impl<K: Plain, V: Plain> PerCpuTable<K, V> {
             raw: RawTable {
                 fd,
                 name,
-                // Never written through here.
-                target: Target::Maps,
-                counter: Arc::new(WriteCounter::default()),
+                target,
+                counter,
                 key_size: size_of::<K>(),
                 value_size: stride * cpus,
                 max_entries: info.max_entries,
@@ -51,6 +55,24 @@ impl<K: Plain, V: Plain> PerCpuTable<K, V> {
     /// The map.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.raw.fd.as_fd()
+    }
+
+    /// The map's name.
+    pub const fn name(&self) -> &'static str {
+        self.raw.name
+    }
+
+    /// Deletes many entries; those that are not there count as done.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn remove_all(&self, keys: &[K]) -> io::Result<usize> {
+        let bytes: Vec<u8> = keys
+            .iter()
+            .flat_map(|key| key.as_bytes())
+            .copied()
+            .collect();
+        self.raw.remove_all(&bytes).map_err(|error| error.source)
     }
 
     /// Shows each key with the values of all CPUs.

@@ -36,6 +36,7 @@ pub(crate) fn sizes() -> MapSizes {
         fragments: 64,
         service_flows: 1024,
         affinity: 64,
+        policy_counts: 64,
         event_ring: 4096,
     }
 }

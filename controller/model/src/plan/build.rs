@@ -17,18 +17,19 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use oxilium_abi::{EndpointWord, Epoch, IpcacheKey, IpcacheWord};
 
-use super::addresses::AddressDiff;
+use super::addresses::{AddressDiff, ipcache_key, ipcache_value};
 use super::assign::{Assigner, Assignment, Change, Room};
-use super::fit::{Fit, fit};
+use super::fit::{Fit, NOBODY, fit};
 use super::interfaces::InterfaceDiff;
 use super::room::check_room;
 use super::services::ServiceDiff;
 use super::{Plan, PlanError, Reason, Step, Table, Write};
 use crate::node_state::{AttachPoint, NodeState, ProgramTag};
 use crate::observed::{AttachedProgram, Observed, Place};
-use crate::world::{Complete, NodeConfig};
+use crate::world::{Capacities, Complete, NodeConfig};
 
 /// The plan that leads from what the kernel holds to what it should hold. Empty when there is nothing to do.
 ///
@@ -45,18 +46,25 @@ pub fn plan(
     config: &NodeConfig,
     _complete: Complete,
 ) -> Result<Plan, PlanError> {
-    match whole(observed, desired, config) {
+    let capacities = &config.capacities;
+    let without_reserve = Capacities {
+        ipcache: capacities
+            .ipcache
+            .saturating_sub(capacities.ipcache_reserve()),
+        ..*capacities
+    };
+    match whole(observed, desired, config, &without_reserve) {
         Err(
             error @ PlanError::NoRoom {
                 table: Table::Ipcache,
                 ..
             },
-        ) => match fit(observed, desired, &config.capacities) {
+        ) => match fit(observed, desired, capacities) {
             Fit::Without { state, left_out } => Ok(Plan {
                 left_out,
-                ..whole(observed, &state, config)?
+                ..whole(observed, &state, config, capacities)?
             }),
-            Fit::AfterRemoval(gone) => make_room(observed, &gone),
+            Fit::AfterRemoval { covers, gone } => make_room(observed, &covers, &gone),
             Fit::Never => Err(error),
         },
         result => result,
@@ -64,27 +72,41 @@ pub fn plan(
 }
 
 /// The plan that leads all the way.
-fn whole(observed: &Observed, desired: &NodeState, config: &NodeConfig) -> Result<Plan, PlanError> {
+fn whole(
+    observed: &Observed,
+    desired: &NodeState,
+    config: &NodeConfig,
+    capacities: &Capacities,
+) -> Result<Plan, PlanError> {
     let build = |room| Ok(Builder::new(observed, desired, config, room)?.build());
     let plan = build(Room::Plenty)?;
-    match check_room(observed, &plan, &config.capacities) {
+    match check_room(observed, &plan, capacities) {
         Ok(()) => Ok(plan),
         Err(PlanError::NoRoom { .. }) => {
             let plan = build(Room::Scarce)?;
-            check_room(observed, &plan, &config.capacities)?;
+            check_room(observed, &plan, capacities)?;
             Ok(plan)
         }
         Err(other) => Err(other),
     }
 }
 
-/// Takes these out of the ipcache and no more. The plan is left open: the next one, which finds that it never came to
-/// its end, takes whatever was recorded meanwhile for stale.
-fn make_room(observed: &Observed, gone: &[IpcacheKey]) -> Result<Plan, PlanError> {
+/// Takes these out of the ipcache, once there are prefixes around them, and does no more. The plan is left open: the next
+/// one, which finds that it never came to its end, takes whatever was recorded meanwhile for stale.
+fn make_room(
+    observed: &Observed,
+    covers: &BTreeSet<IpNet>,
+    gone: &[IpcacheKey],
+) -> Result<Plan, PlanError> {
     let last = observed.high_water().max(observed.published());
     let epoch = last.next().ok_or(PlanError::EpochsExhausted)?;
     let word = IpcacheWord::new(observed.ipcache_word().bank(), epoch);
     let mut steps = vec![Step::new(Write::HighWater(epoch), Reason::Epoch)];
+    let value = ipcache_value(&NOBODY);
+    steps.extend(covers.iter().map(|prefix| {
+        let key = ipcache_key(*prefix);
+        Step::new(Write::IpcacheUpsert { key, value }, Reason::AddressChange)
+    }));
     steps.extend(
         gone.iter()
             .map(|key| Step::new(Write::IpcacheDelete { key: *key }, Reason::AddressChange)),

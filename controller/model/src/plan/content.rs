@@ -65,7 +65,7 @@ impl<'a> Existing<'a> {
             .all(|(key, value)| rank::is_well_formed(key) && EntryValue::of(key, value).is_some());
         Self {
             table,
-            coherent: sealed && shapes.covers(Shapes::needed(entries.iter().map(|(key, _)| *key))),
+            coherent: sealed && shapes.covers(Shapes::needed(entries.iter().copied())),
             has_auth: entries.iter().any(|(_, value)| value.auth().kind() != 0),
             entries,
             shapes,
@@ -102,7 +102,7 @@ impl<'a> Existing<'a> {
         let mut diff = TableDiff {
             table: self.table,
             old_shapes: self.shapes,
-            new_shapes: Shapes::needed(wanted.keys()),
+            new_shapes: Shapes::needed(&wanted),
             changes: Vec::new(),
         };
         for (key, new) in &wanted {
@@ -129,7 +129,7 @@ impl<'a> Existing<'a> {
 
     /// Fewer shapes where some are not needed for what it holds: costs programs lookups, changes no verdict.
     pub(super) fn trim_shapes(&self) -> Vec<Step> {
-        let needed = Shapes::needed(self.entries.iter().map(|(key, _)| *key));
+        let needed = Shapes::needed(self.entries.iter().copied());
         shape_steps(self.table, self.shapes, needed, Reason::Repair)
     }
 
@@ -155,7 +155,7 @@ impl<'a> Existing<'a> {
 pub(super) fn staged(table: u32, content: &TableContent) -> Vec<Step> {
     let reason = Reason::Staging { table };
     let entries = sealed(content, table);
-    let shapes = Shapes::needed(entries.keys());
+    let shapes = Shapes::needed(&entries);
     let mut steps = shape_steps(table, Shapes::default(), shapes, reason);
     steps.extend(
         entries
@@ -352,6 +352,8 @@ impl Moves {
 fn speaks_of(key: &PolicyKey, identity: NumericIdentity, local_cluster: u8) -> bool {
     match Specificity::of(key) {
         Specificity::Any => true,
+        // Whether anybody is restricted is its concern.
+        _ if identity == NumericIdentity::UNRESOLVED => true,
         Specificity::Aggregate => identity.aggregate(local_cluster).0 == key.identity,
         Specificity::Specific => identity.0 == key.identity,
     }

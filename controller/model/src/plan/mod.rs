@@ -5,6 +5,7 @@ mod addresses;
 mod assign;
 mod build;
 mod content;
+mod cover;
 mod fit;
 mod interfaces;
 mod rank;
@@ -105,8 +106,8 @@ impl Plan {
         self.steps.iter().map(|step| &step.write)
     }
 
-    /// Addresses of pods on other nodes for which the ipcache has no room. They count as whatever prefix is around
-    /// them, `world` most often: as if their objects had not come yet.
+    /// Addresses of pods on other nodes for which the ipcache has no room. Prefixes around them say so: such a pod may what
+    /// everybody may, and no more.
     pub fn left_out(&self) -> &[IpNet] {
         &self.left_out
     }

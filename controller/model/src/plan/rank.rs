@@ -54,16 +54,25 @@ pub(super) const fn is_well_formed(key: &PolicyKey) -> bool {
 pub(super) struct Shapes([ShapeWord; 2]);
 
 impl Shapes {
-    /// What entries of these keys need.
-    pub(super) fn needed<'a>(keys: impl IntoIterator<Item = &'a PolicyKey>) -> Self {
-        let mut masks = [[0_u32; 3]; 2];
-        for key in keys {
-            let kind = Specificity::of(key) as usize;
-            masks[key.direction() as usize][kind] |= 1 << key.shape();
+    /// What these entries need.
+    pub(super) fn needed<'a>(
+        entries: impl IntoIterator<Item = (&'a PolicyKey, &'a PolicyValue)>,
+    ) -> Self {
+        let mut words = [ShapeWord::default(); 2];
+        for (key, value) in entries {
+            let shape = ShapeMask(1 << key.shape());
+            let none = ShapeMask::default();
+            let mut needed = match Specificity::of(key) {
+                Specificity::Any => ShapeWord::new(none, none, shape),
+                Specificity::Aggregate => ShapeWord::new(none, shape, none),
+                Specificity::Specific => ShapeWord::new(shape, none, none),
+            };
+            if value.restricts(key) {
+                needed = needed.restricting();
+            }
+            words[key.direction() as usize].0 |= needed.0;
         }
-        Self(masks.map(|[any, aggregate, specific]| {
-            ShapeWord::new(ShapeMask(specific), ShapeMask(aggregate), ShapeMask(any))
-        }))
+        Self(words)
     }
 
     pub(super) fn new(ingress: ShapeWord, egress: ShapeWord) -> Self {

@@ -9,7 +9,9 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use oxilium_abi::{AuthRequirement, Direction, Precedence, ShapeMask, ShapeWord};
+use oxilium_abi::{
+    AuthRequirement, Direction, POLICY_CLASS_ALLOW, Precedence, ShapeMask, ShapeWord,
+};
 
 use super::l7::Redirect;
 use super::port::PortPrefix;
@@ -176,6 +178,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// As [`oxilium_abi::PolicyValue::restricts`].
+    fn restricts(&self, identity: NumericIdentity) -> bool {
+        let allows = self.precedence.class() == POLICY_CLASS_ALLOW && self.redirect.is_none();
+        self.auth.kind() != 0 || identity != NumericIdentity::ANY && !allows
+    }
+
     /// The same for every packet: all but precedence and origins.
     pub(crate) fn same_verdict(&self, other: &Self) -> bool {
         self.precedence == other.precedence
@@ -282,11 +290,14 @@ impl DirectionTable {
     /// The shapes in use, for the programs' tuple-space search.
     pub fn shapes(&self) -> ShapeWord {
         let mut masks = [0_u32; 3];
-        for (key, _) in self.entries.iter() {
+        let mut restricts = false;
+        for (key, entry) in self.entries.iter() {
             masks[usize::from(kind(key.identity))] |= 1 << key.shape();
+            restricts |= entry.restricts(key.identity);
         }
         let [any, aggregate, specific] = masks.map(ShapeMask);
-        ShapeWord::new(specific, aggregate, any)
+        let word = ShapeWord::new(specific, aggregate, any);
+        if restricts { word.restricting() } else { word }
     }
 
     /// The entry that decides a packet; none: it is dropped.

@@ -77,7 +77,7 @@ pub struct Capacities {
     pub table_quota: usize,
     /// Highest policy table id: half the length of the shape words' array, less one.
     pub max_table: u32,
-    /// ipcache prefixes.
+    /// ipcache prefixes, those of [`Self::ipcache_reserve`] included.
     pub ipcache: usize,
     /// Interfaces.
     pub interfaces: usize,
@@ -87,6 +87,14 @@ pub struct Capacities {
     pub frontends: usize,
     /// Backends of all frontends together, at most 2²² (Cilium's `bpf-lb-map-max` is for each of its maps).
     pub backends: usize,
+}
+
+impl Capacities {
+    /// Of the ipcache's prefixes, those that are kept for what stands in for addresses without room.
+    pub const fn ipcache_reserve(&self) -> usize {
+        let reserve = self.ipcache / 64;
+        if reserve < 12 { 12 } else { reserve }
+    }
 }
 
 impl Default for Capacities {

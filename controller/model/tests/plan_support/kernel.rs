@@ -222,6 +222,9 @@ impl Kernel {
             .get(&(table, probe.direction))
             .copied()
             .unwrap_or_default();
+        if identity == NumericIdentity::UNRESOLVED && shapes.restricts() {
+            return Verdict::NoMatch;
+        }
         let kinds = [
             (identity, shapes.specific(), 2),
             (identity.aggregate(0), shapes.aggregate(), 1),

@@ -7,6 +7,7 @@ mod lies;
 mod malformed;
 mod neighbours;
 mod services;
+mod unresolved;
 mod verdicts;
 
 use oxilium_abi::{DropReason, SERVICE_LOOPBACK4, SERVICE_LOOPBACK6};
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Story> {
         stories.extend(flows::stories(family));
         stories.extend(fragments::stories(family));
         stories.extend(services::stories(family));
+        stories.extend(unresolved::stories(family));
     }
     stories.extend(lies::stories());
     stories.extend(malformed::stories());

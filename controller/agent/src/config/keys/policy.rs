@@ -42,7 +42,7 @@ pub(super) const KEYS: &[Key] = &[
         AGENT,
         "conntrack-gc-interval",
         Duration,
-        "time between two removals of flows that ended",
+        "time between two removals of flows that ended; 0s: 10 seconds to 5 minutes, as the tables fill",
     ),
     only(
         "enable-host-firewall",

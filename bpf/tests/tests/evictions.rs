@@ -1,0 +1,103 @@
+//! Full conntrack tables: what the kernel evicts is counted, and a flood of one pod's new flows evicts nobody's answered ones.
+
+use anyhow::{Result, ensure};
+use oxilium_abi::{Direction, map};
+use oxilium_datapath::testing::{Frame, PolicyEntry, World, tcp, udp};
+use oxilium_e2e::require::{Need, require};
+use oxilium_kernel::Node as _;
+use oxilium_program_tests::{
+    enter_namespace,
+    hooks::Hooks,
+    node::{PinnedNode, bpftool},
+};
+
+/// The entries that [`PinnedNode`]'s tables of flows have room for.
+const ROOM: usize = 1024;
+const SYN: u8 = 2;
+
+fn query(port: u16) -> Frame {
+    World::to4(World::PEER4, 17, &udp(port, 53, b"?"))
+}
+
+fn answer(port: u16) -> Frame {
+    World::from4(World::PEER4, 17, &udp(53, port, b"!"))
+}
+
+fn open() -> Result<(PinnedNode, Hooks)> {
+    enter_namespace()?;
+    let mut node = PinnedNode::open()?;
+    let policy = [
+        PolicyEntry::allow(Direction::Ingress, World::PEER, 17, 53),
+        PolicyEntry::allow_all(Direction::Egress, World::PEER),
+    ];
+    for write in World::writes(&policy) {
+        node.write(&write)?;
+    }
+    let hooks = Hooks::of(&node)?;
+    // From here on evictions are counted.
+    node.node.collect_garbage(0)?;
+    Ok((node, hooks))
+}
+
+/// Entries of a pinned map.
+fn entries(node: &PinnedNode, name: &str) -> Result<usize> {
+    let dump = bpftool(&["map", "dump", "pinned"], &node.pin(name), &[])?;
+    let dump: serde_json::Value = serde_json::from_str(&dump)?;
+    Ok(dump.as_array().map_or(0, Vec::len))
+}
+
+fn evicted(node: &mut PinnedNode) -> Result<u64> {
+    node.node.collect_garbage(0)?;
+    Ok(node.node.evicted_flows())
+}
+
+#[test]
+fn answered_flows_that_the_kernel_evicts_are_counted() -> Result<()> {
+    if !require(&[Need::Root, Need::Bpf, Need::Tools]) {
+        return Ok(());
+    }
+    let (mut node, hooks) = open()?;
+    let talk = |ports: std::ops::Range<u16>| -> Result<()> {
+        for port in ports {
+            ensure!(hooks.passes(Direction::Ingress, &query(port))?);
+            ensure!(hooks.passes(Direction::Egress, &answer(port))?);
+        }
+        Ok(())
+    };
+    talk(1000..1100)?;
+    assert_eq!(entries(&node, map::CT4)?, 100);
+    assert_eq!(evicted(&mut node)?, 0, "there is room for all");
+    let flows = 1100..5100;
+    let opened = 100 + flows.len();
+    talk(flows)?;
+    let living = entries(&node, map::CT4)?;
+    assert!(living <= ROOM, "{living} entries in a table for {ROOM}");
+    assert_eq!(evicted(&mut node)?, (opened - living) as u64);
+    Ok(())
+}
+
+#[test]
+fn a_flood_of_flows_without_an_answer_evicts_no_answered_one() -> Result<()> {
+    if !require(&[Need::Root, Need::Bpf, Need::Tools]) {
+        return Ok(());
+    }
+    let (mut node, hooks) = open()?;
+    for port in 1000..1500 {
+        ensure!(hooks.passes(Direction::Ingress, &query(port))?);
+        ensure!(hooks.passes(Direction::Egress, &answer(port))?);
+    }
+    let established = entries(&node, map::CT4)?;
+    assert_eq!(established, 500);
+    for port in 1..10_000 {
+        // A SYN flood and a spray of datagrams.
+        let syn = World::from4(World::PEER4, 6, &tcp(port, 80, SYN, &[]));
+        let datagram = World::from4(World::PEER4, 17, &udp(port, 9, b"!"));
+        ensure!(hooks.passes(Direction::Egress, &syn)?, "SYN from {port}");
+        ensure!(hooks.passes(Direction::Egress, &datagram)?, "from {port}");
+    }
+    let unanswered = entries(&node, map::CT4_UNANSWERED)?;
+    assert!(unanswered <= ROOM, "{unanswered} entries for {ROOM}");
+    assert_eq!(entries(&node, map::CT4)?, established);
+    assert_eq!(evicted(&mut node)?, 0);
+    Ok(())
+}
