@@ -9,6 +9,8 @@ use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
+use crate::metrics::ApiCalls;
+
 /// How long the API server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long it may take to accept a request.
@@ -114,11 +116,14 @@ async fn from_kubeconfig(path: &Path) -> Result<Config, KubeconfigError> {
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
 }
 
-/// A client of the Kubernetes API. The API server is not asked anything yet. Inside a runtime.
+/// A client of the Kubernetes API whose requests are counted. The API server is not asked anything yet. Inside a runtime.
 ///
 /// # Errors
 /// [`ClientError`].
-pub async fn connect(options: &KubernetesOptions) -> Result<Cluster, ClientError> {
+pub async fn connect(
+    options: &KubernetesOptions,
+    calls: &ApiCalls,
+) -> Result<Cluster, ClientError> {
     let (origin, server) = options.origin(std::env::var_os("KUBECONFIG"))?;
     let mut config = match origin {
         Origin::Kubeconfig(path) => from_kubeconfig(&path)
@@ -141,7 +146,9 @@ pub async fn connect(options: &KubernetesOptions) -> Result<Cluster, ClientError
     ));
     config.headers.push((http::header::USER_AGENT, agent));
     let url = config.cluster_url.to_string();
-    let client = ClientBuilder::try_from(config)?.build();
+    let host = config.cluster_url.authority().map(ToString::to_string);
+    let count = calls.layer(host.unwrap_or_default());
+    let client = ClientBuilder::try_from(config)?.with_layer(&count).build();
     Ok(Cluster { client, url })
 }
 
@@ -211,7 +218,7 @@ mod tests {
         ];
         let mut told = Vec::new();
         for case in cases {
-            let error = connect(&case).await.err().unwrap();
+            let error = connect(&case, &ApiCalls::default()).await.err().unwrap();
             told.push(error.to_string());
         }
         let told = told

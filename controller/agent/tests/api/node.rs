@@ -141,6 +141,10 @@ impl Node {
         self.runtime.block_on(metrics.page("/metrics"))
     }
 
+    pub(crate) fn instruments(&self) -> &Instruments {
+        &self.service.instruments
+    }
+
     pub(crate) fn client(&self) -> Client {
         Client::new(self.socket(), Duration::from_secs(20))
     }
