@@ -1,5 +1,7 @@
 //! The connection to the Kubernetes API: where it is, as whom, with which patience.
 
+mod warning;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +10,8 @@ use clap::Args;
 use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+
+pub use warning::{Warning, warn};
 
 use crate::metrics::ApiCalls;
 
