@@ -10,6 +10,7 @@ use std::{
 use oxilium_e2e::{
     pod::Pod,
     probe::{self, Outcome},
+    process::command,
     require::{Need, require},
     scenario::{Scenario, policy, sockets},
     server::{self, TcpServer, UdpEcho},
@@ -179,6 +180,96 @@ fn dns_by_its_service_under_default_deny() {
 fn dns_by_its_service_under_default_deny_beside_kube_proxy() {
     if require(&[Need::BridgeNetfilter]) {
         dns_under_default_deny(true);
+    }
+}
+
+/// By what kube-proxy is known to be there in each of its modes, and how that is undone.
+const PROXIES: [(&str, [&str; 2]); 6] = [
+    (
+        "IPv4",
+        [
+            "nft add table ip kube-proxy",
+            "nft delete table ip kube-proxy",
+        ],
+    ),
+    (
+        "IPv6",
+        [
+            "nft add table ip6 kube-proxy",
+            "nft delete table ip6 kube-proxy",
+        ],
+    ),
+    (
+        "IPv4",
+        [
+            "iptables-nft -t nat -N KUBE-SERVICES",
+            "iptables-nft -t nat -X KUBE-SERVICES",
+        ],
+    ),
+    (
+        "IPv6",
+        [
+            "ip6tables-nft -t nat -N KUBE-SERVICES",
+            "ip6tables-nft -t nat -X KUBE-SERVICES",
+        ],
+    ),
+    (
+        "IPv4",
+        [
+            "iptables-legacy -t nat -N KUBE-SERVICES",
+            "iptables-legacy -t nat -X KUBE-SERVICES",
+        ],
+    ),
+    (
+        "IPv6",
+        [
+            "ip6tables-legacy -t nat -N KUBE-SERVICES",
+            "ip6tables-legacy -t nat -X KUBE-SERVICES",
+        ],
+    ),
+];
+
+#[test]
+fn status_warns_where_kube_proxy_in_any_mode_sees_half_of_each_connection() {
+    if !require(&[Need::BridgeNetfilter]) {
+        return;
+    }
+    let Some(scenario) = Scenario::start().unwrap() else {
+        return;
+    };
+    let dns = dns_pod(&scenario, "dns");
+    put(&scenario, &service(&[&dns]));
+    let node = &scenario.lab.worker.netns;
+    let run = |line: &str| {
+        let mut words = line.split(' ');
+        let mut command = command(words.next().unwrap());
+        node.run(command.args(words)).unwrap();
+    };
+    let bridges_call = |value: &str| {
+        for family in ["iptables", "ip6tables"] {
+            let key = format!("net.bridge.bridge-nf-call-{family}");
+            node.sysctl(&key, value).unwrap();
+        }
+    };
+    let warned = || {
+        let status = scenario.agent.cli().status().unwrap();
+        let said = status["cilium"]["msg"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let halves = ["IPv4", "IPv6"].map(|family| format!("half of an {family} connection"));
+        halves.map(|half| said.contains(&half))
+    };
+    // Somebody else's table.
+    run("nft add table ip nat");
+    for (family, [add, remove]) in PROXIES {
+        bridges_call("0");
+        assert_eq!(warned(), [false, false], "before {add}");
+        run(add);
+        assert_eq!(warned(), ["IPv4", "IPv6"].map(|one| one == family), "{add}");
+        bridges_call("1");
+        assert_eq!(warned(), [false, false], "{add}, and bridges call");
+        run(remove);
     }
 }
 

@@ -1,5 +1,7 @@
 //! The connection to the Kubernetes API: where it is, as whom, with which patience.
 
+mod warning;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +10,10 @@ use clap::Args;
 use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+
+pub use warning::{Warning, warn};
+
+use crate::metrics::ApiCalls;
 
 /// How long the API server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -114,11 +120,14 @@ async fn from_kubeconfig(path: &Path) -> Result<Config, KubeconfigError> {
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
 }
 
-/// A client of the Kubernetes API. The API server is not asked anything yet. Inside a runtime.
+/// A client of the Kubernetes API whose requests are counted. The API server is not asked anything yet. Inside a runtime.
 ///
 /// # Errors
 /// [`ClientError`].
-pub async fn connect(options: &KubernetesOptions) -> Result<Cluster, ClientError> {
+pub async fn connect(
+    options: &KubernetesOptions,
+    calls: &ApiCalls,
+) -> Result<Cluster, ClientError> {
     let (origin, server) = options.origin(std::env::var_os("KUBECONFIG"))?;
     let mut config = match origin {
         Origin::Kubeconfig(path) => from_kubeconfig(&path)
@@ -141,7 +150,9 @@ pub async fn connect(options: &KubernetesOptions) -> Result<Cluster, ClientError
     ));
     config.headers.push((http::header::USER_AGENT, agent));
     let url = config.cluster_url.to_string();
-    let client = ClientBuilder::try_from(config)?.build();
+    let host = config.cluster_url.authority().map(ToString::to_string);
+    let count = calls.layer(host.unwrap_or_default());
+    let client = ClientBuilder::try_from(config)?.with_layer(&count).build();
     Ok(Cluster { client, url })
 }
 
@@ -211,7 +222,7 @@ mod tests {
         ];
         let mut told = Vec::new();
         for case in cases {
-            let error = connect(&case).await.err().unwrap();
+            let error = connect(&case, &ApiCalls::default()).await.err().unwrap();
             told.push(error.to_string());
         }
         let told = told

@@ -25,7 +25,7 @@ use crate::api::{Metrics, Monitors, Server, Service};
 use crate::config::{self, AgentOptions, LogFormat, ObjectSource};
 use crate::disk::{InstanceLock, LOCK, Ledger, Places, make_directory, missing, write_whole};
 use crate::http::{self, OptionalAddress};
-use crate::metrics::{CountLogLines, Instruments};
+use crate::metrics::{CountLogLines, Instruments, LogLines};
 use crate::publish::{Publishing, publish};
 use crate::reconcile::{Input, Reconciler, Start, View};
 use crate::source::{self, TombstoneWatch};
@@ -39,7 +39,7 @@ const LINKS_AT_ONCE: usize = 2;
 const SETTLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Log lines go to stderr; `counted` counts those that are warnings or errors. Once in a process.
-pub fn log_to_stderr(debug: bool, format: LogFormat, counted: Option<Instruments>) {
+pub fn log_to_stderr(debug: bool, format: LogFormat, counted: Option<LogLines>) {
     let level = if debug { "debug" } else { "info" };
     // What goes wrong with a request is told by whoever made it.
     let quiet = format!("{level},kube_client=off");
@@ -243,7 +243,8 @@ fn serve(
     let server = Server::bind(socket)?;
     let view = start_reconciling(start, received, runtime.handle().clone())?;
     tokio::spawn(watch_kernel(monitor, inputs.clone()));
-    if let Some(client) = source::start(&options, &node_name, inputs.clone(), runtime)? {
+    let calls = &instruments.api_calls;
+    if let Some(client) = source::start(&options, &node_name, calls, inputs.clone(), runtime)? {
         start_publishing(client, view.clone(), inputs.clone());
     }
     let _watch = watch_tombstones(&options.tombstones, &inputs);
@@ -401,7 +402,11 @@ fn kernel_config(options: &AgentOptions) -> KernelConfig {
 /// When it cannot start; with what to do about it.
 pub fn run(options: AgentOptions, socket: &Path) -> Result<()> {
     let instruments = Instruments::default();
-    log_to_stderr(options.debug, options.log_format, Some(instruments.clone()));
+    log_to_stderr(
+        options.debug,
+        options.log_format,
+        Some(instruments.log_lines.clone()),
+    );
     options.configured.log();
     let process = Process::prepare(&options, socket)?;
     let runtime = runtime::Builder::new_multi_thread()

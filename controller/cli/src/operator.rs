@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use kube::api::DynamicObject;
-use oxilium_agent::http::{self, Answer, Pages};
+use oxilium_agent::http::{self, Answer, OptionalAddress, Pages};
 use oxilium_agent::kubernetes::connect;
+use oxilium_operator::metrics::Metrics;
 use oxilium_operator::{Health, OperatorOptions};
 use serde_json::json;
 use tokio::sync::watch;
@@ -29,8 +30,28 @@ impl Pages for Probes {
     }
 }
 
+/// `/metrics`, and nothing else.
+struct Scrapes {
+    metrics: Metrics,
+    health: watch::Receiver<Health>,
+}
+
+impl Pages for Scrapes {
+    async fn page(&self, path: &str) -> Answer {
+        match path {
+            "/metrics" => {
+                let is_leader = *self.health.borrow() != Health::Waiting;
+                Answer::Metrics(self.metrics.page(is_leader))
+            }
+            _ => Answer::NoSuchPage,
+        }
+    }
+}
+
 pub(crate) fn run(options: &OperatorOptions) -> anyhow::Result<Verdict> {
-    oxilium_agent::log_to_stderr(options.debug, options.log_format, None);
+    let metrics = Metrics::default();
+    let counted = metrics.log_lines.clone();
+    oxilium_agent::log_to_stderr(options.debug, options.log_format, Some(counted));
     let terms = options.terms().map_err(|error| anyhow!(error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -38,14 +59,24 @@ pub(crate) fn run(options: &OperatorOptions) -> anyhow::Result<Verdict> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let client = connect(&options.kubernetes).await?.client;
+        let client = connect(&options.kubernetes, &metrics.api_calls)
+            .await?
+            .client;
         let (told, seen) = watch::channel(Health::Waiting);
         let listener = http::listen(
             options.operator_api_serve_addr.into(),
             "operator-api-serve-addr",
         )
         .await?;
-        tokio::spawn(http::serve(listener, Arc::new(Probes(seen))));
+        tokio::spawn(http::serve(listener, Arc::new(Probes(seen.clone()))));
+        if let OptionalAddress(Some(address)) = options.operator_prometheus_serve_addr {
+            let listener = http::listen(address, "operator-prometheus-serve-addr").await?;
+            let scrapes = Scrapes {
+                metrics: metrics.clone(),
+                health: seen,
+            };
+            tokio::spawn(http::serve(listener, Arc::new(scrapes)));
+        }
         let name = name(options)?;
         let definitions = match &options.crds_dir {
             Some(directory) => definitions(directory)?,
@@ -55,7 +86,8 @@ pub(crate) fn run(options: &OperatorOptions) -> anyhow::Result<Verdict> {
                 .collect::<Result<_, _>>()
                 .context("the definitions that this program brings cannot be read")?,
         };
-        oxilium_operator::run(client, options, (name, terms), &definitions, &told).await?;
+        let seen_by = (&told, &metrics);
+        oxilium_operator::run(client, options, (name, terms), &definitions, seen_by).await?;
         Ok(Verdict::Yes)
     })
 }

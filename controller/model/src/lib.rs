@@ -2,6 +2,7 @@
 
 pub mod condition;
 mod desired;
+mod differing;
 pub mod identity;
 pub mod label;
 pub mod node_state;
@@ -11,6 +12,6 @@ pub mod policy;
 pub mod world;
 
 pub use desired::{
-    Change, Incremental, Plain, RemotePodsMemory, Resolver, Shadow, StagedFlow, desired,
-    desired_with,
+    Change, Incremental, Plain, RemotePodsMemory, Resolver, ServicesMemory, Shadow, StagedFlow,
+    desired, desired_with,
 };

@@ -27,7 +27,7 @@ pub struct NodeState {
     /// Identity of each prefix, and the node that it is behind.
     pub ipcache: BTreeMap<IpNet, IpcacheTarget>,
     /// Frontends of services, each with its backends.
-    pub services: Arc<BTreeMap<Frontend, FrontendState>>,
+    pub services: Arc<Frontends>,
     /// Which program is to run where.
     pub attachments: BTreeMap<AttachPoint, ProgramTag>,
     /// All identities that policy was resolved against.
@@ -256,6 +256,9 @@ impl fmt::Display for Frontend {
         write!(f, "{socket}/{protocol}")
     }
 }
+
+/// Frontends, each with its backends.
+pub type Frontends = BTreeMap<Frontend, Arc<FrontendState>>;
 
 /// Where flows to a frontend go.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,13 +1,14 @@
 //! What the kernel holds, exactly as read.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use oxilium_abi::{
     Direction, EndpointWord, Epoch, InterfaceConfig, IpcacheKey, IpcacheValue, IpcacheWord,
     LbAddress, NODE_WORDS, NodeWord, PolicyKey, PolicyValue, ServiceKey, ServiceValue, ShapeWord,
 };
 
-use crate::node_state::{AttachPoint, ProgramTag};
+use crate::node_state::{AttachPoint, Frontends, ProgramTag};
 
 /// The content of every table that the agent writes. What the programs own (conntrack, fragments,
 /// counters) is not in here: it is never diffed.
@@ -33,7 +34,40 @@ pub struct Observed {
     pub reverse_nat: BTreeMap<u32, LbAddress>,
     /// Our programs on hooks of interfaces that exist. Programs of others are not in here.
     pub attachments: BTreeMap<AttachPoint, AttachedProgram>,
+    /// See [`Settled`].
+    pub settled_services: Settled<Frontends>,
 }
+
+/// What tables were last brought to, where nothing was written to them since: of that only what is wanted otherwise need
+/// be compared. It is no part of what was read: two pictures that differ in nothing else are equal.
+#[derive(Clone, Debug)]
+pub struct Settled<T>(Option<Arc<T>>);
+
+impl<T> Settled<T> {
+    /// They hold this and no more.
+    pub const fn on(what: Arc<T>) -> Self {
+        Self(Some(what))
+    }
+
+    /// What they are known to hold, and no more.
+    pub const fn what(&self) -> Option<&Arc<T>> {
+        self.0.as_ref()
+    }
+}
+
+impl<T> Default for Settled<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> PartialEq for Settled<T> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<T> Eq for Settled<T> {}
 
 /// One of our programs on a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

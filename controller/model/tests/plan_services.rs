@@ -10,7 +10,8 @@ use std::sync::Arc;
 use oxilium_abi::{LbState, NodeWord, ServiceWord};
 use oxilium_datapath::testing::{self, MemoryMaps};
 use oxilium_datapath::{Address, Choice, V4, V6};
-use oxilium_model::node_state::{Frontend, FrontendState, NodeState};
+use oxilium_model::node_state::{Frontend, FrontendState, Frontends, NodeState};
+use oxilium_model::observed::{Observed, Settled};
 use oxilium_model::plan::{Plan, RESTING_BACKENDS, Write, lb_address, plan, service_key};
 use oxilium_model::world::{BackendAddress, Complete, NodeConfig, ServiceRef, Source, Synced};
 use plan_support::kernel::Kernel;
@@ -67,7 +68,7 @@ fn state(wanted: &Wanted) -> NodeState {
                 affinity: number.is_multiple_of(3).then_some(60),
                 backends: backends.iter().map(|b| backend(*number, *b)).collect(),
             };
-            (frontend(*number), state)
+            (frontend(*number), Arc::new(state))
         })
         .collect();
     NodeState {
@@ -81,11 +82,23 @@ fn state(wanted: &Wanted) -> NodeState {
 struct Node {
     kernel: Kernel,
     maps: MemoryMaps<'static>,
+    /// What the tables hold, where that is known.
+    settled: Option<Arc<Frontends>>,
 }
 
 impl Node {
+    /// The same plan, whether or not it is known what the tables hold.
     fn plan(&self, state: &NodeState) -> Plan {
-        plan(&self.kernel.0, state, &NodeConfig::default(), complete()).expect("there is room")
+        let plan = |observed: &Observed| {
+            plan(observed, state, &NodeConfig::default(), complete()).expect("there is room")
+        };
+        let planned = plan(&self.kernel.0);
+        if let Some(settled) = &self.settled {
+            let mut known = self.kernel.0.clone();
+            known.settled_services = Settled::on(Arc::clone(settled));
+            assert_eq!(plan(&known), planned);
+        }
+        planned
     }
 
     fn apply(&mut self, write: &Write) {
@@ -136,6 +149,8 @@ impl Node {
     fn settle(&mut self, wanted: &Wanted, writes: usize) {
         let state = state(wanted);
         let plan = self.plan(&state);
+        let whole = writes >= plan.writes().count();
+        self.settled = whole.then(|| Arc::clone(&state.services));
         let watched: Vec<Frontend> = (0..4).map(frontend).collect();
         let before: Vec<Choices> = watched.iter().map(|f| self.choices(f)).collect();
         let after: Vec<Choices> = watched.iter().map(|f| expected(&state, f)).collect();
@@ -283,6 +298,7 @@ proptest! {
     fn damage_is_repaired(wanted in wanted(), noise in any::<u64>(), count in 1..8_usize) {
         let mut node = Node::default();
         node.settle(&wanted, usize::MAX);
+        node.settled = None;
         let kernel = &mut node.kernel.0;
         for (_, value) in kernel.services.iter_mut().take(count) {
             value.word ^= noise;
@@ -370,17 +386,32 @@ fn those_that_have_rested_longest_go_when_too_many_rest() {
             backends: backends.collect(),
         };
         NodeState {
-            services: Arc::new(BTreeMap::from([(frontend, state)])),
+            services: Arc::new(BTreeMap::from([(frontend, Arc::new(state))])),
             ..NodeState::default()
         }
     };
     for state in [many(0, 100), many(100, RESTING_BACKENDS), many(0, 0)] {
         let plan = node.plan(&state);
         plan.writes().for_each(|write| node.kernel.apply(write));
+        node.settled = Some(state.services);
     }
     let kept = &node.kernel.0.backends;
     assert_eq!(kept.len(), RESTING_BACKENDS);
     assert!(kept.values().all(|value| value.resting == 2));
+}
+
+#[test]
+fn tables_that_are_known_to_hold_what_is_wanted_are_not_compared_with_it() {
+    let mut node = Node::default();
+    let there = Wanted::from([(0, BTreeSet::from([1, 2]))]);
+    let wanted = state(&there);
+    node.kernel.0.settled_services = Settled::on(Arc::clone(&wanted.services));
+    assert!(node.plan(&wanted).is_empty(), "it was told so");
+    let another = state(&there);
+    assert!(
+        !node.plan(&another).is_empty(),
+        "of this one nothing is known"
+    );
 }
 
 #[test]

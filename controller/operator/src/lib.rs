@@ -5,6 +5,7 @@
 //! - [`endpoints`]: CiliumEndpoints whose pod is gone are removed
 //! - [`policies`]: what is to be said of policies is said
 //! - [`lease`]: who is the leader
+//! - [`metrics`]: what is counted
 //!
 //! What is decided is decided by pure functions over lists; what is done is done to the version of an object that was
 //! looked at, so that whoever changes it meanwhile wins.
@@ -15,6 +16,7 @@ mod error;
 pub mod identities;
 pub mod lease;
 mod list;
+pub mod metrics;
 mod options;
 pub mod policies;
 mod run;

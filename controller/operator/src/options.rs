@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use oxilium_agent::config::LogFormat;
 use oxilium_agent::config::value::{parse_boolean, parse_seconds};
+use oxilium_agent::http::OptionalAddress;
 use oxilium_agent::kubernetes::KubernetesOptions;
 
 use crate::lease::Terms;
@@ -73,6 +74,15 @@ pub struct OperatorOptions {
         value_name = "ADDRESS"
     )]
     pub operator_api_serve_addr: SocketAddr,
+
+    /// Where /metrics is served: :PORT, or ADDRESS:PORT; nowhere unless given.
+    #[arg(
+        long,
+        env = "CILIUM_OPERATOR_PROMETHEUS_SERVE_ADDR",
+        default_value = "",
+        value_name = "ADDRESS"
+    )]
+    pub operator_prometheus_serve_addr: OptionalAddress,
 
     /// How log lines are written.
     #[arg(long, env = "OXILIUM_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]

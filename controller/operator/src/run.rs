@@ -1,6 +1,6 @@
 //! A process that is an operator.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::DynamicObject;
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::lease::{Candidate, Election, Terms};
+use crate::metrics::Metrics;
 use crate::{OperatorError, OperatorOptions, definitions, endpoints, identities, policies};
 
 /// Between two attempts to install the definitions.
@@ -36,7 +37,7 @@ pub async fn run(
     options: &OperatorOptions,
     (name, terms): (String, Terms),
     resources: &[DynamicObject],
-    health: &watch::Sender<Health>,
+    (health, metrics): (&watch::Sender<Health>, &Metrics),
 ) -> Result<(), OperatorError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(OperatorError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(OperatorError::Signals)?;
@@ -53,7 +54,7 @@ pub async fn run(
     // What is not awaited any more does nothing any more: work ends with the lease.
     tokio::select! {
         lost = candidate.hold() => return Err(lost),
-        () = work(&client, options, resources, health) => {}
+        () = work(&client, options, resources, (health, metrics)) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -66,7 +67,7 @@ async fn work(
     client: &Client,
     options: &OperatorOptions,
     resources: &[DynamicObject],
-    health: &watch::Sender<Health>,
+    (health, metrics): (&watch::Sender<Health>, &Metrics),
 ) {
     while let Err(error) = definitions::install(client, resources).await {
         tracing::warn!(%error, "definitions are not installed; trying again");
@@ -79,10 +80,15 @@ async fn work(
         Box::pin(policies::follow(client, policies::KINDS[1])),
         every(options.cilium_endpoint_gc_interval, async || {
             let pass = endpoints::collect(client).await;
+            if let Ok(pass) = &pass {
+                metrics.endpoints(pass);
+            }
             tell("CiliumEndpoints", pass.map(|pass| format!("{pass:?}")));
         }),
         every(options.identity_gc_interval, async || {
+            let began = Instant::now();
             let pass = identities::collect(client, options.identity_heartbeat_timeout).await;
+            metrics.identities(pass.as_ref().ok(), began.elapsed());
             tell("CiliumIdentities", pass.map(|pass| format!("{pass:?}")));
         }),
     );

@@ -12,6 +12,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::DynamicObject;
 use kube::{Api, Client};
 use oxilium_agent::kubernetes::{KubernetesOptions, connect};
+use oxilium_agent::metrics::ApiCalls;
 use oxilium_e2e::apiserver::ApiServer;
 use oxilium_e2e::require::{Need, require};
 use oxilium_e2e::wait;
@@ -26,7 +27,9 @@ fn client(runtime: &Runtime, kubeconfig: PathBuf) -> Client {
         k8s_kubeconfig_path: Some(kubeconfig),
         k8s_api_server: None,
     };
-    runtime.block_on(connect(&options)).unwrap().client
+    let calls = ApiCalls::default();
+    let connected = runtime.block_on(connect(&options, &calls));
+    connected.unwrap().client
 }
 
 fn shared() -> Option<(&'static ApiServer, Runtime, Client)> {

@@ -11,7 +11,7 @@ use crate::http::{Answer, Pages};
 use crate::metrics::{self, Kernel, Picture, Process};
 use crate::reconcile::View;
 
-/// `/healthz`: what the sources say is enforced, and nothing fails. `/livez`: the loop still turns, whatever it is told.
+/// `/healthz`: what the sources say is enforced, and nothing fails but for single pods. `/livez`: the loop still turns, whatever it is told.
 /// `/metrics` has a port of its own: see [`Metrics`].
 impl<N: Node + 'static> Pages for Service<N> {
     async fn page(&self, path: &str) -> Answer {
@@ -27,7 +27,7 @@ fn readiness(view: &View) -> Answer {
     if let Err(reason) = view.ready() {
         return answer(ComponentState::Failure, reason);
     }
-    match view.failing.first() {
+    match &view.unwell {
         None => answer(ComponentState::Ok, env!("CARGO_PKG_VERSION").to_owned()),
         Some(first) => {
             let msg = format!("{}: {}", first.object, first.reason);

@@ -65,7 +65,7 @@ pub(super) async fn report<N: Node + 'static>(
         endpoints,
         identities: view.state.identities.len(),
         policies: view.world.policies.len(),
-        not_enforced,
+        not_enforced: in_doubt(&view).chain(not_enforced).collect(),
         refused,
         monitor_readers: service.monitors.readers() as u64,
         events_lost: figures.events_lost,
@@ -117,6 +117,14 @@ fn figures<N: Node>(node: &mut N, view: &View) -> Result<KernelFigures, ApiError
     })
 }
 
+/// Pods on which nothing is enforced.
+fn in_doubt(view: &View) -> impl Iterator<Item = FailingObject> {
+    view.in_doubt.iter().map(|(pod, reason)| FailingObject {
+        object: format!("Pod {pod}"),
+        reason: reason.to_string(),
+    })
+}
+
 /// Policies of which something is not enforced, and everything else that is not as asked.
 fn conditions(view: &View) -> (Vec<FailingObject>, Vec<FailingObject>) {
     let mut not_enforced = Vec::new();
@@ -152,14 +160,24 @@ fn overall(
 ) -> ComponentStatus {
     let (state, msg) = if let Err(reason) = view.ready() {
         (ComponentState::Failure, reason)
-    } else if let Some(failing) = view.failing.first() {
+    } else if let Some(failing) = view.unwell.as_ref().or(view.failing.first()) {
         let msg = format!(
             "{} things fail and are tried again, first {}: {}",
             view.failing.len(),
             failing.object,
             failing.reason
         );
-        (ComponentState::Failure, msg)
+        let state = match view.unwell {
+            Some(_) => ComponentState::Failure,
+            None => ComponentState::Warning,
+        };
+        (state, msg)
+    } else if let Some((pod, reason)) = view.in_doubt.first_key_value() {
+        let msg = format!(
+            "policy is not enforced on {} pods that were made without the agent, restart them: first {pod}: {reason}",
+            view.in_doubt.len()
+        );
+        (ComponentState::Warning, msg)
     } else if view.revisions.applied < view.revisions.input {
         (
             ComponentState::Warning,

@@ -32,7 +32,10 @@ pub(super) fn frontends<'s>(
             protocol: protocol.0,
         };
         let known = state.services.get(&frontend);
-        return Ok(known.map(|state| (frontend, state)).into_iter().collect());
+        return Ok(known
+            .map(|state| (frontend, &**state))
+            .into_iter()
+            .collect());
     }
     let Some(name) = to.strip_prefix(PREFIX) else {
         return Ok(Vec::new());
@@ -51,7 +54,7 @@ pub(super) fn frontends<'s>(
         .collect();
     let found: Vec<_> = of_service
         .filter(|(frontend, _)| frontend.port == port && frontend.protocol == protocol.0)
-        .map(|(frontend, state)| (*frontend, state))
+        .map(|(frontend, state)| (*frontend, &**state))
         .collect();
     if found.is_empty() {
         return Err(ExplainError::NoFrontend {

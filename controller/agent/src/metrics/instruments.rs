@@ -14,6 +14,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use super::api_calls::ApiCalls;
+
 /// A part of a reconciliation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(
@@ -60,7 +62,10 @@ pub struct Instruments {
     plan_writes: Histogram,
     implementation_delay: Histogram,
     endpoint_ready: Histogram,
-    log_lines: Family<LevelLabel, Counter>,
+    /// Requests to the API server.
+    pub api_calls: ApiCalls,
+    /// Log lines that are warnings or errors.
+    pub log_lines: LogLines,
     garbage_runs: Family<StatusLabel, Counter>,
     garbage_seconds: Histogram,
     flows: Family<StatusLabel, Gauge<u64, AtomicU64>>,
@@ -73,7 +78,8 @@ impl Default for Instruments {
             plan_writes: Histogram::new(exponential_buckets(1.0, 4.0, 10)),
             implementation_delay: seconds(),
             endpoint_ready: seconds(),
-            log_lines: Family::default(),
+            api_calls: ApiCalls::default(),
+            log_lines: LogLines::default(),
             garbage_runs: Family::default(),
             garbage_seconds: seconds(),
             flows: Family::default(),
@@ -81,9 +87,6 @@ impl Default for Instruments {
         // A counter that is not there yet has no rate when it comes.
         for phase in [Phase::compute, Phase::observe, Phase::plan, Phase::apply] {
             drop(instruments.reconcile.get_or_create(&PhaseLabel { phase }));
-        }
-        for level in ["error", "warning"] {
-            drop(instruments.log_lines.get_or_create(&LevelLabel { level }));
         }
         for status in ["completed", "uncompleted"] {
             let label = StatusLabel { status };
@@ -167,11 +170,8 @@ impl Instruments {
             Unit::Seconds,
             self.endpoint_ready.clone(),
         );
-        registry.register(
-            "cilium_errors_warnings",
-            "Log lines that are warnings or errors",
-            self.log_lines.clone(),
-        );
+        self.log_lines.register(registry, "cilium");
+        self.api_calls.register(registry, "cilium");
         registry.register(
             "cilium_datapath_conntrack_gc_runs",
             "Times that flows which had ended were removed",
@@ -191,9 +191,34 @@ impl Instruments {
     }
 }
 
+/// How many log lines are warnings or errors. A clone counts in the same instrument.
+#[derive(Clone, Debug)]
+pub struct LogLines(Family<LevelLabel, Counter>);
+
+impl Default for LogLines {
+    fn default() -> Self {
+        let lines = Family::default();
+        for level in ["error", "warning"] {
+            drop(lines.get_or_create(&LevelLabel { level }));
+        }
+        Self(lines)
+    }
+}
+
+impl LogLines {
+    /// Under a name that begins with `prefix`.
+    pub fn register(&self, registry: &mut Registry, prefix: &str) {
+        registry.register(
+            format!("{prefix}_errors_warnings"),
+            "Log lines that are warnings or errors",
+            self.0.clone(),
+        );
+    }
+}
+
 /// Counts log lines that are warnings or errors.
 #[derive(Clone, Debug)]
-pub struct CountLogLines(pub Instruments);
+pub struct CountLogLines(pub LogLines);
 
 impl<S: Subscriber> Layer<S> for CountLogLines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
@@ -203,6 +228,7 @@ impl<S: Subscriber> Layer<S> for CountLogLines {
             _ => return,
         };
         let label = LevelLabel { level };
-        self.0.log_lines.get_or_create(&label).inc();
+        let CountLogLines(LogLines(lines)) = self;
+        lines.get_or_create(&label).inc();
     }
 }

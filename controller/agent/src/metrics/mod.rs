@@ -4,6 +4,7 @@
 //! [`Instruments`] are counted in as things happen. Everything else is read off one picture of the agent at each scrape:
 //! nothing is counted twice, and nothing is kept up to date for nobody. No map of flows is walked for a scrape.
 
+mod api_calls;
 mod instruments;
 mod picture;
 mod process;
@@ -11,7 +12,8 @@ mod process;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
-pub use instruments::{CountLogLines, Instruments, Phase};
+pub use api_calls::ApiCalls;
+pub use instruments::{CountLogLines, Instruments, LogLines, Phase};
 pub use picture::{Kernel, Picture};
 pub use process::Process;
 

@@ -222,10 +222,11 @@ impl Picture {
         let in_part = conditions.iter().filter(not_enforced).count();
         pages.gauge(
             "oxilium_objects_not_in_force",
-            "Objects that are refused, have a bad condition, or are not enforced in part",
+            "Objects that are refused, have a bad condition, are not enforced in part, or are pods that run already and were not adopted",
             [
                 (one("how", "refused"), view.source.refused.len()),
                 (one("how", "in_part"), in_part),
+                (one("how", "in_doubt"), view.in_doubt.len()),
                 (one("how", "condition"), conditions.len() - in_part),
             ],
         )?;

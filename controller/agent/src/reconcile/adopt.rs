@@ -2,7 +2,8 @@
 //!
 //! Each is found by its addresses: the Pod object names them, and exactly one network namespace of this node has them,
 //! all of them and no others, on the pod's end of a veth whose other end is here. Anything less is a guess: a pod that may
-//! change its addresses could pass for another, so a pod in doubt stays without an attachment, and `status` is not Ok.
+//! change its addresses could pass for another, so a pod in doubt stays without an attachment. `status` warns of it and the
+//! pod gets an event; the agent is ready all the same, for all the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -49,7 +50,12 @@ pub(super) struct Adoption {
     pub(super) due: bool,
     /// UIDs of pods that had an attachment: one whose device is gone already has ended, though its object is still there.
     known: BTreeSet<String>,
+    /// Pods that were looked for and not adopted, and why.
+    pub(super) in_doubt: Arc<InDoubt>,
 }
+
+/// Pods that run without anybody having asked for their enforcement, and why they are not adopted.
+pub type InDoubt = BTreeMap<PodRef, Arc<str>>;
 
 impl Adoption {
     pub(super) fn new(directories: Vec<PathBuf>) -> Self {
@@ -57,6 +63,21 @@ impl Adoption {
             directories,
             due: true,
             known: BTreeSet::new(),
+            in_doubt: Arc::default(),
+        }
+    }
+}
+
+impl Adoption {
+    /// These are in doubt, and no others. They are looked for again whenever objects change, and with each sweep.
+    fn doubt(&mut self, now: InDoubt) {
+        for (pod, reason) in &now {
+            if self.in_doubt.get(pod) != Some(reason) {
+                tracing::warn!(%pod, %reason, "policy is not enforced on a pod that runs already");
+            }
+        }
+        if *self.in_doubt != now {
+            self.in_doubt = Arc::new(now);
         }
     }
 }
@@ -82,6 +103,7 @@ impl<N: Node> Reconciler<N> {
         let orphans = self.orphans();
         if orphans.is_empty() {
             self.failures.works(&Object::Adoption);
+            self.adoption.doubt(InDoubt::new());
             return;
         }
         match self.find_pods() {
@@ -148,11 +170,13 @@ impl<N: Node> Reconciler<N> {
 
     fn take_in(&mut self, orphans: &[Arc<Pod>], found: &[Found], now: Instant) {
         let mut records = Vec::new();
-        let mut left = Vec::new();
+        let mut in_doubt = InDoubt::new();
         for pod in orphans {
             match only(pod, orphans, found) {
                 Ok(found) => records.push(self.record_of(pod, found)),
-                Err(reason) => left.push(format!("{}: {reason}", pod.reference)),
+                Err(reason) => {
+                    in_doubt.insert(pod.reference.clone(), reason.into());
+                }
             }
         }
         let adopted: Vec<_> = records
@@ -174,15 +198,8 @@ impl<N: Node> Reconciler<N> {
             tracing::info!(pod, device, "adopted a pod that runs already");
             self.lives.requested(&id, &pod, &device, now);
         }
-        if left.is_empty() {
-            self.failures.works(&Object::Adoption);
-            return;
-        }
-        let pods = left.join("; ");
-        let reason = format!(
-            "policy is not enforced on pods that were made without the agent, restart them: {pods}"
-        );
-        self.failures.failed(Object::Adoption, reason, false, now);
+        self.failures.works(&Object::Adoption);
+        self.adoption.doubt(in_doubt);
     }
 
     fn record_of(&self, pod: &Pod, found: &Found) -> AttachmentRecord {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use oxilium_kernel::{ApplyError, Node, Retry};
 use oxilium_model::desired_with;
 use oxilium_model::node_state::AttachPoint;
+use oxilium_model::observed::Settled;
 use oxilium_model::plan::{Plan, Table, Write, plan};
 use oxilium_model::world::Complete;
 
@@ -73,6 +74,7 @@ impl<N: Node> Reconciler<N> {
                 // What fails by itself is told by itself; all the rest of this revision is in the kernel.
                 Applied::AllButFailing => {
                     self.note_left_out(&plan, now);
+                    self.note_settled();
                     return self.applied(revision, &attached);
                 }
                 Applied::Unfinished => {
@@ -82,6 +84,13 @@ impl<N: Node> Reconciler<N> {
                 Applied::Failed { again: true } => {}
                 Applied::Failed { again: false } => return,
             }
+        }
+    }
+
+    /// All of a whole plan's tables are written.
+    fn note_settled(&mut self) {
+        if let Some(observed) = &mut self.observed {
+            observed.settled_services = Settled::on(Arc::clone(&self.state.services));
         }
     }
 
@@ -161,12 +170,15 @@ impl<N: Node> Reconciler<N> {
         }
         let started = Instant::now();
         match self.node.observe() {
-            Ok(observed) => {
+            Ok(mut observed) => {
                 self.failures.works(&Object::Observe);
-                let differs = self
-                    .observed
-                    .as_ref()
-                    .is_some_and(|known| *known != observed);
+                let differs = match &mut self.observed {
+                    Some(known) if *known == observed => {
+                        observed.settled_services = std::mem::take(&mut known.settled_services);
+                        false
+                    }
+                    known => known.is_some(),
+                };
                 self.sweep.found = sweeping && differs;
                 self.observed = Some(observed);
                 self.sweep.last = Some(started);

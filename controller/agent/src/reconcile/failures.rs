@@ -38,11 +38,16 @@ pub(crate) enum Object {
     Disk,
     /// The status directory.
     Publish,
-    /// Pods that run already.
+    /// Looking for pods that run already. A pod that was looked for and is in doubt is no failure of this.
     Adoption,
 }
 
 impl Object {
+    /// Whoever it fails for, it is one pod: the node goes on without it.
+    const fn is_of_one_pod(&self) -> bool {
+        matches!(self, Self::Attach(_) | Self::Settle(_) | Self::Purge(_))
+    }
+
     fn name(&self) -> String {
         match self {
             Self::Tables => "tables".to_owned(),
@@ -167,10 +172,28 @@ impl Failures {
 
     /// Does anything on this interface fail?
     pub(crate) fn of_interface(&self, ifindex: u32) -> Option<String> {
+        self.on_interface(ifindex).map(Failure::text)
+    }
+
+    /// Why something on this interface fails, in the same words however often it was tried.
+    pub(crate) fn reason_of_interface(&self, ifindex: u32) -> Option<&str> {
+        self.on_interface(ifindex)
+            .map(|failure| failure.reason.as_str())
+    }
+
+    fn on_interface(&self, ifindex: u32) -> Option<&Failure> {
         self.0.iter().find_map(|(object, failure)| match object {
-            Object::Attach(point) if point.ifindex == ifindex => Some(failure.text()),
+            Object::Attach(point) if point.ifindex == ifindex => Some(failure),
             _ => None,
         })
+    }
+
+    /// The first that fails for the node, and not for one of its pods alone.
+    pub(crate) fn of_node(&self) -> Option<FailingObject> {
+        self.0
+            .iter()
+            .find(|(object, _)| !object.is_of_one_pod())
+            .map(|(object, failure)| told(object, failure))
     }
 
     /// Is something due that reconciling would try again?
@@ -208,11 +231,15 @@ impl Failures {
     pub(crate) fn report(&self) -> Vec<FailingObject> {
         self.0
             .iter()
-            .map(|(object, failure)| FailingObject {
-                object: object.name(),
-                reason: failure.text(),
-            })
+            .map(|(object, failure)| told(object, failure))
             .collect()
+    }
+}
+
+fn told(object: &Object, failure: &Failure) -> FailingObject {
+    FailingObject {
+        object: object.name(),
+        reason: failure.text(),
     }
 }
 

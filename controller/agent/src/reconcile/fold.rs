@@ -1,11 +1,14 @@
 //! What the kernel holds after a write, without reading it again.
 
 use oxilium_abi::NodeWord;
-use oxilium_model::observed::{AttachedProgram, Observed, Place};
-use oxilium_model::plan::Write;
+use oxilium_model::observed::{AttachedProgram, Observed, Place, Settled};
+use oxilium_model::plan::{Table, Write};
 
 /// Notes a write that the kernel made. A sweep compares what is noted with what is there.
 pub(super) fn note(observed: &mut Observed, write: &Write) {
+    if is_of_services(write) {
+        observed.settled_services = Settled::default();
+    }
     let mut word = |slot: NodeWord, value: u64| observed.node_words[slot as usize] = value;
     match *write {
         Write::HighWater(epoch) => word(NodeWord::HighWater, epoch.get()),
@@ -96,5 +99,13 @@ pub(super) fn note(observed: &mut Observed, write: &Write) {
             observed.attachments.remove(&point);
         }
         Write::PurgeConntrack { .. } | Write::Barrier => {}
+    }
+}
+
+/// It changes what services come to.
+fn is_of_services(write: &Write) -> bool {
+    match write.target() {
+        Some((Table::Services | Table::Backends | Table::ReverseNat, _)) => true,
+        _ => matches!(write, Write::ServicesInUse(_)),
     }
 }

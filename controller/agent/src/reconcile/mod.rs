@@ -39,6 +39,7 @@ use crate::source::{Delivery, SourceReport, Tombstones};
 use crate::staged::StagedReports;
 
 use adopt::Adoption;
+pub use adopt::InDoubt;
 pub(crate) use devices::{mac_text, parse_mac};
 use failures::{Failures, Object};
 use fights::Fights;

@@ -11,7 +11,7 @@ use oxilium_model::identity::NumericIdentity;
 use oxilium_model::node_state::{Endpoint, Frontend, NodeState};
 use oxilium_model::world::World;
 
-use super::Reconciler;
+use super::{InDoubt, Reconciler};
 use crate::publish::{Names, PublishReport};
 use crate::source::SourceReport;
 use crate::staged::StagedReports;
@@ -52,8 +52,10 @@ pub struct SweepReport {
 pub struct EndpointView {
     /// Everything of it is in the kernel.
     pub ready: bool,
-    /// What fails of it.
+    /// What fails of it, how often it was tried and since when.
     pub failing: Option<String>,
+    /// The same in words that stay as they are while it fails.
+    pub failure: Option<Arc<str>>,
     /// Its policy table in the kernel.
     pub table: u32,
     /// Its life.
@@ -73,6 +75,10 @@ pub struct View {
     pub sweep: SweepReport,
     /// What fails and is tried again.
     pub failing: Vec<FailingObject>,
+    /// Why the node as a whole is not served as it should be; none where at most some of its pods are not.
+    pub unwell: Option<FailingObject>,
+    /// Pods that run already and are not adopted.
+    pub in_doubt: Arc<InDoubt>,
     /// Hooks whose programs enforce as filters and wait for their links, and since when.
     pub settling: (usize, Option<Instant>),
     /// The sources that are waited for; none once all have told what they know.
@@ -165,7 +171,7 @@ impl<N: Node> Reconciler<N> {
                 .as_ref()
                 .map_or(0, |observed| observed.endpoint_word_in_use(id).table())
         };
-        let endpoints = self
+        let endpoints: BTreeMap<u16, EndpointView> = self
             .state
             .endpoints
             .values()
@@ -175,6 +181,10 @@ impl<N: Node> Reconciler<N> {
                     failing: endpoint
                         .ifindex
                         .and_then(|ifindex| self.failures.of_interface(ifindex)),
+                    failure: endpoint
+                        .ifindex
+                        .and_then(|ifindex| self.failures.reason_of_interface(ifindex))
+                        .map(Into::into),
                     table: tables(endpoint.id),
                     log: self.lives.log(&endpoint.attachment),
                 };
@@ -182,12 +192,15 @@ impl<N: Node> Reconciler<N> {
             })
             .collect();
         self.revisions.input = self.index.revision();
+        let failing = [self.failures.report(), self.fights.report()].concat();
         let view = Arc::new(View {
             world: Arc::clone(&self.world),
             state: Arc::clone(&self.state),
             revisions: self.revisions,
             sweep: self.sweep,
-            failing: [self.failures.report(), self.fights.report()].concat(),
+            unwell: self.unwell(&failing, &endpoints),
+            in_doubt: Arc::clone(&self.adoption.in_doubt),
+            failing,
             settling: self.settling.waiting(),
             waiting: self
                 .index
@@ -202,6 +215,20 @@ impl<N: Node> Reconciler<N> {
         });
         self.view.send_replace(Arc::clone(&view));
         view
+    }
+
+    /// What keeps kubelet from calling the agent ready. Some pods of which something fails do not; none that works does.
+    fn unwell(
+        &self,
+        failing: &[FailingObject],
+        endpoints: &BTreeMap<u16, EndpointView>,
+    ) -> Option<FailingObject> {
+        let none_works =
+            !endpoints.is_empty() && endpoints.values().all(|endpoint| !endpoint.ready);
+        self.failures
+            .of_node()
+            .or_else(|| self.fights.report().into_iter().next())
+            .or_else(|| none_works.then(|| failing.first().cloned()).flatten())
     }
 
     /// Makes a new picture and brings it to the status directory.

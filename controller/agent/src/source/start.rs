@@ -12,7 +12,8 @@ use tokio::runtime::Runtime;
 
 use super::{KubernetesSource, ManifestSource};
 use crate::config::{AgentOptions, ObjectSource};
-use crate::kubernetes::{self, Cluster, KubernetesOptions};
+use crate::kubernetes::{self, Cluster};
+use crate::metrics::ApiCalls;
 use crate::offline::lower_options;
 use crate::reconcile::Input;
 
@@ -23,6 +24,7 @@ use crate::reconcile::Input;
 pub(crate) fn start<N: Send + 'static>(
     options: &AgentOptions,
     node: &str,
+    calls: &ApiCalls,
     inputs: Sender<Input<N>>,
     runtime: &Runtime,
 ) -> Result<Option<Client>> {
@@ -30,7 +32,10 @@ pub(crate) fn start<N: Send + 'static>(
         ObjectSource::Manifests(directory) => {
             manifests(options, directory, node, inputs).map(|()| None)
         }
-        ObjectSource::Kubernetes(cluster) => api(options, cluster, node, inputs, runtime).map(Some),
+        ObjectSource::Kubernetes(cluster) => {
+            let connected = runtime.block_on(kubernetes::connect(cluster, calls))?;
+            api(options, connected, node, inputs, runtime).map(Some)
+        }
     }
 }
 
@@ -57,12 +62,11 @@ fn manifests<N: Send + 'static>(
 
 fn api<N: Send + 'static>(
     options: &AgentOptions,
-    cluster: &KubernetesOptions,
+    Cluster { client, url }: Cluster,
     node: &str,
     inputs: Sender<Input<N>>,
     runtime: &Runtime,
 ) -> Result<Client> {
-    let Cluster { client, url } = runtime.block_on(kubernetes::connect(cluster))?;
     let reading = LowerOptions {
         admission: Admission::Agent,
         ..lower_options(options)

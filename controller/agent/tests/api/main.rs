@@ -7,6 +7,7 @@
 
 mod metrics;
 mod node;
+mod status;
 
 use std::fs;
 use std::io::{BufReader, Read, Write};

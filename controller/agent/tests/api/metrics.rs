@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
+use http::Method;
 use oxilium_abi::{COUNTER_FORWARDED, Counter, Direction, DropReason};
 use oxilium_agent::http::Answer;
 
@@ -19,6 +21,15 @@ fn node() -> Node {
         .count(Direction::Ingress, denied, counter(3, 180));
     node.kernel
         .count(Direction::Egress, COUNTER_FORWARDED, counter(5, 600));
+    let path = "/api/v1/namespaces/shop/pods/web-0";
+    let calls = &node.instruments().api_calls;
+    calls.answered(
+        "10.96.0.1:443",
+        &Method::GET,
+        path,
+        Some(200),
+        Duration::from_millis(3),
+    );
     node
 }
 
@@ -48,6 +59,8 @@ fn a_scrape_tells_what_is_enforced_and_what_was_dropped() {
         "cilium_forward_bytes_total{direction=\"EGRESS\"} 600",
         "oxilium_endpoint_ready_duration_seconds_count 1",
         "cilium_policy_implementation_delay_count 1",
+        "cilium_k8s_client_api_calls_total{host=\"10.96.0.1:443\",method=\"GET\",return_code=\"200\"} 1",
+        "cilium_k8s_client_api_latency_time_seconds_count{path=\"/api/v1/namespaces/{namespace}/pods/{name}\",method=\"GET\"} 1",
     ];
     for line in expected {
         assert!(page.lines().any(|found| found == line), "{line}\n{page}");

@@ -66,7 +66,7 @@ impl Node {
             status_dir: Some(directory.path().join("status")),
             tombstones: directory.path().join("deleted"),
             sweep: Duration::from_hours(1),
-            adopt_from: Vec::new(),
+            adopt_from: vec![directory.path().join("netns")],
             hooks: Duration::from_hours(1),
             settle: Duration::from_hours(1),
             conntrack_gc: None,
@@ -140,6 +140,15 @@ impl Node {
     pub(crate) fn metrics(&self) -> Answer {
         let metrics = Metrics(Arc::clone(&self.service));
         self.runtime.block_on(metrics.page("/metrics"))
+    }
+
+    pub(crate) fn instruments(&self) -> &Instruments {
+        &self.service.instruments
+    }
+
+    /// What kubelet's readiness probe is told.
+    pub(crate) fn health(&self) -> Answer {
+        self.runtime.block_on(self.service.page("/healthz"))
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -10,7 +10,7 @@ use kube::client::{Body, ClientBuilder};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use oxilium_agent::publish::{PublishReport, Publishing, publish};
-use oxilium_agent::reconcile::{EndpointView, Revisions, View};
+use oxilium_agent::reconcile::{EndpointView, InDoubt, Revisions, View};
 use oxilium_e2e::apiserver::ApiServer;
 use oxilium_manifest::object::{Input, admit};
 use oxilium_manifest::{Admission, LowerConfig, tree};
@@ -72,6 +72,8 @@ pub(crate) async fn client(kubeconfig: &Path) -> (Client, Asked) {
 pub(crate) struct Agent {
     pub(crate) world: World,
     pub(crate) asked: Asked,
+    /// Pods that run already and are not adopted.
+    pub(crate) in_doubt: InDoubt,
     reader: Client,
     view: watch::Sender<Arc<View>>,
     report: Arc<Mutex<PublishReport>>,
@@ -131,6 +133,7 @@ impl Agent {
         Self {
             world,
             asked,
+            in_doubt: InDoubt::new(),
             reader,
             view,
             report,
@@ -144,6 +147,7 @@ impl Agent {
         let name = self.world.config.node_name.to_string();
         let mut next = Self::start(api, &name, api.kubeconfig()).await;
         next.world = self.world;
+        next.in_doubt = self.in_doubt;
         next
     }
 
@@ -275,6 +279,7 @@ impl Agent {
             },
             endpoints: state.endpoints.keys().map(ready).collect(),
             state,
+            in_doubt: Arc::new(self.in_doubt.clone()),
             ..View::default()
         });
         self.view.send_replace(Arc::clone(&view));

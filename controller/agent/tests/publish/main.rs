@@ -15,6 +15,7 @@ use oxilium_crds::identity::MARKS;
 use oxilium_e2e::apiserver::ApiServer;
 use oxilium_e2e::require::{Need, require};
 use oxilium_model::node_state::EndpointState;
+use oxilium_model::world::PodRef;
 use serde_json::Value;
 
 /// The definitions that the operator installs.
@@ -288,6 +289,44 @@ async fn the_node_is_published_and_told_to_be_ready() {
     );
     let writes = agent.asked.writes();
     assert_eq!(writes, 3, "the CiliumNode, the condition, the taints");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_is_not_enforced_has_an_event_that_says_why() {
+    let Some(api) = shared() else { return };
+    api.namespace("doubt").unwrap();
+    node(api, "doubt", "192.0.2.11");
+    let uid = pod(api, "doubt", "web-0");
+    let mut agent = Agent::start(api, "doubt", api.kubeconfig()).await;
+    agent.add(&uid, "doubt", "web-0", "web", 7);
+    agent.world.attachments.clear();
+    let reason = "no network namespace on this node has its addresses";
+    agent.in_doubt = [(PodRef::new("doubt", "web-0"), reason.into())].into();
+    agent.show();
+    until("it is told", || agent.report().published == 3).await;
+    let events = || get(api, &["-n", "doubt", "events"])["items"].clone();
+    let told = events();
+    let event = &told[0];
+    assert_eq!(event["involvedObject"]["uid"], uid);
+    let of = |field: &str| event[field].as_str().unwrap().to_owned();
+    assert_eq!(
+        (of("type"), of("reason")),
+        ("Warning".into(), "PolicyNotEnforced".into())
+    );
+    assert!(of("message").contains(reason), "{event}");
+    assert_eq!(event["source"]["host"], "doubt");
+
+    // Told once, also by an agent that starts anew.
+    let mut agent = agent.restart(api).await;
+    agent.show();
+    until("it is told", || agent.report().published == 3).await;
+    assert_eq!(events(), told);
+
+    // What is over needs no event, and makes none fail.
+    agent.in_doubt.clear();
+    agent.show();
+    until("it is forgotten", || agent.report().published == 2).await;
+    assert_eq!(agent.report().failing, []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

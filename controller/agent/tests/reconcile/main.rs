@@ -397,9 +397,11 @@ fn a_program_that_cannot_be_attached_does_not_keep_other_pods_waiting() {
     let mut bad = lab.add("web", 7, LONG);
     lab.turn_with_faults_on_attach(7, Fault::Busy);
     assert!(bad.try_get().is_none());
+    assert!(lab.view().unwell.is_some(), "no pod works");
     let mut good = lab.add("db", 9, LONG);
     lab.turn();
     assert!(good.get().is_ok());
+    assert_eq!(lab.view().unwell, None, "one does");
     lab.settle();
     assert!(bad.get().is_ok());
 }

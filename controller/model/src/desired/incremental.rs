@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{RemotePodsMemory, Resolver};
+use super::{RemotePodsMemory, Resolver, ServicesMemory};
 use crate::identity::Identities;
 use crate::node_state::EndpointPolicy;
 use crate::policy::SubjectView;
@@ -11,7 +11,7 @@ use crate::policy::engine::Follower;
 use crate::world::World;
 
 /// Remembers, from one World to the next, what each rule selects, what each subject's policy is, and what
-/// CiliumEndpoints come to. Says the same as [`super::Plain`] for every World, whatever it was shown before.
+/// CiliumEndpoints and services come to. Says the same as [`super::Plain`] for every World, whatever it was shown before.
 #[derive(Debug, Default)]
 pub struct Incremental {
     follower: Option<Follower>,
@@ -19,6 +19,7 @@ pub struct Incremental {
     /// the form, so that no other takes its place.
     known: HashMap<usize, Arc<EndpointPolicy>>,
     remote_pods: RemotePodsMemory,
+    services: ServicesMemory,
 }
 
 impl Resolver for Incremental {
@@ -51,5 +52,9 @@ impl Resolver for Incremental {
 
     fn remote_pods(&mut self) -> Option<&mut RemotePodsMemory> {
         Some(&mut self.remote_pods)
+    }
+
+    fn services(&mut self) -> Option<&mut ServicesMemory> {
+        Some(&mut self.services)
     }
 }

@@ -9,8 +9,8 @@
 //!
 //! Staged policies have no part in any of it; a [`Shadow`] is what one of them would make of it.
 //!
-//! Two things are worth remembering, what policies and what CiliumEndpoints come to: who remembers does it behind
-//! [`Resolver`].
+//! Three things are worth remembering, what policies, what CiliumEndpoints and what services come to: who remembers does it
+//! behind [`Resolver`].
 
 mod addresses;
 mod endpoints;
@@ -32,6 +32,7 @@ use crate::world::World;
 
 pub use incremental::Incremental;
 pub use remotes::RemotePodsMemory;
+pub use services::ServicesMemory;
 pub use staged::{Change, Shadow, StagedFlow};
 
 use endpoints::Draft;
@@ -50,6 +51,11 @@ pub trait Resolver {
 
     /// What is remembered of CiliumEndpoints; none: they are all looked at each time.
     fn remote_pods(&mut self) -> Option<&mut RemotePodsMemory> {
+        None
+    }
+
+    /// What is remembered of services; none: they are all looked at each time.
+    fn services(&mut self) -> Option<&mut ServicesMemory> {
         None
     }
 }
@@ -137,8 +143,12 @@ pub fn desired_with(world: &World, resolver: &mut impl Resolver) -> NodeState {
     conditions.extend(tables::not_enforced(world));
     tables::conditions(&drafts, &policies, &mut conditions);
 
+    let services = match resolver.services() {
+        Some(memory) => memory.frontends(world, &mut conditions),
+        None => Arc::new(services::frontends(world, &mut conditions)),
+    };
     let mut state = NodeState {
-        services: Arc::new(services::frontends(world, &mut conditions)),
+        services,
         ipcache,
         identities,
         claims: numbers.claims.clone(),

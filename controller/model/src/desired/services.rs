@@ -14,16 +14,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::condition::{Condition, Object, Reason};
-use crate::node_state::{Frontend, FrontendState};
-use crate::world::{BackendAddress, Service, ServicePort, ServiceRef, World};
+use crate::differing::differing;
+use crate::node_state::{Frontend, FrontendState, Frontends};
+use crate::world::{BackendAddress, Service, ServicePort, ServiceRef, Services, World};
 
 /// The frontends, as many as there is room for, in the order of their services' names.
-pub(super) fn frontends(
-    world: &World,
-    conditions: &mut Vec<Condition>,
-) -> BTreeMap<Frontend, FrontendState> {
+pub(super) fn frontends(world: &World, conditions: &mut Vec<Condition>) -> Frontends {
     let capacities = &world.config.capacities;
-    let mut frontends: BTreeMap<Frontend, FrontendState> = BTreeMap::new();
+    let mut frontends = Frontends::new();
     let mut backends = 0;
     for service in world.services.values() {
         let own = of_service(service);
@@ -47,10 +45,68 @@ pub(super) fn frontends(
                 continue;
             }
             backends += state.backends.len();
-            frontends.insert(frontend, state);
+            frontends.insert(frontend, Arc::new(state));
         }
     }
     frontends
+}
+
+/// What services came to in the last World, so that the next one costs what differs. It says what [`frontends`] says.
+#[derive(Debug, Default)]
+pub struct ServicesMemory {
+    services: Services,
+    /// For frontends and for backends.
+    room: (usize, usize),
+    frontends: Arc<Frontends>,
+    backends: usize,
+    /// While there are any, the services depend on each other.
+    conditions: Vec<Condition>,
+}
+
+impl ServicesMemory {
+    pub(super) fn frontends(
+        &mut self,
+        world: &World,
+        conditions: &mut Vec<Condition>,
+    ) -> Arc<Frontends> {
+        let capacities = &world.config.capacities;
+        let room = (capacities.frontends, capacities.backends);
+        let is_same = self.room == room && self.services.is_same(&world.services);
+        if !is_same {
+            let independent = self.room == room && self.conditions.is_empty();
+            if !(independent && self.follow(&world.services)) {
+                self.conditions.clear();
+                self.frontends = Arc::new(frontends(world, &mut self.conditions));
+                let backends = self.frontends.values().map(|state| state.backends.len());
+                self.backends = backends.sum();
+            }
+            self.services = world.services.clone();
+            self.room = room;
+        }
+        conditions.extend(self.conditions.iter().cloned());
+        Arc::clone(&self.frontends)
+    }
+
+    /// Changes the frontends of those services that differ. False where services turn out to depend on each other: then
+    /// what is remembered is of no use.
+    fn follow(&mut self, services: &Services) -> bool {
+        let (gone, new) = differing(&self.services, services);
+        let frontends = Arc::make_mut(&mut self.frontends);
+        for frontend in gone
+            .iter()
+            .flat_map(|(_, service)| of_service(service).into_keys())
+        {
+            let state = frontends.remove(&frontend);
+            self.backends -= state.map_or(0, |state| state.backends.len());
+        }
+        for (frontend, state) in new.iter().flat_map(|(_, service)| of_service(service)) {
+            self.backends += state.backends.len();
+            if frontends.insert(frontend, Arc::new(state)).is_some() {
+                return false;
+            }
+        }
+        frontends.len() <= self.room.0 && self.backends <= self.room.1
+    }
 }
 
 fn about(service: &ServiceRef, reason: Reason) -> Condition {

@@ -16,19 +16,30 @@
 //! while there is one of that number. What is not wanted any more rests ([`oxilium_abi::LbState`]) until
 //! more rest than [`RESTING_BACKENDS`] and [`RESTING_FRONTENDS`]; then those go that have rested longest.
 //! No clock is asked: what rests does so until it is in the way.
+//!
+//! # What is looked at
+//!
+//! Everything, unless the tables are known to hold what was wanted last ([`crate::observed::Settled`]): then what is wanted
+//! otherwise now, and which ids are in use. The writes are the same.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+mod ids;
+mod layout;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use oxilium_abi::{
-    BACKEND_ID_MAX, Be16, Family, LbAddress, LbState, NodeWord, ServiceKey, ServiceValue,
-    ServiceWord,
+    BACKEND_ID_MAX, LbAddress, LbState, NodeWord, ServiceKey, ServiceValue, ServiceWord,
 };
 
 use super::{PlanError, Reason, Step, Table, Write};
-use crate::node_state::{Frontend, FrontendState};
+use crate::differing::differing;
+use crate::node_state::{Frontend, FrontendState, Frontends};
 use crate::observed::Observed;
 use crate::world::BackendAddress;
+use ids::Ids;
+use layout::{active, at_rest, narrow};
+pub use layout::{lb_address, service_frontend, service_key};
 
 /// As many backends may rest.
 pub const RESTING_BACKENDS: usize = 16 * 1024;
@@ -36,134 +47,6 @@ pub const RESTING_BACKENDS: usize = 16 * 1024;
 pub const RESTING_FRONTENDS: usize = 8 * 1024;
 /// The highest frontend id.
 const FRONTEND_ID_MAX: u32 = u16::MAX as u32;
-
-/// The kernel's key of a frontend's master.
-pub fn service_key(frontend: &Frontend) -> ServiceKey {
-    let (family, address) = wide(frontend.address);
-    ServiceKey::master(family, address, Be16::new(frontend.port), frontend.protocol)
-}
-
-/// The frontend of a kernel's key; none for a damaged one.
-pub fn service_frontend(key: &ServiceKey) -> Option<Frontend> {
-    Some(Frontend {
-        address: narrow(key.family, key.address)?,
-        port: key.port.get(),
-        protocol: key.protocol,
-    })
-}
-
-/// Address and port under an id; none for a damaged value.
-pub fn lb_address(id: u32, value: &LbAddress) -> Option<BackendAddress> {
-    if !value.is_of(id) || value.state().is_none() {
-        return None;
-    }
-    Some(BackendAddress {
-        address: narrow(value.family, value.address)?,
-        port: value.port.get(),
-    })
-}
-
-fn wide(address: IpAddr) -> (Family, [u8; 16]) {
-    match address {
-        IpAddr::V4(v4) => {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&v4.octets());
-            (Family::V4, bytes)
-        }
-        IpAddr::V6(v6) => (Family::V6, v6.octets()),
-    }
-}
-
-fn narrow(family: u8, address: [u8; 16]) -> Option<IpAddr> {
-    if family == Family::V4 as u8 {
-        let [a, b, c, d, rest @ ..] = address;
-        return (rest == [0; 12]).then(|| Ipv4Addr::new(a, b, c, d).into());
-    }
-    (family == Family::V6 as u8).then(|| Ipv6Addr::from(address).into())
-}
-
-/// The entry of `id` that is in use for an address.
-fn active(id: u32, frontend: u16, protocol: u8, address: BackendAddress) -> LbAddress {
-    let (family, bytes) = wide(address.address);
-    LbAddress {
-        address: bytes,
-        port: Be16::new(address.port),
-        frontend,
-        protocol,
-        family: family as u8,
-        state: LbState::Active as u8,
-        ..LbAddress::default()
-    }
-    .sealed(id)
-}
-
-/// The same entry at rest.
-fn at_rest(id: u32, value: &LbAddress, number: u32) -> LbAddress {
-    LbAddress {
-        state: LbState::Resting as u8,
-        resting: number,
-        ..*value
-    }
-    .sealed(id)
-}
-
-/// Ids of one kind: who has which, and which are free.
-struct Ids<'a, K> {
-    there: &'a BTreeMap<u32, LbAddress>,
-    by_owner: HashMap<K, u32>,
-    /// Ids of entries that are in order, and those that were given out.
-    taken: HashSet<u32>,
-    next: u32,
-    last: u32,
-}
-
-impl<'a, K: std::hash::Hash + Eq> Ids<'a, K> {
-    fn new(
-        there: &'a BTreeMap<u32, LbAddress>,
-        last: u32,
-        owner: impl Fn(u32, &LbAddress) -> Option<K>,
-    ) -> Self {
-        let mut by_owner = HashMap::with_capacity(there.len());
-        let mut taken = HashSet::with_capacity(there.len());
-        for (id, value) in there {
-            if let (1.., true, Some(owner)) = (*id, *id <= last, owner(*id, value)) {
-                taken.insert(*id);
-                by_owner.entry(owner).or_insert(*id);
-            }
-        }
-        Self {
-            there,
-            by_owner,
-            taken,
-            next: 1,
-            last,
-        }
-    }
-
-    /// The id of `owner`, new if it has none.
-    fn of(&mut self, owner: K, table: Table) -> Result<u32, PlanError> {
-        if let Some(id) = self.by_owner.get(&owner) {
-            return Ok(*id);
-        }
-        while self.taken.contains(&self.next) {
-            self.next += 1;
-        }
-        if self.next > self.last {
-            return Err(PlanError::NoRoom {
-                table,
-                needed: self.taken.len() + 1,
-                available: self.last as usize,
-            });
-        }
-        self.taken.insert(self.next);
-        self.by_owner.insert(owner, self.next);
-        Ok(self.next)
-    }
-
-    fn there(&self, id: u32) -> Option<&'a LbAddress> {
-        self.there.get(&id)
-    }
-}
 
 /// A frontend as the kernel has it.
 #[derive(Default)]
@@ -189,62 +72,160 @@ pub(super) struct ServiceDiff {
     pub(super) new_frontends: bool,
 }
 
+/// Whose an entry of the way back is: address, port and protocol.
+fn frontend_of(id: u32, value: &LbAddress) -> Option<(BackendAddress, u8)> {
+    let address = lb_address(id, value).filter(|_| u32::from(value.frontend) == id)?;
+    Some((address, value.protocol))
+}
+
+/// Whose a backend's entry is: its frontend and its address.
+fn backend_of(id: u32, value: &LbAddress) -> Option<(u16, BackendAddress)> {
+    Some((value.frontend, lb_address(id, value)?))
+}
+
+fn owner(frontend: &Frontend) -> (BackendAddress, u8) {
+    let address = BackendAddress {
+        address: frontend.address,
+        port: frontend.port,
+    };
+    (address, frontend.protocol)
+}
+
+/// Ids that are in use once the plan is made.
+#[derive(Default)]
+struct Used {
+    frontends: HashSet<u32>,
+    backends: HashSet<u32>,
+}
+
 impl ServiceDiff {
-    pub(super) fn new(
+    pub(super) fn new(observed: &Observed, desired: &Arc<Frontends>) -> Result<Self, PlanError> {
+        match observed.settled_services.what() {
+            Some(settled) if Arc::ptr_eq(settled, desired) => Ok(Self::default()),
+            Some(settled) => Self::of_some(observed, settled, desired),
+            None => Self::of_all(observed, desired),
+        }
+    }
+
+    /// Nothing is known of what is there.
+    fn of_all(observed: &Observed, desired: &Frontends) -> Result<Self, PlanError> {
+        let mut diff = Self::default();
+        let present = diff.present(observed.services.iter());
+        let frontends = Ids::new(&observed.reverse_nat, FRONTEND_ID_MAX, frontend_of, |_| {
+            true
+        });
+        let backends = Ids::new(&observed.backends, BACKEND_ID_MAX, backend_of, |_| true);
+        let used = diff.compare(desired, present, frontends, backends)?;
+        let is_used = |used: &HashSet<u32>, id: u32| used.contains(&id);
+        diff.rest(
+            observed,
+            |id, _| is_used(&used.backends, id),
+            |id, _| is_used(&used.frontends, id),
+        );
+        diff.note_use(observed, desired);
+        Ok(diff)
+    }
+
+    /// What is there is `settled`: only what differs from that is looked at, and who rests.
+    fn of_some(
         observed: &Observed,
-        desired: &BTreeMap<Frontend, FrontendState>,
+        settled: &Frontends,
+        desired: &Frontends,
     ) -> Result<Self, PlanError> {
         let mut diff = Self::default();
-        let mut present = diff.present(observed);
-        let mut frontends = Ids::new(&observed.reverse_nat, FRONTEND_ID_MAX, |id, value| {
-            let address = lb_address(id, value).filter(|_| u32::from(value.frontend) == id)?;
-            Some((address, value.protocol))
+        let (gone, new) = differing(settled, desired);
+        let touched: HashSet<_> = gone.iter().chain(&new).map(|(f, _)| owner(f)).collect();
+        let mut frontends = Ids::new(
+            &observed.reverse_nat,
+            FRONTEND_ID_MAX,
+            frontend_of,
+            |value| {
+                narrow(value.family, value.address).is_some_and(|address| {
+                    let port = value.port.get();
+                    touched.contains(&(BackendAddress { address, port }, value.protocol))
+                })
+            },
+        );
+        // Backends of an earlier frontend of its number may rest that a new one is given.
+        for (frontend, _) in &new {
+            frontends.of(owner(frontend), Table::ReverseNat)?;
+        }
+        let numbers: HashSet<u16> = touched
+            .iter()
+            .filter_map(|owner| u16::try_from(frontends.known(owner)?).ok())
+            .collect();
+        let backends = Ids::new(&observed.backends, BACKEND_ID_MAX, backend_of, |value| {
+            numbers.contains(&value.frontend)
         });
-        let mut backends = Ids::new(&observed.backends, BACKEND_ID_MAX, |id, value| {
-            Some((value.frontend, lb_address(id, value)?))
+        let places = gone.iter().flat_map(|(frontend, _)| {
+            let key = service_key(frontend);
+            observed.services.range(key..=key.slot(u16::MAX))
         });
-        let (mut used_frontends, mut used_backends) = (HashSet::new(), HashSet::new());
+        let present = diff.present(places);
+        let used = diff.compare(new, present, frontends, backends)?;
+        let is_used = |used: &HashSet<u32>, id: u32, value: &LbAddress| {
+            if numbers.contains(&value.frontend) {
+                used.contains(&id)
+            } else {
+                value.is_active()
+            }
+        };
+        diff.rest(
+            observed,
+            |id, value| is_used(&used.backends, id, value),
+            |id, value| is_used(&used.frontends, id, value),
+        );
+        diff.note_use(observed, desired);
+        Ok(diff)
+    }
+
+    /// What is to be written so that what is present becomes what is desired.
+    fn compare<'d>(
+        &mut self,
+        desired: impl IntoIterator<Item = (&'d Frontend, &'d Arc<FrontendState>)>,
+        mut present: BTreeMap<ServiceKey, Present>,
+        mut frontends: Ids<'_, (BackendAddress, u8)>,
+        mut backends: Ids<'_, (u16, BackendAddress)>,
+    ) -> Result<Used, PlanError> {
+        let mut used = Used::default();
         for (frontend, state) in desired {
-            let address = BackendAddress {
-                address: frontend.address,
-                port: frontend.port,
-            };
-            let owner = (address, frontend.protocol);
+            let owner = owner(frontend);
             let id = frontends.of(owner, Table::ReverseNat)?;
             let number = u16::try_from(id).unwrap_or(u16::MAX);
-            used_frontends.insert(id);
-            let value = active(id, number, frontend.protocol, address);
+            used.frontends.insert(id);
+            let value = active(id, number, frontend.protocol, owner.0);
             if frontends.there(id) != Some(&value) {
                 let write = Write::ReverseNat { id, value };
-                diff.addresses.push(changed(write));
+                self.addresses.push(changed(write));
             }
             let mut wanted = BTreeSet::new();
             for backend in &state.backends {
                 let id = backends.of((number, *backend), Table::Backends)?;
                 let value = active(id, number, frontend.protocol, *backend);
                 if backends.there(id) != Some(&value) {
-                    diff.backends.push(changed(Write::Backend { id, value }));
+                    self.backends.push(changed(Write::Backend { id, value }));
                 }
                 wanted.insert(id);
             }
-            used_backends.extend(&wanted);
+            used.backends.extend(&wanted);
             let key = service_key(frontend);
             let there = present.remove(&key).unwrap_or_default();
             let affinity = state.affinity.unwrap_or_default();
-            diff.frontend(key, &there, number, wanted, affinity);
+            self.frontend(key, &there, number, wanted, affinity);
         }
         for (key, there) in present {
-            diff.remove(key, &there);
+            self.remove(key, &there);
         }
-        diff.rest(observed, &used_backends, &used_frontends);
-        diff.note_use(observed, desired);
-        Ok(diff)
+        Ok(used)
     }
 
-    /// The kernel's frontends; what belongs to none goes.
-    fn present(&mut self, observed: &Observed) -> BTreeMap<ServiceKey, Present> {
+    /// The kernel's frontends in these places; what belongs to none goes.
+    fn present<'o>(
+        &mut self,
+        places: impl Iterator<Item = (&'o ServiceKey, &'o ServiceValue)>,
+    ) -> BTreeMap<ServiceKey, Present> {
         let mut present: BTreeMap<ServiceKey, Present> = BTreeMap::new();
-        for (key, value) in &observed.services {
+        for (key, value) in places {
             if service_frontend(key).is_none() || key.reserved != 0 {
                 self.gone_slots
                     .push(repair(Write::ServiceDelete { key: *key }));
@@ -318,8 +299,8 @@ impl ServiceDiff {
     fn rest(
         &mut self,
         observed: &Observed,
-        used_backends: &HashSet<u32>,
-        used_frontends: &HashSet<u32>,
+        backend_is_used: impl Fn(u32, &LbAddress) -> bool,
+        frontend_is_used: impl Fn(u32, &LbAddress) -> bool,
     ) {
         let values = observed
             .backends
@@ -330,7 +311,12 @@ impl ServiceDiff {
             .max()
             .unwrap_or_default()
             .saturating_add(1);
-        for (id, then) in fates(&observed.backends, used_backends, number, RESTING_BACKENDS) {
+        for (id, then) in fates(
+            &observed.backends,
+            backend_is_used,
+            number,
+            RESTING_BACKENDS,
+        ) {
             self.resting.push(match then {
                 Some(value) => gone(Write::Backend { id, value }),
                 None => gone(Write::BackendDelete { id }),
@@ -338,7 +324,7 @@ impl ServiceDiff {
         }
         for (id, then) in fates(
             &observed.reverse_nat,
-            used_frontends,
+            frontend_is_used,
             number,
             RESTING_FRONTENDS,
         ) {
@@ -349,7 +335,7 @@ impl ServiceDiff {
         }
     }
 
-    fn note_use(&mut self, observed: &Observed, desired: &BTreeMap<Frontend, FrontendState>) {
+    fn note_use(&mut self, observed: &Observed, desired: &Frontends) {
         let deleted = |step: &Step| {
             matches!(
                 step.write,
@@ -396,13 +382,13 @@ impl ServiceDiff {
 /// What becomes of the entries that are not used: another value, or none.
 fn fates(
     there: &BTreeMap<u32, LbAddress>,
-    used: &HashSet<u32>,
+    is_used: impl Fn(u32, &LbAddress) -> bool,
     number: u32,
     most: usize,
 ) -> Vec<(u32, Option<LbAddress>)> {
     let mut fates = Vec::new();
     let mut resting = Vec::new();
-    for (id, value) in there.iter().filter(|(id, _)| !used.contains(id)) {
+    for (id, value) in there.iter().filter(|(id, value)| !is_used(**id, value)) {
         match value.state().filter(|_| lb_address(*id, value).is_some()) {
             None => fates.push((*id, None)),
             Some(LbState::Resting) => resting.push((value.resting, *id, None)),

@@ -8,15 +8,16 @@
 
 mod judge;
 
-use std::hash::{Hash, Hasher};
 use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams, WatchParams};
 use kube::core::{ApiResource, GroupVersionKind, WatchEvent};
 use kube::{Api, Client};
+use oxilium_agent::kubernetes::{Warning, warn};
 use oxilium_crds::Condition;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -207,7 +208,7 @@ async fn write(
     Ok(())
 }
 
-/// An event on a policy that is refused. Its name follows from what it says: the same is told once.
+/// An event on a policy that is refused.
 async fn tell(
     client: &Client,
     kind: PolicyKind,
@@ -215,35 +216,23 @@ async fn tell(
     refused: &Condition,
 ) -> Result<(), kube::Error> {
     let metadata = &object.metadata;
-    let namespace = metadata.namespace.as_deref().unwrap_or("default");
-    let name = metadata.name.as_deref().unwrap_or_default();
-    let mut hash = std::hash::DefaultHasher::new();
-    (&metadata.uid, metadata.generation, &refused.message).hash(&mut hash);
-    let now = Timestamp::now().to_string();
-    let event = json!({
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": format!("{name}.{:016x}", hash.finish()), "namespace": namespace},
-        "involvedObject": {
-            "apiVersion": "cilium.io/v2",
-            "kind": kind.kind,
-            "name": name,
-            "namespace": metadata.namespace,
-            "uid": metadata.uid,
-            "resourceVersion": metadata.resource_version,
+    let warning = Warning {
+        about: ObjectReference {
+            api_version: Some("cilium.io/v2".to_owned()),
+            kind: Some(kind.kind.to_owned()),
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+            uid: metadata.uid.clone(),
+            resource_version: metadata.resource_version.clone(),
+            ..ObjectReference::default()
         },
-        "type": "Warning",
-        "reason": "PolicyRefused",
-        "message": refused.message,
-        "source": {"component": FIELD_MANAGER},
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "count": 1,
-    });
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Event"));
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    let event: DynamicObject = serde_json::from_value(event).map_err(kube::Error::SerdeError)?;
-    match api.create(&PostParams::default(), &event).await {
+        generation: metadata.generation,
+        reason: "PolicyRefused",
+        message: refused.message.clone().unwrap_or_default(),
+        component: FIELD_MANAGER,
+        host: None,
+    };
+    match warn(client, warning).await {
         Err(error) if !is_overtaken(&error) => Err(error),
         _ => Ok(()),
     }

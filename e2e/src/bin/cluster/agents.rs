@@ -8,7 +8,8 @@ use oxilium_e2e::wait;
 use serde_json::Value;
 
 use crate::chart;
-use crate::stage::{AGENTS, Stage, say};
+use crate::policies::event;
+use crate::stage::{AGENTS, Stage, client, say};
 use crate::trio::{ONLY_FRIENDS, Trio};
 
 /// curl's status when its time is over.
@@ -28,12 +29,18 @@ fn kernel_writes(cluster: &Cluster, agent: &Spot) -> Result<String> {
     }
 }
 
-/// Waits until what earlier scenarios left is gone: every identity belongs to an endpoint.
+/// Waits until what earlier scenarios left is gone: their namespaces with all pods and endpoints in them, and the identities
+/// that nobody has then.
 fn until_nothing_else_changes(cluster: &Cluster) -> Result<()> {
     let items = |kind| -> Result<Vec<Value>> {
         let list = cluster.json(&["get", kind, "--all-namespaces"])?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     };
+    wait::until("namespaces of before to go", LONG, || {
+        let namespaces = items("namespaces")?;
+        let going = |namespace: &Value| namespace["status"]["phase"] == "Terminating";
+        Ok((!namespaces.iter().any(going)).then_some(()))
+    })?;
     wait::until("identities and endpoints of before to go", LONG, || {
         let used: BTreeSet<String> = items("ciliumendpoints")?
             .iter()
@@ -122,8 +129,21 @@ pub(crate) fn come_late(stage: &mut Stage<'_>) -> Result<()> {
         |cluster| trio.stranger.curl(cluster, &address, 80),
     )?;
     trio.download(stage.cluster, READING)?;
-    say("the chart is installed again");
+    say("a pod that takes an address more than its object names");
+    let privileged = "securityContext: {privileged: true}\n    command:";
+    let manifest =
+        client("doubtful", "app: doubtful", &stage.node(0)).replace("command:", privileged);
+    let [doubtful] = stage.pods(["doubtful"], &manifest)?;
+    let add = ["ip", "address", "add", "10.244.99.99/32", "dev", "eth0"];
+    anyhow::ensure!(
+        doubtful.exec(stage.cluster, &add)?.0 == 0,
+        "{add:?} in {doubtful}"
+    );
+    say("the chart is installed again: agents become ready, whatever is in doubt");
     chart::install(stage.cluster, &[])?;
+    let told = event(stage, &doubtful.name, "PolicyNotEnforced")?;
+    say(&format!("event on the pod: {told}"));
+    stage.compare("the event says why", &true, &told.contains("10.244.99.99"));
     trio.hold(stage)?;
     let arguments = [
         "--namespace",

@@ -12,6 +12,7 @@ mod collected;
 mod nodes;
 mod outages;
 mod permissions;
+mod policies;
 mod seed;
 mod stage;
 mod trio;

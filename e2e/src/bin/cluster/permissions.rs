@@ -8,6 +8,7 @@ use oxilium_e2e::cluster::{Cluster, LONG};
 use oxilium_e2e::wait;
 use serde_json::Value;
 
+use crate::policies::told_of;
 use crate::stage::{AGENTS, Stage, say};
 
 /// A verb on a kind of objects.
@@ -142,6 +143,7 @@ fn optional_kind(stage: &Stage<'_>) -> Result<()> {
 /// Each right that the chart gives was used by now, and none that was asked for is missing.
 pub(crate) fn as_used(stage: &mut Stage<'_>) -> Result<()> {
     optional_kind(stage)?;
+    told_of(stage)?;
     let log = oxilium_e2e::process::run(&mut stage.cluster.script("audit-log")?)?;
     let operators = role(stage.cluster, "clusterrole", "cilium-operator")?
         .into_iter()

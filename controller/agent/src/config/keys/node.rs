@@ -89,6 +89,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     option(
         OPERATOR,
+        "operator-prometheus-serve-addr",
+        Text,
+        "where the operator serves /metrics: HOST:PORT, or :PORT for all addresses of the node; empty for nowhere",
+    ),
+    option(
+        OPERATOR,
         "leader-election-lease-duration",
         Duration,
         "how long others wait for the leader to be heard of",
@@ -237,11 +243,6 @@ pub(super) const KEYS: &[Key] = &[
         "unmanaged-pod-watcher-interval",
         Duration,
         "pods that run before the agent are adopted, not restarted",
-    ),
-    unused(
-        "operator-prometheus-serve-addr",
-        Text,
-        "the operator serves no metrics yet",
     ),
     unused(
         "skip-cnp-status-startup-clean",

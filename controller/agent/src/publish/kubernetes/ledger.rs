@@ -17,8 +17,11 @@ const LONGEST: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// What nobody tells of is looked at again after this time: somebody may have put the Node's taint back.
 const LOOK_AGAIN: Duration = Duration::from_mins(5);
-/// How long an endpoint may be regenerating before that is news.
+/// How long an endpoint may be regenerating, or something be wrong with a pod, before that is news.
 const PASSING: Duration = Duration::from_secs(5);
+/// A pod's events of one reason come no more often than this, whatever they say. What is still so is told again, as the API
+/// server forgets events after an hour.
+const TELL_AGAIN: Duration = Duration::from_mins(10);
 
 /// A piece of work.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,13 +60,14 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(wanted: Wanted) -> Self {
+    fn new(wanted: Wanted, now: Instant) -> Self {
+        let passes = matches!(wanted, Wanted::Event(_));
         Self {
             wanted,
             done: None,
             under_way: false,
             failure: None,
-            wait_until: None,
+            wait_until: passes.then(|| now + PASSING),
             forgotten: false,
         }
     }
@@ -73,8 +77,8 @@ impl Entry {
             return false;
         };
         match (&self.wanted, done) {
-            // Done, but for the watches to say so; and who puts a taint back tells nobody.
-            (Wanted::Identity(_) | Wanted::Availability { .. }, _) => false,
+            // Done, but for the watches to say so; who puts a taint back tells nobody, nor does an event that is over.
+            (Wanted::Identity(_) | Wanted::Availability { .. } | Wanted::Event(_), _) => false,
             // Until the watches show it, it is looked at now and then.
             (Wanted::Endpoint(wanted), Wanted::Endpoint(done)) => {
                 wanted.object == done.object
@@ -129,7 +133,7 @@ impl Ledger {
             let entry = self
                 .entries
                 .entry(key)
-                .or_insert_with(|| Entry::new(wanted.clone()));
+                .or_insert_with(|| Entry::new(wanted.clone(), now));
             if entry.wanted == wanted {
                 continue;
             }
@@ -142,7 +146,7 @@ impl Ledger {
                 if !already {
                     entry.wait_until = Some(now + PASSING);
                 }
-            } else if entry.failure.is_none() {
+            } else if entry.failure.is_none() && !matches!(wanted, Wanted::Event(_)) {
                 entry.wait_until = None;
             }
             entry.wanted = wanted;
@@ -204,6 +208,7 @@ impl Ledger {
                 }
                 entry.wait_until = match job.wanted {
                     Wanted::Identity(_) => Some(now + ASK_AGAIN),
+                    Wanted::Event(_) => Some(now + TELL_AGAIN),
                     _ if entry.wanted == job.wanted => Some(now + LOOK_AGAIN),
                     _ => None,
                 };

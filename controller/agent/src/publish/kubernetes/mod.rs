@@ -1,14 +1,16 @@
 //! What the API server is told of this node: CiliumIdentities that its pods need, a CiliumEndpoint for each pod, its
-//! CiliumNode, and that its network works.
+//! CiliumNode, that its network works, and what users of a pod must know, as events on it.
 //!
 //! Everything follows from the picture that the reconcile loop shows ([`View`]) and from what the API server holds; nothing
 //! goes back but by way of the watches, and a restart needs no memory. What is there as it should be is not written.
 //!
 //! - [`wanted`]: what the picture asks for (pure)
+//! - [`news`]: what is to be told of pods (pure)
 //! - [`ledger`]: what is to be done next, what failed and when it is tried again (pure)
 //! - [`requests`]: one piece of work with the API server
 
 mod ledger;
+mod news;
 mod requests;
 mod wanted;
 

@@ -23,6 +23,7 @@ use thiserror::Error;
 use super::FIELD_MANAGER;
 use super::ledger::Job;
 use super::wanted::{EndpointWanted, Key, NodeWanted, Wanted};
+use crate::kubernetes::warn;
 use crate::publish::objects;
 
 /// Why a piece of work was not done.
@@ -214,8 +215,16 @@ impl Requests {
                 let api = self.endpoints(&pod.namespace);
                 remove_endpoint(&api, &pod.name, live.as_deref(), *node).await
             }
+            (Wanted::Event(news), Key::Event(pod, reason)) => {
+                let warning = news.warning(pod, *reason);
+                let told = warn(&self.client, warning).await;
+                told.map_err(|error| RequestError::of("Event", error))?;
+                Ok(Outcome::default())
+            }
             // Keys and what is wanted of them are made together.
-            (Wanted::Identity(_) | Wanted::NoEndpoint { .. }, _) => Ok(Outcome::default()),
+            (Wanted::Identity(_) | Wanted::NoEndpoint { .. } | Wanted::Event(_), _) => {
+                Ok(Outcome::default())
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use oxilium_model::node_state::{EndpointState, IdentityRequest};
 use oxilium_model::world::{Node, PodRef};
 
 use super::ledger::Ledger;
+use super::news::{News, news};
 use super::requests::NodeFacts;
 use crate::publish::objects;
 use crate::reconcile::View;
@@ -26,6 +27,8 @@ pub(super) enum Key {
     Availability,
     /// A CiliumEndpoint.
     Endpoint(PodRef),
+    /// Events on a pod, of one reason.
+    Event(PodRef, &'static str),
 }
 
 impl Key {
@@ -36,6 +39,7 @@ impl Key {
             Self::Node => "CiliumNode".to_owned(),
             Self::Availability => "Node".to_owned(),
             Self::Endpoint(pod) => format!("CiliumEndpoint {pod}"),
+            Self::Event(pod, reason) => format!("Event {reason} of Pod {pod}"),
         }
     }
 }
@@ -58,6 +62,8 @@ pub(super) enum Wanted {
         /// Address of this node.
         node: IpAddr,
     },
+    /// Whoever looks at the pod's events finds this one.
+    Event(News),
 }
 
 /// What this node's CiliumNode is made of, beside what its Node says.
@@ -143,6 +149,9 @@ pub(super) fn wanted(
     all.insert(Key::Availability, availability);
     if let Some(address) = facts.and_then(NodeFacts::address) {
         endpoints(view, address, ledger, &mut all);
+    }
+    for ((pod, reason), news) in news(view) {
+        all.insert(Key::Event(pod, reason), Wanted::Event(news));
     }
     all
 }

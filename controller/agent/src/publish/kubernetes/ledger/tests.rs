@@ -6,6 +6,7 @@ use oxilium_model::node_state::IdentityRequest;
 use oxilium_model::world::PodRef;
 
 use super::*;
+use crate::publish::kubernetes::news::News;
 use crate::publish::kubernetes::wanted::EndpointWanted;
 
 fn identity(number: u32) -> (Key, Wanted) {
@@ -187,4 +188,37 @@ fn an_endpoint_that_this_agent_had_is_told_from_one_of_an_earlier_run() {
     assert!(ledger.had_endpoint(&key, "uid"));
     let unknown = endpoint("other", "ready", Shown::Same).0;
     assert!(!ledger.had_endpoint(&unknown, "uid"));
+}
+
+#[test]
+fn news_of_a_pod_waits_whether_it_passes_and_then_comes_every_ten_minutes_whatever_it_says() {
+    let event = |message: &str| {
+        let news = News {
+            pod_uid: "uid".into(),
+            message: message.to_owned(),
+            node: "worker".into(),
+        };
+        (
+            Key::Event(PodRef::new("shop", "web"), "PolicyNotEnforced"),
+            Wanted::Event(news),
+        )
+    };
+    let now = Instant::now();
+    let mut ledger = ledger([event("first")], now);
+    ledger.want([event("second")].into(), now + SECOND);
+    assert_eq!(ledger.next(now + PASSING - SECOND), None, "it may pass");
+    let told = now + PASSING;
+    let job = ledger.next(told).unwrap();
+    assert_eq!(job.wanted, event("second").1);
+    ledger.finished(ok(job), told);
+    ledger.want([event("third")].into(), told + SECOND);
+    assert_eq!(ledger.next(told + TELL_AGAIN - SECOND), None);
+    let job = ledger.next(told + TELL_AGAIN).unwrap();
+    assert_eq!(job.wanted, event("third").1);
+    ledger.finished(ok(job), told + TELL_AGAIN);
+    assert_eq!(
+        ledger.next_due(told),
+        Some(told + TELL_AGAIN + TELL_AGAIN),
+        "it is still so"
+    );
 }
