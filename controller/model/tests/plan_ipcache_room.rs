@@ -87,8 +87,8 @@ fn settle(
         assert!(round < 6, "it never comes to an end");
         let complete = synced.complete().expect("all have delivered");
         let planned = plan(&kernel.0, state, &config(room), complete);
-        if let Err(PlanError::NoRoom { table, .. }) = planned {
-            assert_eq!(table, Table::Ipcache);
+        if let Err(PlanError::NoRoom { table, .. }) = &planned {
+            assert_eq!(*table, Table::Ipcache);
             return false;
         }
         let plan = planned.expect("nothing else is wanting");
