@@ -86,14 +86,12 @@ fn settle(
     for round in 0.. {
         assert!(round < 6, "it never comes to an end");
         let complete = synced.complete().expect("all have delivered");
-        let plan = match plan(&kernel.0, state, &config(room), complete) {
-            Ok(plan) => plan,
-            Err(PlanError::NoRoom { table, .. }) => {
-                assert_eq!(table, Table::Ipcache);
-                return false;
-            }
-            Err(other) => panic!("{other}"),
-        };
+        let planned = plan(&kernel.0, state, &config(room), complete);
+        if let Err(PlanError::NoRoom { table, .. }) = &planned {
+            assert_eq!(*table, Table::Ipcache);
+            return false;
+        }
+        let plan = planned.expect("nothing else is wanting");
         for write in plan.writes() {
             kernel.apply(write);
             let held = kernel.0.ipcache.len();
