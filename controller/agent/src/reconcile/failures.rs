@@ -43,13 +43,14 @@ pub(crate) enum Object {
 }
 
 impl Object {
-    fn name(&self) -> String {
+    /// `device` says whose interface one is, by its number.
+    fn name(&self, device: impl Fn(u32) -> String) -> String {
         match self {
             Self::Tables => "tables".to_owned(),
             Self::Room => "room in the tables".to_owned(),
-            Self::Attach(point) => format!("{} on interface {}", point.hook, point.ifindex),
+            Self::Attach(point) => format!("{} on {}", point.hook, device(point.ifindex)),
             Self::Settle(point) => {
-                format!("the link of {} on interface {}", point.hook, point.ifindex)
+                format!("the link of {} on {}", point.hook, device(point.ifindex))
             }
             Self::Purge(endpoint) => format!("flows of endpoint {endpoint}"),
             Self::Observe => "reading the kernel".to_owned(),
@@ -62,6 +63,11 @@ impl Object {
             Self::Adoption => "pods that run already".to_owned(),
         }
     }
+}
+
+/// An interface of which nothing else is known.
+pub(super) fn by_number(ifindex: u32) -> String {
+    format!("interface {ifindex}")
 }
 
 #[derive(Clone, Debug)]
@@ -123,7 +129,7 @@ impl Failures {
         };
         let wait_millis = wait.as_millis();
         tracing::warn!(
-            object = object.name(),
+            object = object.name(by_number),
             tries = failure.tries,
             wait_millis,
             "{}",
@@ -135,7 +141,7 @@ impl Failures {
     /// `object` works.
     pub(crate) fn works(&mut self, object: &Object) {
         if self.0.remove(object).is_some() {
-            tracing::info!(object = object.name(), "works again");
+            tracing::info!(object = object.name(by_number), "works again");
         }
     }
 
@@ -204,12 +210,12 @@ impl Failures {
             .min()
     }
 
-    /// For people.
-    pub(crate) fn report(&self) -> Vec<FailingObject> {
+    /// For people; `device` says whose interface one is.
+    pub(crate) fn report(&self, device: impl Fn(u32) -> String) -> Vec<FailingObject> {
         self.0
             .iter()
             .map(|(object, failure)| FailingObject {
-                object: object.name(),
+                object: object.name(&device),
                 reason: failure.text(),
             })
             .collect()
@@ -237,7 +243,7 @@ mod tests {
             ]
         );
         failures.works(&Object::Tables);
-        assert!(failures.report().is_empty());
+        assert!(failures.report(by_number).is_empty());
     }
 
     #[test]

@@ -9,9 +9,10 @@ use oxilium_api::{FailingObject, StatusLogEntry};
 use oxilium_kernel::Node;
 use oxilium_model::identity::NumericIdentity;
 use oxilium_model::node_state::{Endpoint, Frontend, NodeState};
-use oxilium_model::world::World;
+use oxilium_model::world::{Attachment, World};
 
 use super::Reconciler;
+use super::failures::by_number;
 use crate::publish::{Names, PublishReport};
 use crate::source::SourceReport;
 use crate::staged::StagedReports;
@@ -190,7 +191,11 @@ impl<N: Node> Reconciler<N> {
             state: Arc::clone(&self.state),
             revisions: self.revisions,
             sweep: self.sweep,
-            failing: [self.failures.report(), self.fights.report()].concat(),
+            failing: [
+                self.failures.report(|ifindex| self.device(ifindex)),
+                self.fights.report(|ifindex| self.device(ifindex)),
+            ]
+            .concat(),
             settling: self.settling.waiting(),
             waiting: self
                 .index
@@ -205,6 +210,20 @@ impl<N: Node> Reconciler<N> {
         });
         self.view.send_replace(Arc::clone(&view));
         view
+    }
+
+    /// An interface as people know it.
+    pub(super) fn device(&self, ifindex: u32) -> String {
+        let of = |attachment: &Attachment| {
+            let device = attachment.device.as_ref()?;
+            (device.ifindex == ifindex)
+                .then(|| format!("{} of pod {}", device.name, attachment.pod))
+        };
+        let attachments = self.index.attachments().values();
+        attachments
+            .map(AsRef::as_ref)
+            .find_map(of)
+            .unwrap_or_else(|| by_number(ifindex))
     }
 
     /// Makes a new picture and brings it to the status directory.
