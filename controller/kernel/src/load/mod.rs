@@ -29,6 +29,14 @@ pub enum LoadError {
     /// No place for pins.
     #[error(transparent)]
     Bpffs(#[from] BpffsError),
+    /// Another agent has the place.
+    #[error(
+        "another agent runs on this node already (it holds {path}): two would write against each other; stop it first"
+    )]
+    Held {
+        /// The locked directory.
+        path: PathBuf,
+    },
     /// A pinned map is not what this version needs.
     #[error(
         "the map pinned at {path} has {field} {found}, this agent needs {expected}; it was made by another version: \

@@ -38,7 +38,7 @@ impl KernelNode {
 
     /// Somebody unmounted the bpffs, or removed whole directories. Programs stay on their hooks while something holds
     /// them; with the next agent's end they would be gone.
-    pub(super) fn restore_place(&self) -> Result<(), ApplyError> {
+    pub(super) fn restore_place(&mut self) -> Result<(), ApplyError> {
         if self.place.is_there() {
             return Ok(());
         }
