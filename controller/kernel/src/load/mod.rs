@@ -6,8 +6,10 @@
 mod elf;
 mod layout;
 mod maps;
+mod migrate;
 mod programs;
-mod resize;
+mod record;
+mod types;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,8 +41,8 @@ pub enum LoadError {
     },
     /// A pinned map is not what this version needs.
     #[error(
-        "the map pinned at {path} has {field} {found}, this agent needs {expected}; it was made by another version: \
-         remove the pin while no pod needs it"
+        "the map pinned at {path} has {field} {found}, this agent needs {expected}; it was made by another version, and \
+         does not say what its entries mean: remove the pin while no pod needs it"
     )]
     Layout {
         /// The pin.
