@@ -314,23 +314,22 @@ mod tests {
     use crate::common::on_kernel;
     use crate::port::AttachMode;
 
-    /// The same fields in the opposite order, behind one that is new.
-    fn turned(record: &Record) -> Record {
-        let mut size = 8;
-        let mut parts = vec![Part {
-            name: "new".to_owned(),
-            offset: 0,
-            size,
-        }];
-        for part in record.parts.iter().rev() {
-            let offset = size;
-            size += part.size;
-            let (name, length) = (part.name.clone(), part.size);
+    /// The same fields in the opposite order, behind so many bytes that are new.
+    fn turned(record: &Record, new: usize) -> Record {
+        let (mut parts, mut size) = (Vec::new(), 0);
+        let mut add = |name: &str, length: usize| {
             parts.push(Part {
-                name,
-                offset,
+                name: name.to_owned(),
+                offset: size,
                 size: length,
             });
+            size += length;
+        };
+        if new > 0 {
+            add("new", new);
+        }
+        for part in record.parts.iter().rev() {
+            add(&part.name, part.size);
         }
         Record {
             name: "turned".to_owned(),
@@ -420,8 +419,8 @@ mod tests {
             let theirs = Version::new(
                 map_type,
                 Records {
-                    key: turned(&records.key),
-                    value: turned(&records.value),
+                    key: turned(&records.key, 0),
+                    value: turned(&records.value, 8),
                 },
             );
             let map = ours.make(&path);
@@ -439,7 +438,7 @@ mod tests {
             let found = theirs.entries(&turned);
             assert_eq!(found.len(), 40);
             for (key, value) in &found {
-                assert_eq!((&key[..8], &value[..8]), (&[0; 8][..], &[0; 8][..]));
+                assert_eq!((key.len(), &value[..8]), (records.key.size, &[0; 8][..]));
             }
             let writes = theirs.counter.snapshot();
             drop(theirs.open(&path));
@@ -457,12 +456,32 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_could_become_one_are_refused() {
+        on_kernel(AttachMode::Auto, |bed| {
+            let path = bed.config().bpf_root.join("ox_test");
+            let records = Records::of::<PolicyKey, PolicyValue>();
+            let key = turned(&records.key, 4);
+            let value = records.value.clone();
+            let theirs = Version::new(HASH, Records { key, value });
+            let map = theirs.make(&path);
+            let ours = Version::new(HASH, records);
+            let wanted = Wanted {
+                description: &ours.description,
+                records: Some(&ours.records),
+            };
+            let found = sys::map_info(map.as_fd()).expect("a map");
+            let fate = fate(&map, &found, &wanted).expect("readable");
+            assert!(matches!(fate, Fate::Refused));
+        });
+    }
+
+    #[test]
     fn flows_that_were_noted_in_the_former_map_are_carried_over() {
         on_kernel(AttachMode::Auto, |bed| {
             let path = bed.config().bpf_root.join("ox_test");
             let records = Records::of::<CtKey4, CtEntry>();
             let ours = Version::new(LRU_HASH, records.clone());
-            let value = turned(&records.value);
+            let value = turned(&records.value, 8);
             let theirs = Version::new(LRU_HASH, Records { value, ..records });
             let old = ours.make(&path);
             let new = theirs.open(&path);
@@ -500,7 +519,7 @@ mod tests {
             };
             assert!(matches!(becomes(&records), Fate::Stays));
             let other = Records {
-                value: turned(&records.value),
+                value: turned(&records.value, 8),
                 ..records
             };
             assert!(matches!(becomes(&other), Fate::Refused));

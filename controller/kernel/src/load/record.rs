@@ -113,7 +113,8 @@ impl Conversion {
                 size: former.size,
             });
         }
-        Some(Self {
+        // Two records with nothing in common are not two versions of one.
+        (!moves.is_empty()).then_some(Self {
             moves,
             size: wanted.size,
         })
@@ -198,5 +199,6 @@ mod tests {
         let (two, one) = (record(&[("word", 2), ("port", 2)]), narrow);
         assert_eq!(Conversion::between_keys(&two, &one), None);
         assert!(Conversion::between(&two, &one).is_some());
+        assert_eq!(Conversion::between(&record(&[("other", 2)]), &one), None);
     }
 }
