@@ -50,7 +50,6 @@ pub fn has_memory() -> bool {
 #[derive(Debug)]
 pub struct MemoryCgroup {
     path: PathBuf,
-    parent: &'static Path,
     files: Files,
 }
 
@@ -63,11 +62,7 @@ impl MemoryCgroup {
         let (parent, files) = root().context("no memory cgroups")?;
         let path = parent.join(name);
         fs::create_dir(&path).with_context(|| path.display().to_string())?;
-        Ok(Self {
-            path,
-            parent,
-            files,
-        })
+        Ok(Self { path, files })
     }
 
     /// The command that is `command`, run inside.
@@ -79,14 +74,6 @@ impl MemoryCgroup {
             .arg(command.get_program())
             .args(command.get_args());
         inside
-    }
-
-    /// Moves a process out: what it is charged for from now on is not charged here; what its maps take still is.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn release(&self, process: u32) -> Result<()> {
-        fs::write(self.parent.join("cgroup.procs"), process.to_string()).context("move it out")
     }
 
     /// Has no more from now on than it has, once the kernel has taken back what it can.

@@ -109,8 +109,11 @@ fn entries_that_there_is_no_memory_for_are_told_of_and_made_when_there_is() {
     let Some(mut stage) = Stage::start() else {
         return;
     };
-    // Its maps stay charged to the cgroup. The process itself is spared: what runs out is the kernel's memory alone.
-    stage.cgroup.release(stage.agent.process().pid()).unwrap();
+    // The maps stay charged to the cgroup that they were made in. Another agent is spared: what runs out is their memory
+    // alone.
+    stage.agent.process().crash().unwrap();
+    stage.agent = Agent::start(&stage.lab).unwrap();
+    stage.agent.until_linked().unwrap();
     stage.cgroup.freeze().unwrap();
     stage.change();
     wait::until("status tells it", wait::LONG, || {
