@@ -2,13 +2,15 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Output};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    agent::Cli,
+    agent::{Cli, agent_command},
     lab::Lab,
     netns::Netns,
+    pod::Pod,
     process::{command, find_program},
+    wait,
 };
 
 /// What only tests write to.
@@ -21,6 +23,59 @@ const NOT_THE_AGENTS: [&str; 7] = [
     "owner",
     "staging",
 ];
+
+/// A host before its first agent, and a pod on it that nobody judges: so the bridge is there, and stays as it is.
+#[derive(Debug)]
+pub struct Untouched {
+    before: Vec<String>,
+    _witness: Pod,
+}
+
+impl Untouched {
+    /// To be made before an agent, and before other pods.
+    ///
+    /// # Errors
+    /// If the pod cannot be made, or the host changes by itself.
+    pub fn new(lab: &Lab) -> Result<Self> {
+        let mut prepared = lab.pod("witness").label("app", "witness").prepare()?;
+        if let Some(plugins) = prepared.chain.conflist["plugins"].as_array_mut() {
+            plugins.truncate(1);
+        }
+        let witness = prepared.add()?;
+        // A bridge has the lowest address of its ports, unless it was given one.
+        lab.worker
+            .netns
+            .ip("link set dev cni0 address 02:00:00:00:00:01")?;
+        // The lab's own place on the BPF file system is there before the agent.
+        agent_command(lab)?;
+        // What reading changes is changed before.
+        fingerprint(lab)?;
+        Ok(Self {
+            before: fingerprint(lab)?,
+            _witness: witness,
+        })
+    }
+
+    /// Uninstalls what the last agent left, once all other pods are gone: the host is as it was.
+    ///
+    /// # Errors
+    /// If something cannot be removed, or differs.
+    pub fn is_back(&self, lab: &Lab) -> Result<()> {
+        let output = uninstall(lab)?;
+        let told = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{told}");
+        wait::until("the host is as it was", wait::LONG, || {
+            let after = fingerprint(lab)?;
+            let mut both = self.before.iter().zip(&after);
+            if let Some((before, after)) = both.find(|(before, after)| before != after) {
+                bail!("before:\n{before}\nafter:\n{after}\n{told}");
+            }
+            ensure!(self.before.len() == after.len(), "{after:#?}");
+            Ok(Some(()))
+        })
+    }
+}
 
 /// The worker's interfaces, addresses, routes, rules, qdiscs, programs, settings, rule sets and the lab's files, one part
 /// after the other.

@@ -185,7 +185,7 @@ fn a_bpffs_that_somebody_unmounts_is_mounted_again() {
     let root = lab.directory().join("bpf");
     fs::create_dir(&root).unwrap();
     let elsewhere = (lab.bpf_root(), root.clone());
-    let mut own = with_places(&lab, &[elsewhere.clone()]);
+    let mut own = with_places(&lab, std::slice::from_ref(&elsewhere));
     own.args(["--sweep-interval", "1"]);
     let mut stage = Stage::with(lab, own);
     // Before the lab goes.

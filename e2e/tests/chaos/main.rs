@@ -9,6 +9,8 @@
 //! - the kernel holds what a fresh node's does;
 //! - the next reconcile writes nothing.
 //!
+//! After the last death the agent is uninstalled, and the host is as it was before the first one.
+//!
 //! `make test` has one write of each moment, the same in every run, `make test-chaos` all of them (`OXILIUM_CHAOS=all`), a
 //! fixed sample (`OXILIUM_CHAOS=sample`), or a part (`OXILIUM_CHAOS=1/8`: every eighth, from the first on).
 #![expect(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
@@ -247,6 +249,7 @@ fn killed_at_every_write(moment: Moment, stride: usize, one: usize) {
         began.elapsed().as_secs(),
         chaos.failures.len()
     ));
+    chaos.node.end().unwrap();
     assert!(chaos.failures.is_empty(), "{}", chaos.failures.join("\n\n"));
     assert!(deaths > 0, "nobody died: nothing was tested");
 }

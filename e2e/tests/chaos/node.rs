@@ -11,6 +11,7 @@ use oxilium_api::{Client, ComponentState, StatusReport, call};
 use oxilium_e2e::{
     agent::{Agent, agent_command},
     dump,
+    fingerprint::Untouched,
     lab::Lab,
     pod::Pod,
     scenario::policy,
@@ -34,6 +35,7 @@ pub(crate) struct Node {
     pub(crate) stranger: Pod,
     pub(crate) friend: Pod,
     pub(crate) subject: Pod,
+    pub(crate) untouched: Untouched,
     pub(crate) lab: Lab,
     pub(crate) fresh: BTreeMap<Input, Vec<String>>,
     pub(crate) markers: usize,
@@ -46,6 +48,7 @@ impl Node {
     /// A node with pods, what fresh ones hold under either input, an agent that is ready, and then traffic.
     pub(crate) fn start(echo: Echo) -> Result<Self> {
         let lab = Lab::new()?;
+        let untouched = Untouched::new(&lab)?;
         let mut agent = Agent::start(&lab)?;
         let pod = |name: &str| lab.pod(name).label("app", name).start();
         let subject = pod("subject")?;
@@ -62,6 +65,7 @@ impl Node {
             stranger,
             friend,
             subject,
+            untouched,
             lab,
             fresh: BTreeMap::new(),
             markers: 0,
@@ -224,13 +228,14 @@ impl Node {
         self.traffic.as_mut().map_or(Ok(()), Traffic::count)
     }
 
-    /// As if the node were new: no pins, no numbers given out, nothing admitted. Only the runtime knows its pods.
+    /// As if the node were new: no pins, no numbers given out, nothing admitted. Only the runtime knows its pods, and the
+    /// ledger what was made on the host.
     pub(crate) fn forget(&mut self) -> Result<()> {
         let state = self.lab.directory().join("state");
         for entry in fs::read_dir(&state)? {
             let path = entry?.path();
             match path.file_name().and_then(|name| name.to_str()) {
-                Some("attachments.json" | "cluster-uid") => {}
+                Some("attachments.json" | "cluster-uid" | "ledger.json") => {}
                 _ if path.is_dir() => fs::remove_dir_all(&path)?,
                 _ => fs::remove_file(&path)?,
             }
@@ -291,5 +296,17 @@ impl Node {
             bail!("the next reconcile writes: {writes:?}");
         }
         Ok(())
+    }
+
+    /// After all deaths: the pods go, the last agent dies, and nothing of any agent is left on the host.
+    pub(crate) fn end(mut self) -> Result<()> {
+        self.traffic = None;
+        let pods = [self.subject, self.friend, self.stranger, self.changeling];
+        for pod in pods.into_iter().chain(self.guest) {
+            pod.delete()?;
+        }
+        let agent = self.agent.as_mut().context("an agent was started")?;
+        agent.process().crash()?;
+        self.untouched.is_back(&self.lab)
     }
 }

@@ -7,6 +7,7 @@ use oxilium_api::{Client, ComponentState, StatusReport, call};
 use oxilium_e2e::{
     agent::{Agent, agent_command},
     dump,
+    fingerprint::Untouched,
     lab::Lab,
     pod::Pod,
     scenario::{policy, sockets},
@@ -52,8 +53,7 @@ pub(crate) struct Stage {
     pub(crate) residents: Vec<Pod>,
     pub(crate) guests: BTreeMap<usize, Pod>,
     pub(crate) policies: BTreeMap<usize, String>,
-    /// Not judged by anybody, and there all the time: the bridge stays as it is.
-    _witness: Pod,
+    pub(crate) untouched: Untouched,
     pub(crate) lab: Lab,
     held: Vec<String>,
     /// What was done in this round.
@@ -67,24 +67,14 @@ impl Stage {
     /// A node without an agent.
     pub(crate) fn new() -> Result<Self> {
         let lab = Lab::new()?;
-        let mut prepared = lab.pod("witness").label("app", "witness").prepare()?;
-        if let Some(plugins) = prepared.chain.conflist["plugins"].as_array_mut() {
-            plugins.truncate(1);
-        }
-        let witness = prepared.add()?;
-        // A bridge has the lowest address of its ports, unless it was given one.
-        lab.worker
-            .netns
-            .ip("link set dev cni0 address 02:00:00:00:00:01")?;
-        // The lab's own place on the BPF file system is there before the agent.
-        agent_command(&lab)?;
+        let untouched = Untouched::new(&lab)?;
         Ok(Self {
             agent: None,
             traffic: None,
             residents: Vec::new(),
             guests: BTreeMap::new(),
             policies: BTreeMap::new(),
-            _witness: witness,
+            untouched,
             lab,
             held: Vec::new(),
             story: Vec::new(),

@@ -21,7 +21,7 @@ use crate::sys::{self, MapDescription};
 /// The open maps, by name.
 #[derive(Debug)]
 pub(crate) struct Maps {
-    maps: BTreeMap<String, (OwnedFd, MapDescription)>,
+    current: BTreeMap<String, (OwnedFd, MapDescription)>,
     /// Maps of other sizes or layouts whose place these took, by name, with their pins: hooks may use them still.
     former: BTreeMap<String, (OwnedFd, PathBuf)>,
     records: BTreeMap<String, Records>,
@@ -69,7 +69,7 @@ impl Maps {
             maps.insert(name, opened);
         }
         Ok(Self {
-            maps,
+            current: maps,
             former,
             records: maker.records,
         })
@@ -84,7 +84,7 @@ impl Maps {
     pub(crate) fn carry_flows(&self, counter: &Arc<WriteCounter>) -> io::Result<usize> {
         let mut carried = 0;
         for (name, (old, _)) in &self.former {
-            if let Some((new, _)) = self.maps.get(name) {
+            if let Some((new, _)) = self.current.get(name) {
                 carried += carry_flows(old, new, self.records.get(name), counter)?;
             }
         }
@@ -109,12 +109,12 @@ impl Maps {
 
     /// A map by its name.
     pub(crate) fn get(&self, name: &str) -> Option<BorrowedFd<'_>> {
-        self.maps.get(name).map(|(fd, _)| fd.as_fd())
+        self.current.get(name).map(|(fd, _)| fd.as_fd())
     }
 
     /// A second descriptor of a map.
     pub(crate) fn duplicate(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
-        self.maps
+        self.current
             .get(name)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
             .and_then(|(fd, _)| fd.try_clone())
@@ -123,14 +123,14 @@ impl Maps {
 
     /// Name and description of each map.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>, &MapDescription)> {
-        self.maps
+        self.current
             .iter()
             .map(|(name, (fd, description))| (name.as_str(), fd.as_fd(), description))
     }
 
     /// Ids of all maps.
     pub(crate) fn ids(&self) -> impl Iterator<Item = u32> {
-        self.maps.values().map(|(_, description)| description.id)
+        self.current.values().map(|(_, description)| description.id)
     }
 }
 
