@@ -27,6 +27,7 @@ demo: ## real policies on real pods, step by step (root; under a minute after th
 test: ## unit, property, program and scenario tests (root for the last two; skips say why)
 	@scripts/setup.sh build run
 	$(CARGO) build --workspace --bins
+	@scripts/test-layout.sh
 	$(CARGO) test --workspace
 
 .PHONY: apiserver
@@ -43,6 +44,12 @@ test-chaos: ## the agent killed before and after every write that it makes (root
 	@scripts/setup.sh build run
 	$(CARGO) build --workspace --bins
 	OXILIUM_CHAOS=$(or $(PLACES),all) $(CARGO) test --package oxilium-e2e --test chaos -- --nocapture --test-threads 1
+
+.PHONY: soak
+soak: ## pods, policies, kills and tampering by chance; nothing may be left of them (root; MINUTES=60 SEED=1)
+	@scripts/setup.sh build run
+	$(CARGO) build --workspace --bins
+	OXILIUM_SOAK_MINUTES=$(or $(MINUTES),60) OXILIUM_SEED=$(SEED) $(CARGO) test --package oxilium-e2e --test soak -- --nocapture
 
 .PHONY: crds
 crds: ## write the definitions of the custom resources, crds/yaml, from the types

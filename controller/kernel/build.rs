@@ -63,6 +63,10 @@ fn build() -> Result<PathBuf, Failure> {
     let output = cargo
         .current_dir(root.join("bpf/programs"))
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker)
+        .args(
+            env::var_os("CARGO_FEATURE_TEST_LAYOUT")
+                .map_or(&[][..], |_| &["--features", "test-layout"]),
+        )
         .arg("--target-dir")
         .arg(&target_dir)
         .output()

@@ -105,7 +105,8 @@ impl Names {
 }
 
 /// [`enforced`], once no program is on its hook for the time being only: where many are attached at once they begin as
-/// filters, which enforce, and get their links a moment later.
+/// filters, which enforce, and get their links a moment later. A last write of that may still come: where writes are
+/// counted, [`crate::agent::Agent::until_linked`] says when it is over.
 ///
 /// # Errors
 /// As [`enforced`]; or if some have none after [`wait::LONG`].

@@ -12,9 +12,11 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod cgroup;
 pub mod cluster;
 pub mod cni;
 pub mod dump;
+pub mod fingerprint;
 pub mod helm;
 pub mod lab;
 pub mod manifest;

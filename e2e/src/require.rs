@@ -36,6 +36,10 @@ pub enum Need {
     Tcx,
     /// etcd, kube-apiserver and kubectl. Not in `all`: building them takes a Go that Debian 12 does not have.
     ApiServer,
+    /// Memory cgroups that one may make. Not in `all`: a container has its own only.
+    MemoryCgroup,
+    /// The agent with another layout of maps. Not in `all`: it is built by itself.
+    TestLayout,
     /// helm. Not in `all`: building it takes a Go that Debian 12 does not have.
     Helm,
 }
@@ -53,6 +57,8 @@ impl Need {
             Self::BridgeNetfilter => "bridge-netfilter",
             Self::Tcx => "tcx",
             Self::ApiServer => "api-server",
+            Self::MemoryCgroup => "memory-cgroup",
+            Self::TestLayout => "test-layout",
             Self::Helm => "helm",
         }
     }
@@ -61,7 +67,12 @@ impl Need {
     fn is_optional(self) -> bool {
         matches!(
             self,
-            Self::BridgeNetfilter | Self::Tcx | Self::ApiServer | Self::Helm
+            Self::BridgeNetfilter
+                | Self::Tcx
+                | Self::ApiServer
+                | Self::MemoryCgroup
+                | Self::TestLayout
+                | Self::Helm
         )
     }
 
@@ -99,6 +110,11 @@ impl Need {
             Self::ApiServer => crate::apiserver::programs::find()
                 .err()
                 .map(|error| format!("{error:#}")),
+            Self::MemoryCgroup => (!crate::cgroup::has_memory())
+                .then(|| "no memory cgroups under /sys/fs/cgroup".to_owned()),
+            Self::TestLayout => (!crate::process::built_binary("oxilium-test-layout")
+                .is_ok_and(|path| path.is_file()))
+            .then(|| "oxilium-test-layout is not built (`scripts/test-layout.sh`)".to_owned()),
             Self::Helm => crate::helm::find().err().map(|error| format!("{error:#}")),
         }
     }

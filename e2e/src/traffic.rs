@@ -73,6 +73,8 @@ pub struct Datagrams {
     arrived: Arc<Seen>,
     answered: Arc<Seen>,
     echo: Echo,
+    ends: [Netns; 2],
+    queues_before: [u64; 3],
 }
 
 impl Datagrams {
@@ -106,6 +108,8 @@ impl Datagrams {
             arrived: Arc::default(),
             answered: Arc::default(),
             echo,
+            ends: [from.clone(), to.clone()],
+            queues_before: overflows(&[from.clone(), to.clone()])?,
         };
         for socket in [&server, &client] {
             socket.set_read_timeout(Some(PATIENCE))?;
@@ -191,8 +195,15 @@ impl Datagrams {
             Ok(lost().is_empty().then_some(()))
         });
         if done.is_err() {
-            let lost = lost();
-            bail!("{}: {} of {range:?} lost: {lost:?}", self.name, lost.len());
+            let (lost, name) = (lost(), &self.name);
+            let now = overflows(&self.ends)?;
+            let [receive, send, backlog] =
+                [0, 1, 2].map(|queue| now[queue] - self.queues_before[queue]);
+            bail!(
+                "{name}: {} of {range:?} lost: {lost:?} (dropped for full queues meanwhile, of all traffic: {receive} when \
+                 received, {send} when sent, {backlog} in the backlogs of this machine's CPUs)",
+                lost.len()
+            );
         }
         Ok(())
     }
@@ -281,15 +292,23 @@ impl Connection {
         Ok(())
     }
 
-    /// All that was said before this call was answered, and no segment of it was lost on the way.
+    /// All that was said before this call is answered, perhaps after having been sent again.
+    ///
+    /// # Errors
+    /// If the connection stands still.
+    pub fn goes_on(&self) -> Result<()> {
+        let said = self.sent.load(Ordering::SeqCst);
+        wait::until("the connection goes on", wait::LONG, || {
+            Ok((self.answered.load(Ordering::SeqCst) >= said).then_some(()))
+        })
+    }
+
+    /// All that was said before this call is answered, and no segment of it was lost on the way.
     ///
     /// # Errors
     /// If the connection stands still, or a segment had to be sent again that its receiver did not have already.
     pub fn is_unharmed(&self) -> Result<()> {
-        let said = self.sent.load(Ordering::SeqCst);
-        wait::until("the connection goes on", Duration::from_secs(5), || {
-            Ok((self.answered.load(Ordering::SeqCst) >= said).then_some(()))
-        })?;
+        self.goes_on()?;
         let lost = || -> Result<u64> {
             Ok(retransmitted(&self.ends)?.saturating_sub(self.retransmitted_before))
         };
@@ -322,6 +341,36 @@ fn retransmitted(ends: &[Netns]) -> Result<u64> {
         count += again.saturating_sub(needless);
     }
     Ok(count)
+}
+
+/// Datagrams that were dropped in these namespaces for full buffers of sockets, when they were received and when they were
+/// sent, and packets that were dropped on this machine because a CPU's backlog was full: no policy's doing.
+fn overflows(ends: &[Netns]) -> Result<[u64; 3]> {
+    let (mut receive, mut send) = (0, 0);
+    for end in ends {
+        for (file, group) in [("snmp", "Udp:"), ("snmp6", "Udp6")] {
+            let path = format!("/proc/thread-self/net/{file}");
+            let table = end.enter(|| fs::read_to_string(&path))??;
+            let of = |name: &str| match file {
+                "snmp" => counter(&table, group, name),
+                // A line for each counter.
+                _ => Ok(table
+                    .lines()
+                    .find_map(|line| line.strip_prefix(&format!("{group}{name}")))
+                    .and_then(|value| value.trim().parse().ok())
+                    .unwrap_or_default()),
+            };
+            receive += of("RcvbufErrors")?;
+            send += of("SndbufErrors")?;
+        }
+    }
+    // A line for each CPU, in hexadecimal: the second number is of drops.
+    let softnet = fs::read_to_string("/proc/net/softnet_stat")?;
+    let dropped = softnet.lines().filter_map(|line| {
+        let word = line.split_whitespace().nth(1)?;
+        u64::from_str_radix(word, 16).ok()
+    });
+    Ok([receive, send, dropped.sum()])
 }
 
 /// A number of the two-line tables of `/proc/net`: names above, values below.

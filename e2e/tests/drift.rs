@@ -197,5 +197,7 @@ fn taken_off_and_put_on_again(sweep_interval: &str) -> Option<(Agent, Lab)> {
     })
     .unwrap();
     dump::settled(&lab, &[&liar, &victim]).unwrap();
+    // That looks right one write before it is: the link is there, and its program is still to be replaced.
+    agent.until_linked().unwrap();
     Some((agent, lab))
 }

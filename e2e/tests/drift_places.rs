@@ -16,7 +16,7 @@ use oxilium_e2e::{
     lab::Lab,
     packet,
     pod::{Pod, host_interface},
-    process::{command, run},
+    process::{Process, command, run},
     require::{Need, require},
     scenario::NEEDS,
     wait,
@@ -164,6 +164,18 @@ impl Drop for Mount {
     }
 }
 
+/// The agent's command line, with other places.
+fn with_places(lab: &Lab, places: &[(PathBuf, PathBuf)]) -> Command {
+    let shared = agent_command(lab).unwrap();
+    let mut own = Command::new(shared.get_program());
+    for argument in shared.get_args() {
+        let other = places.iter().find(|(usual, _)| usual == argument);
+        own.arg(other.map_or(argument, |(_, other)| other.as_os_str()));
+    }
+    own.arg("--accept-private-bpffs");
+    own
+}
+
 #[test]
 fn a_bpffs_that_somebody_unmounts_is_mounted_again() {
     if !require(&NEEDS) {
@@ -172,16 +184,9 @@ fn a_bpffs_that_somebody_unmounts_is_mounted_again() {
     let lab = Lab::new().unwrap();
     let root = lab.directory().join("bpf");
     fs::create_dir(&root).unwrap();
-    let shared = agent_command(&lab).unwrap();
-    let mut own = Command::new(shared.get_program());
-    for argument in shared.get_args() {
-        own.arg(if Path::new(argument) == lab.bpf_root() {
-            root.as_os_str()
-        } else {
-            argument
-        });
-    }
-    own.args(["--sweep-interval", "1", "--accept-private-bpffs"]);
+    let elsewhere = (lab.bpf_root(), root.clone());
+    let mut own = with_places(&lab, std::slice::from_ref(&elsewhere));
+    own.args(["--sweep-interval", "1"]);
     let mut stage = Stage::with(lab, own);
     // Before the lab goes.
     let mount = Mount(root.clone());
@@ -196,6 +201,17 @@ fn a_bpffs_that_somebody_unmounts_is_mounted_again() {
     .unwrap();
     stage.until_settled();
     assert!(!stage.lie_arrives());
+    // One with state of its own would write to the same maps.
+    let lab = &stage.lab;
+    let own = lab.directory().join("rival");
+    fs::create_dir(&own).unwrap();
+    let state = (lab.directory().join("state"), own.join("state"));
+    let mut rival = with_places(lab, &[elsewhere, state]);
+    let start = || Process::spawn("rival", &mut rival, own.join("log"));
+    let mut refused = lab.worker.netns.enter(start).unwrap().unwrap();
+    assert!(!refused.wait(wait::LONG).unwrap().success());
+    let told = refused.log();
+    assert!(told.contains("another agent runs on this node"), "{told}");
     stage.agent.process().crash().unwrap();
     assert!(!stage.lie_arrives());
     drop(stage);
@@ -278,10 +294,12 @@ fn who_undoes_every_repair_is_told_of_until_there_is_peace() {
     stage.until_settled();
     let links = stage.lab.bpf_root();
     let began = Instant::now();
+    let whose = format!("{} of pod default/liar", stage.device());
     let named = |stage: &Stage| -> anyhow::Result<bool> {
         let status = stage.status()?;
         let failing = status["reconcile"]["failing"].to_string();
-        Ok(failing.contains("a fight over") && status["cilium"]["state"] == "Failure")
+        let fought_over = failing.contains("a fight over") && failing.contains(&whose);
+        Ok(fought_over && status["cilium"]["state"] == "Failure")
     };
     wait::until("status names the fight", wait::LONG, || {
         for pin in pins(&links) {

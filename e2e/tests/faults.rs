@@ -2,7 +2,13 @@
 //! when the cause is gone.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 
-use std::{net::SocketAddr, thread};
+use std::{
+    fs::{self, File},
+    io::Write,
+    net::SocketAddr,
+    path::PathBuf,
+    thread,
+};
 
 use nix::errno::Errno;
 use oxilium_e2e::{
@@ -10,6 +16,7 @@ use oxilium_e2e::{
     lab::Lab,
     pod::Pod,
     probe::{self, Outcome},
+    process::{command, run},
     require::require,
     scenario::{NEEDS, policy, sockets},
     server::TcpServer,
@@ -98,6 +105,93 @@ fn a_full_policy_map_changes_nothing_until_there_is_room() {
         which: |site| site.call == "MAP_UPDATE_ELEM" && site.object == "ox_policy",
         told: "the policy table is full",
     }]);
+}
+
+/// By itself, as it takes half a minute: a permission is expected of a person, not of time.
+#[test]
+fn what_is_not_permitted_is_done_when_it_is() {
+    refused_and_granted(&[Fault {
+        name: "somebody took a capability away",
+        errno: Errno::EPERM,
+        which: |site| site.domain == Domain::Bpf && site.call.starts_with("MAP_UPDATE"),
+        told: "not permitted to change",
+    }]);
+}
+
+/// A file system of a few pages where the agent keeps its state.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(lab: &Lab) -> Self {
+        let path = lab.directory().join("state");
+        fs::create_dir(&path).unwrap();
+        run(command("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(&path))
+        .unwrap();
+        Self(path)
+    }
+
+    /// Takes all that is free.
+    fn fill(&self) {
+        let mut file = File::create(self.0.join("filler")).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        run(command("umount").arg("-l").arg(&self.0)).unwrap();
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_keeps_what_is_enforced_until_it_has_room() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let lab = Lab::new().unwrap();
+    let disk = SmallDisk::mount(&lab);
+    let mut agent = Agent::start(&lab).unwrap();
+    let pod = |name: &str| lab.pod(name).label("app", name).start().unwrap();
+    let (subject, one, two) = (pod("subject"), pod("one"), pod("two"));
+    let _service = TcpServer::echo(&subject.netns, 80).unwrap();
+    let to = sockets(&subject, 80)[0];
+    lab.manifests.put("web.yaml", &allowing("one", 0)).unwrap();
+    agent.until_policy("web", true).unwrap();
+    agent.until_ready().unwrap();
+    disk.fill();
+    lab.manifests.put("web.yaml", &allowing("two", 1)).unwrap();
+    let full = Fault {
+        name: "the disk is full",
+        errno: Errno::ENOSPC,
+        which: |_| false,
+        told: "No space left on device",
+    };
+    until_told(agent.cli(), &full);
+    assert!(answers(&one, to) && !answers(&two, to));
+    // What died with a full disk comes back with it.
+    agent.process().crash().unwrap();
+    assert!(answers(&one, to) && !answers(&two, to));
+    disk.free();
+    agent = Agent::start(&lab).unwrap();
+    agent.until_policy("web", true).unwrap();
+    assert!(answers(&two, to) && !answers(&one, to));
+    disk.fill();
+    lab.manifests.put("web.yaml", &allowing("one", 2)).unwrap();
+    until_told(agent.cli(), &full);
+    disk.free();
+    wait::until("it goes on by itself", wait::LONG, || {
+        Ok((answers(&one, to) && !answers(&two, to)).then_some(()))
+    })
+    .unwrap();
+    agent.until_ready().unwrap();
+    drop(agent);
+    drop(disk);
 }
 
 fn refused_and_granted(faults: &[Fault]) {

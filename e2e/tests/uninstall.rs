@@ -1,14 +1,18 @@
 //! `oxilium uninstall` leaves the host as it was before the first agent, byte for byte, wherever the agent died.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 
-use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
 
 use oxilium_e2e::{
-    agent::{Agent, Cli, agent_command},
+    agent::{Agent, agent_command},
     lab::Lab,
-    netns::Netns,
     pod::{Pod, host_interface},
-    process::{command, find_program, run},
+    process::{command, run},
     require::require,
     scenario::{NEEDS, policy},
     trace::{Edge, Trace},
@@ -16,104 +20,8 @@ use oxilium_e2e::{
 };
 use serde_json::{Value, json};
 
-/// What only the test itself writes to.
-const NOT_THE_AGENTS: [&str; 8] = [
-    "agent.log",
-    "cni.log",
-    "cni-bin",
-    "ipam",
-    "manifests",
-    "owner",
-    "pod-one",
-    "staging",
-];
-
-fn lines(netns: &Netns, program: &str, args: &str) -> String {
-    let output = netns
-        .output(command(program).args(args.split_whitespace()))
-        .unwrap();
-    format!(
-        "{program} {args}\n{}",
-        String::from_utf8_lossy(&output.stdout)
-    )
-}
-
-/// Each file below `directory` with its owner, mode and content.
-fn files(directory: &Path, found: &mut Vec<String>) {
-    let Ok(entries) = fs::read_dir(directory) else {
-        return;
-    };
-    for entry in entries {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if NOT_THE_AGENTS.contains(&name.as_str()) {
-            continue;
-        }
-        let metadata = fs::symlink_metadata(&path).unwrap();
-        // A pin is a name and nothing that can be read.
-        let content = if metadata.is_file() && !path.starts_with("/sys/fs/bpf") {
-            fs::read(&path).unwrap()
-        } else {
-            Vec::new()
-        };
-        let (mode, owner) = (metadata.mode(), metadata.uid());
-        found.push(format!("{} {mode:o} {owner} {content:?}", path.display()));
-        if metadata.is_dir() {
-            files(&path, found);
-        }
-    }
-}
-
-/// The settings of the namespace that an agent could have reached for. Counters and random secrets are none.
-fn sysctls(netns: &Netns) -> String {
-    let read = || {
-        let mut found = Vec::new();
-        for family in ["ipv4", "ipv6", "core"] {
-            settings(&Path::new("/proc/sys/net").join(family), &mut found);
-        }
-        found.sort();
-        found.join("\n")
-    };
-    netns.enter(read).unwrap()
-}
-
-fn settings(directory: &Path, found: &mut Vec<String>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            settings(&path, found);
-        } else if let Ok(value) = fs::read_to_string(&path) {
-            found.push(format!("{} {value}", path.display()));
-        }
-    }
-}
-
-/// All that an agent could have changed on the worker.
 fn fingerprint(lab: &Lab) -> Vec<String> {
-    let worker = &lab.worker.netns;
-    let mut found = vec![
-        lines(worker, "ip", "link show"),
-        lines(worker, "ip", "addr show"),
-        lines(worker, "ip", "route show table all"),
-        lines(worker, "ip", "-6 route show table all"),
-        lines(worker, "ip", "rule show"),
-        lines(worker, "ip", "-6 rule show"),
-        lines(worker, "tc", "qdisc show"),
-        lines(worker, "bpftool", "net show"),
-        sysctls(worker),
-    ];
-    for (program, args) in [
-        ("nft", "list ruleset"),
-        ("iptables-save", ""),
-        ("ip6tables-save", ""),
-    ] {
-        if find_program(program).is_some() {
-            found.push(lines(worker, program, args));
-        }
-    }
-    files(lab.directory(), &mut found);
-    files(&lab.bpf_root(), &mut found);
-    found
+    oxilium_e2e::fingerprint::fingerprint(lab).unwrap()
 }
 
 /// The ids of the maps and programs that are pinned.
@@ -140,16 +48,8 @@ fn is_in_kernel(kind: &str, id: u64) -> bool {
     run(command("bpftool").args([kind, "show", "id", &id.to_string()])).is_ok()
 }
 
-fn uninstall(lab: &Lab) -> std::process::Output {
-    let cli = Cli::new(lab).unwrap();
-    let mut command = cli.command(&["uninstall", "--state-dir"]);
-    command
-        .arg(lab.directory().join("state"))
-        .arg("--bpf-root")
-        .arg(lab.bpf_root())
-        .arg("--tombstones")
-        .arg(lab.tombstones());
-    lab.worker.netns.output(&mut command).unwrap()
+fn uninstall(lab: &Lab) -> Output {
+    oxilium_e2e::fingerprint::uninstall(lab).unwrap()
 }
 
 fn agent(lab: &Lab, mode: &str) -> Command {

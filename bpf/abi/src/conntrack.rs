@@ -6,6 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::epoch::Epoch;
+use crate::layout::layout;
 use crate::net::{Be16, Direction};
 
 /// Seconds that an established TCP flow lives without a packet (Cilium's `bpf-ct-timeout-regular-tcp`).
@@ -43,9 +44,13 @@ macro_rules! ct_key {
         #[repr(C)]
         pub struct $name {
             /// The endpoint's address in network order.
+            #[cfg(not(feature = "test-layout"))]
             pub local: $address,
             /// The peer's address in network order.
             pub remote: $address,
+            /// The endpoint's address in network order.
+            #[cfg(feature = "test-layout")]
+            pub local: $address,
             /// The endpoint's port; the id of an ICMP echo; 0 for protocols without ports.
             pub local_port: Be16,
             /// The peer's port; 0 for an ICMP echo and for protocols without ports.
@@ -58,6 +63,7 @@ macro_rules! ct_key {
             pub kind: u8,
         }
         const _: () = assert!(size_of::<$name>() == $size);
+        layout!($name: local, remote, local_port, remote_port, endpoint, protocol, kind);
     };
 }
 
@@ -154,6 +160,9 @@ impl CtWord {
 )]
 #[repr(C, align(8))]
 pub struct CtEntry {
+    /// Moves all others.
+    #[cfg(feature = "test-layout")]
+    pub test_layout: u64,
     /// [`CtWord`].
     pub word: u64,
     /// Packets to the endpoint.
@@ -181,7 +190,20 @@ pub struct CtEntry {
     /// [`crate::NatWord`]: the frontend that the flow was sent to.
     pub nat: u32,
 }
-const _: () = assert!(size_of::<CtEntry>() == 64);
+const _: () = assert!(
+    size_of::<CtEntry>()
+        == if cfg!(feature = "test-layout") {
+            72
+        } else {
+            64
+        }
+);
+#[cfg(not(feature = "test-layout"))]
+layout!(CtEntry: word, rx_packets, rx_bytes, tx_packets, tx_bytes, expires, last_rx_report, last_tx_report, remote_identity,
+    flags, rx_tcp_flags, tx_tcp_flags, nat);
+#[cfg(feature = "test-layout")]
+layout!(CtEntry: test_layout, word, rx_packets, rx_bytes, tx_packets, tx_bytes, expires, last_rx_report, last_tx_report,
+    remote_identity, flags, rx_tcp_flags, tx_tcp_flags, nat);
 
 /// Bits of [`CtEntry::flags`].
 pub struct CtFlags;

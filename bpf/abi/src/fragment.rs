@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::net::Be16;
+use crate::{layout::layout, net::Be16};
 
 /// Seconds that a datagram's fragments may take (Linux's `ipfrag_time`).
 pub const FRAGMENT_LIFETIME: u32 = 30;
@@ -30,6 +30,7 @@ macro_rules! fragment_key {
             pub direction: u8,
         }
         const _: () = assert!(size_of::<$name>() == $size);
+        layout!($name: source, destination, id, endpoint, protocol, direction);
     };
 }
 
@@ -59,3 +60,4 @@ pub struct FragmentEntry {
     pub destination_port: Be16,
 }
 const _: () = assert!(size_of::<FragmentEntry>() == 16);
+layout!(FragmentEntry: word, expires, source_port, destination_port);

@@ -2,6 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::layout::layout;
+
 /// Addresses of each kind that an interface may have.
 pub const ADDRESSES_PER_FAMILY: usize = 2;
 
@@ -37,6 +39,7 @@ pub struct InterfaceConfig {
     pub ifindex: u32,
 }
 const _: () = assert!(size_of::<InterfaceConfig>() == 104);
+layout!(InterfaceConfig: birth, ipv4, ipv6, link_local, mac, endpoint, flags, netns_id, identity, ifindex);
 
 /// Bits of [`InterfaceConfig::flags`].
 pub struct InterfaceFlags;

@@ -2,6 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::layout::layout;
 use crate::net::Family;
 
 /// Bits of [`IpcacheKey`] before the address; an LPM prefix length is this plus the address's.
@@ -38,6 +39,7 @@ pub struct IpcacheKey {
     pub address: [u8; 16],
 }
 const _: () = assert!(size_of::<IpcacheKey>() == 24);
+layout!(IpcacheKey: prefix_len, family, reserved, address);
 
 impl IpcacheKey {
     /// Key of an IPv4 prefix; host bits must be zero.
@@ -70,14 +72,19 @@ impl IpcacheKey {
 )]
 #[repr(C, align(8))]
 pub struct IpcacheValue {
+    /// None defined yet; zero.
+    #[cfg(feature = "test-layout")]
+    pub flags: u64,
     /// Identity in bank 0 (low 32 bits) and bank 1 (high): one aligned word, read and written whole.
     pub identities: u64,
     /// Node that the prefix is behind, in network order; zero if none. IPv4 in the first four bytes.
     pub tunnel_endpoint: [u8; 16],
     /// None defined yet; zero.
+    #[cfg(not(feature = "test-layout"))]
     pub flags: u64,
 }
 const _: () = assert!(size_of::<IpcacheValue>() == 32);
+layout!(IpcacheValue: identities, tunnel_endpoint, flags);
 
 impl IpcacheValue {
     /// The same identity in both banks, no tunnel.

@@ -4,8 +4,9 @@
 //! fixed size (asserted beside each type). Multi-byte integers are in the CPU's byte order, except
 //! where a field's type is [`Be16`] or its documentation says network order.
 //!
-//! [`SCHEMA_VERSION`] is in the path of every pin. It grows when a layout moves or widens, never when
-//! a reserved field gets a meaning.
+//! Each map carries the names, places and sizes of its fields ([`Layout`]): an agent that finds another layout than its own
+//! takes the fields over by their names. So a field that moves, widens or is new needs no other step; one that gets another
+//! *meaning* gets another name. [`SCHEMA_VERSION`] is in the path of every pin, and grows where that cannot express a change.
 #![no_std]
 
 mod conntrack;
@@ -16,6 +17,7 @@ mod fragment;
 mod hash;
 mod interface;
 mod ipcache;
+mod layout;
 mod net;
 mod policy;
 mod reason;
@@ -38,6 +40,7 @@ pub use fragment::{FRAGMENT_LIFETIME, FragmentEntry, FragmentKey4, FragmentKey6}
 pub use hash::mix;
 pub use interface::{ADDRESSES_PER_FAMILY, InterfaceConfig, InterfaceFlags, NETNS_UNKNOWN};
 pub use ipcache::{IDENTITY_UNRESOLVED, IPCACHE_PREFIX_BASE, IpcacheKey, IpcacheValue};
+pub use layout::{Field, Layout};
 pub use net::{Be16, Direction, Family};
 pub use policy::{
     AuthRequirement, POLICY_CLASS_ALLOW, POLICY_CLASS_DENY, PolicyCountKey, PolicyKey, PolicyValue,
@@ -50,7 +53,7 @@ pub use service::{
     ServiceWord, bind,
 };
 
-/// Version of all layouts in this crate; part of the pin path.
+/// Version of what the maps are and mean together; part of the pin path.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Names of the maps, as pinned and as shown by bpftool (at most 15 bytes).

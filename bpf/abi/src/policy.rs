@@ -14,8 +14,11 @@
 //! The kernel reuses a freed element for the next key at once, so a program may read another key's
 //! value. [`PolicyValue::check`] binds a value to its key: a reader that finds it wrong looks up again.
 
+use core::cmp::Ordering;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::layout::layout;
 use crate::net::{Be16, Direction};
 
 /// Low byte of a precedence: a deny.
@@ -25,26 +28,18 @@ pub const POLICY_CLASS_ALLOW: u8 = 1;
 
 /// Key of a policy entry.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct PolicyKey {
     /// Policy table, 1…2²⁴-1.
+    #[cfg(not(feature = "test-layout"))]
     pub table: u32,
     /// Remote identity; 0 any, 11…14 aggregates.
     pub identity: u32,
+    /// Policy table, 1…2²⁴-1.
+    #[cfg(feature = "test-layout")]
+    pub table: u32,
     /// Destination port with the bits behind the prefix zero; for ICMP the type. 0 where the shape has no port.
     pub port: Be16,
     /// IP protocol; 0 any (then there is no port).
@@ -53,6 +48,30 @@ pub struct PolicyKey {
     pub direction_shape: u8,
 }
 const _: () = assert!(size_of::<PolicyKey>() == 12);
+layout!(PolicyKey: table, identity, port, protocol, direction_shape);
+
+/// By table first, wherever it stands in memory: the entries of one lie together.
+impl Ord for PolicyKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let parts = |key: &Self| {
+            let Self {
+                table,
+                identity,
+                port,
+                protocol,
+                direction_shape,
+            } = *key;
+            (table, identity, port, protocol, direction_shape)
+        };
+        parts(self).cmp(&parts(other))
+    }
+}
+
+impl PartialOrd for PolicyKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl PolicyKey {
     /// Direction and shape in one byte.
@@ -100,6 +119,7 @@ pub struct PolicyValue {
     pub check: u64,
 }
 const _: () = assert!(size_of::<PolicyValue>() == 16);
+layout!(PolicyValue: word, check);
 
 impl PolicyValue {
     /// The value of `key`.

@@ -26,6 +26,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::hash::mix;
+use crate::layout::layout;
 use crate::net::{Be16, Family};
 
 /// The highest backend id.
@@ -92,6 +93,7 @@ pub struct ServiceKey {
     pub reserved: u16,
 }
 const _: () = assert!(size_of::<ServiceKey>() == 24);
+layout!(ServiceKey: address, port, protocol, family, slot, reserved);
 
 impl ServiceKey {
     /// The frontend's master.
@@ -137,6 +139,7 @@ pub struct ServiceValue {
     pub check: u64,
 }
 const _: () = assert!(size_of::<ServiceValue>() == 16);
+layout!(ServiceValue: word, check);
 
 impl ServiceValue {
     /// The value of `key`.
@@ -233,6 +236,7 @@ pub struct LbAddress {
     pub check: u32,
 }
 const _: () = assert!(size_of::<LbAddress>() == 32);
+layout!(LbAddress: address, port, frontend, protocol, family, state, reserved, resting, check);
 
 /// Whether an [`LbAddress`] is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -322,6 +326,7 @@ pub struct ServiceFlow {
     pub reserved: u32,
 }
 const _: () = assert!(size_of::<ServiceFlow>() == 16);
+layout!(ServiceFlow: word, expires, reserved);
 
 /// A client of a frontend with affinity.
 #[derive(
@@ -347,6 +352,7 @@ pub struct AffinityKey {
     pub frontend: u16,
 }
 const _: () = assert!(size_of::<AffinityKey>() == 4);
+layout!(AffinityKey: endpoint, frontend);
 
 /// The backend that a client stays with.
 #[derive(
@@ -362,6 +368,7 @@ pub struct Affinity {
     pub reserved: u32,
 }
 const _: () = assert!(size_of::<Affinity>() == 16);
+layout!(Affinity: word, used, reserved);
 
 /// What a conntrack entry remembers of the frontend that its flow was sent to: the id (low 16 bits)
 /// and 16 bits of [`bind`]. 0 for a flow that was not translated.

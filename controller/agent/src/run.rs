@@ -142,10 +142,11 @@ fn node_config(options: &AgentOptions) -> Result<NodeConfig> {
     })
 }
 
-/// The agent's process, before its kernel is opened: its directories and locks.
+/// The agent's process, before its kernel is opened: its directories and its lock.
 struct Process {
     config: NodeConfig,
-    locks: (InstanceLock, Option<InstanceLock>),
+    /// Beside it the kernel's side locks the place of the pins.
+    lock: InstanceLock,
 }
 
 impl Process {
@@ -154,7 +155,7 @@ impl Process {
         umask(Mode::from_bits_truncate(0o077));
         let made = missing(&options.state_dir);
         make_directory(&options.state_dir)?;
-        let state = InstanceLock::take(&options.state_dir.join(LOCK))?;
+        let lock = InstanceLock::take(&options.state_dir.join(LOCK))?;
         let places = Places {
             bpf_root: options.bpf_root.clone(),
             status: options
@@ -165,11 +166,9 @@ impl Process {
         };
         // Before anything else is made.
         Ledger::note(&options.state_dir, made, places)?;
-        // Two agents with state of their own would still write to one set of maps.
-        let maps = InstanceLock::of_directory(&options.bpf_root)?;
         Ok(Self {
             config: node_config(options)?,
-            locks: (state, maps),
+            lock,
         })
     }
 }
@@ -212,7 +211,7 @@ fn serve(
 ) -> Result<()> {
     let Process {
         mut config,
-        locks: _held,
+        lock: _held,
     } = process;
     let Kernel {
         node,

@@ -17,6 +17,8 @@ pub struct KernelConfig {
     /// Work on a bpffs that only this mount namespace has, and that goes with it. For trials only:
     /// programs then do not outlive the agent's container.
     pub accept_private_bpffs: bool,
+    /// Nobody else may open the node as long as this one is open.
+    pub exclusive: bool,
     /// How programs get onto hooks.
     pub attach_mode: AttachMode,
     /// Sizes of maps. A pinned map of another size is replaced by one with the same entries, if they fit.
@@ -36,6 +38,7 @@ impl Default for KernelConfig {
         Self {
             bpf_root: PathBuf::from("/sys/fs/bpf"),
             accept_private_bpffs: false,
+            exclusive: true,
             attach_mode: AttachMode::Auto,
             sizes: MapSizes::default(),
             event_rate: 1000,

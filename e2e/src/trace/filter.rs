@@ -1,4 +1,4 @@
-//! Which system calls a traced process stops at: all that may write or name a descriptor, and no others.
+//! Which system calls a traced process stops at: those by which it writes or names a descriptor.
 
 use std::{collections::BTreeMap, env::consts::ARCH};
 

@@ -1,10 +1,11 @@
-//! Every write of a process, seen from outside, and its death at any of them.
+//! The writes of a process, seen from outside, and its death at any of them.
 //!
-//! A traced process stops at each system call that may write (ptrace, and a seccomp filter which leaves all others
-//! alone: a stop at each futex and read cost two switches to the tracer, which on a loaded machine made a start of the
-//! agent take the better part of a minute). What it writes to the kernel (bpf, rtnetlink, the BPF file system, sysctls) and
-//! to disk is told apart from what it reads by the call alone, so nothing in the product can be forgotten to be counted,
-//! and no build of it is made for tests: what dies here is the binary that users run.
+//! A traced process stops (ptrace, and a seccomp filter) at the system calls that `filter` lists: bpf(2) with each command
+//! that is not known to read, messages to rtnetlink, and the calls that open, write, rename, link, remove, mount or sync
+//! files. By call and arguments what it writes to the kernel (bpf, rtnetlink, the BPF file system, sysctls) and to disk is
+//! told apart from what it reads. So a write that somebody adds to the product is seen without being put on a list, as
+//! long as it is made by one of these calls: one by `io_uring`, `ioctl`, `sendmmsg`, `pwritev` or through mapped memory
+//! would not be. A batch of entries is one write. No build is made for tests: what dies here is the binary that users run.
 //!
 //! [`Trace::kill_at`] kills it (SIGKILL) *before* the nth write from then on, so that the call never happens, or *after*
 //! it, so that the process never learns what came of it. [`Trace::refuse`] has writes fail.

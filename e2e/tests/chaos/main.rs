@@ -9,15 +9,17 @@
 //! - the kernel holds what a fresh node's does;
 //! - the next reconcile writes nothing.
 //!
-//! `make test` has one write of each moment, the same in every run, `make test-chaos` all of them (`OXILIUM_CHAOS=all`) or
-//! a fixed sample (`OXILIUM_CHAOS=sample`).
+//! After the last death the agent is uninstalled, and the host is as it was before the first one.
+//!
+//! `make test` has one write of each moment, the same in every run, `make test-chaos` all of them (`OXILIUM_CHAOS=all`), a
+//! fixed sample (`OXILIUM_CHAOS=sample`), or a part (`OXILIUM_CHAOS=1/8`: every eighth, from the first on).
 #![expect(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 
 mod input;
 mod node;
 mod traffic;
 
-use std::{collections::BTreeMap, env, fs, iter};
+use std::{collections::BTreeMap, env, fs, iter, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use input::Input;
@@ -46,18 +48,28 @@ struct Chaos {
     node: Node,
     /// By site: how often before it, how often after it.
     deaths: BTreeMap<Site, [usize; 2]>,
+    failures: Vec<String>,
+}
+
+/// Deaths that were not made good, after which a run ends.
+const PATIENCE: usize = 5;
+/// How much of an agent's log is told of one of them.
+const LINES_TOLD: usize = 120;
+
+fn echo(moment: Moment) -> Echo {
+    match moment {
+        Moment::Install => Echo::No,
+        Moment::Change | Moment::Start => Echo::Yes,
+    }
 }
 
 impl Chaos {
     fn start(moment: Moment) -> Result<Self> {
-        let echo = match moment {
-            Moment::Install => Echo::No,
-            Moment::Change | Moment::Start => Echo::Yes,
-        };
         Ok(Self {
             moment,
-            node: Node::start(echo)?,
+            node: Node::start(echo(moment))?,
             deaths: BTreeMap::new(),
+            failures: Vec::new(),
         })
     }
 
@@ -109,64 +121,75 @@ impl Chaos {
     fn survives(&mut self) -> Result<bool> {
         let trace = self.node.trace.clone();
         let mut guest_done = false;
-        wait::until("the agent dies or applies its input", wait::LONG, || {
+        let began = Instant::now();
+        let survived = wait::until("the agent dies or applies its input", wait::LONG, || {
             if trace.ended()?.is_some() {
                 return Ok(Some(false));
             }
-            if !guest_done
-                && self
-                    .node
-                    .agent()?
-                    .cli()
-                    .output(&["status"])?
-                    .status
-                    .success()
-            {
+            if !guest_done && self.node.is_content().is_some() {
                 self.node.receive_guest()?;
                 guest_done = true;
             }
-            Ok((guest_done && self.node.is_met()?).then_some(true))
-        })
+            Ok((guest_done && self.node.is_met()).then_some(true))
+        });
+        self.node.spend("until death", began);
+        survived
     }
 
-    /// Every death that a moment has, one side of every write after the other.
-    fn run(&mut self, writes: impl Iterator<Item = usize>) -> Result<usize> {
-        let mut deaths = 0;
+    /// The deaths at these writes, one side of each after the other.
+    fn run(&mut self, writes: impl Iterator<Item = usize>) -> Result<()> {
         // Both ways have their own writes: the run is over when both have survived.
         let mut over = BTreeMap::from([(Input::Open, false), (Input::Closed, false)]);
         for nth in writes {
             for turn in 0..4 {
-                // Over all writes each side meets both kinds of restart.
-                let edge = if (turn + nth) % 2 == 0 {
-                    Edge::Before
-                } else {
-                    Edge::After
-                };
-                if over[&self.node.input] {
-                    // The other way has more writes: walk back.
-                    self.walk()?;
+                if let Err(error) = self.turn(nth, turn, &mut over) {
+                    self.begin_anew(&error)?;
                 }
-                let way = self.node.input;
-                // With the former input the agent stays on this way; with the new one it goes back.
-                let back = turn % 2 == 0;
-                match self.die(nth, edge, back)? {
-                    Some(death) => {
-                        deaths += 1;
-                        let (moment, input) = (self.moment, self.node.input);
-                        tell(&format!(
-                            "{moment:?} from {way:?}, write {nth}: {death}; then {input:?}"
-                        ));
-                    }
-                    None => {
-                        over.insert(way, true);
-                    }
-                }
-                if over.values().all(|over| *over) {
-                    return Ok(deaths);
+                if over.values().all(|over| *over) || self.failures.len() >= PATIENCE {
+                    return Ok(());
                 }
             }
         }
-        Ok(deaths)
+        Ok(())
+    }
+
+    fn turn(&mut self, nth: usize, turn: usize, over: &mut BTreeMap<Input, bool>) -> Result<()> {
+        // Over all writes each side meets both kinds of restart.
+        let edge = if (turn + nth).is_multiple_of(2) {
+            Edge::Before
+        } else {
+            Edge::After
+        };
+        if over[&self.node.input] {
+            // The other way has more writes: walk back.
+            self.walk()?;
+        }
+        let way = self.node.input;
+        // With the former input the agent stays on this way; with the new one it goes back.
+        let back = turn.is_multiple_of(2);
+        match self.die(nth, edge, back)? {
+            Some(death) => {
+                let (moment, input) = (self.moment, self.node.input);
+                tell(&format!(
+                    "{moment:?} from {way:?}, write {nth}: {death}; then {input:?}"
+                ));
+            }
+            None => {
+                over.insert(way, true);
+            }
+        }
+        Ok(())
+    }
+
+    /// A death that was not made good is told at the end; what comes after it is tried on another node.
+    fn begin_anew(&mut self, error: &anyhow::Error) -> Result<()> {
+        let log = fs::read_to_string(self.node.lab.directory().join("agent.log"))?;
+        let lines: Vec<&str> = log.lines().collect();
+        let last = lines[lines.len().saturating_sub(LINES_TOLD)..].join("\n");
+        tell(&format!("FAILED: {error:#}"));
+        self.failures.push(format!("{error:#}\n{last}"));
+        self.node = Node::start(echo(self.moment))?;
+        Ok(())
     }
 
     /// To the other input, without a death.
@@ -182,15 +205,26 @@ fn tell(text: &str) {
     eprintln!("{text}");
 }
 
-/// The writes at which lives end: all, a sample, or where nothing is said of it `one`.
+/// The writes at which lives end: all, every nth of them from the kth on (`k/n`), a sample, or where nothing is said of it
+/// `one`.
 fn writes(stride: usize, one: usize) -> Result<Box<dyn Iterator<Item = usize>>> {
-    Ok(match env::var("OXILIUM_CHAOS").as_deref() {
-        Ok("all") => Box::new(1..),
-        Ok("sample") => Box::new((3..).step_by(stride)),
-        Ok(other) => bail!(
-            "OXILIUM_CHAOS={other}; allowed: all, sample, or unset for one write of each moment"
+    let said = env::var("OXILIUM_CHAOS").ok();
+    let part = said.as_deref().and_then(|said| said.split_once('/'));
+    Ok(match (said.as_deref(), part) {
+        (None, _) => Box::new(iter::once(one)),
+        (Some("all"), _) => Box::new(1..),
+        (Some("sample"), _) => Box::new((3..).step_by(stride)),
+        (Some(said), Some((first, step))) => {
+            let number = |text: &str| text.parse().with_context(|| said.to_owned());
+            let (first, step): (usize, usize) = (number(first)?, number(step)?);
+            if first == 0 || first > step {
+                bail!("OXILIUM_CHAOS={said}: it is 1/{step} to {step}/{step}");
+            }
+            Box::new((first..).step_by(step))
+        }
+        (Some(other), None) => bail!(
+            "OXILIUM_CHAOS={other}; allowed: all, sample, 1/8 (the 1st of 8 parts), or unset for one write of each moment"
         ),
-        Err(_) => Box::new(iter::once(one)),
     })
 }
 
@@ -198,19 +232,25 @@ fn killed_at_every_write(moment: Moment, stride: usize, one: usize) {
     if !require(&NEEDS) {
         return;
     }
+    let writes = writes(stride, one).unwrap();
     let mut chaos = Chaos::start(moment).unwrap();
-    let log = chaos.node.lab.directory().join("agent.log");
-    let deaths = chaos
-        .run(writes(stride, one).unwrap())
-        .with_context(|| fs::read_to_string(&log).unwrap_or_default())
-        .unwrap();
+    let began = Instant::now();
+    chaos.run(writes).unwrap();
     for (site, [before, after]) in &chaos.deaths {
         tell(&format!("{site}: {before} before, {after} after"));
     }
+    for (on, time) in &chaos.node.spent {
+        tell(&format!("{:.1} s {on}", time.as_secs_f32()));
+    }
+    let deaths: usize = chaos.deaths.values().flatten().sum();
     tell(&format!(
-        "{moment:?}: {deaths} deaths at {} sites",
-        chaos.deaths.len()
+        "{moment:?}: {deaths} deaths at {} sites in {} s, {} of them not made good",
+        chaos.deaths.len(),
+        began.elapsed().as_secs(),
+        chaos.failures.len()
     ));
+    chaos.node.end().unwrap();
+    assert!(chaos.failures.is_empty(), "{}", chaos.failures.join("\n\n"));
     assert!(deaths > 0, "nobody died: nothing was tested");
 }
 

@@ -1,11 +1,17 @@
 //! A node with traffic on it, and an agent that may die.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
+use oxilium_api::{Client, ComponentState, StatusReport, call};
 use oxilium_e2e::{
     agent::{Agent, agent_command},
     dump,
+    fingerprint::Untouched,
     lab::Lab,
     pod::Pod,
     scenario::policy,
@@ -29,16 +35,20 @@ pub(crate) struct Node {
     pub(crate) stranger: Pod,
     pub(crate) friend: Pod,
     pub(crate) subject: Pod,
+    pub(crate) untouched: Untouched,
     pub(crate) lab: Lab,
     pub(crate) fresh: BTreeMap<Input, Vec<String>>,
     pub(crate) markers: usize,
     pub(crate) traffic: Option<Traffic>,
+    /// Where the time went.
+    pub(crate) spent: BTreeMap<&'static str, Duration>,
 }
 
 impl Node {
     /// A node with pods, what fresh ones hold under either input, an agent that is ready, and then traffic.
     pub(crate) fn start(echo: Echo) -> Result<Self> {
         let lab = Lab::new()?;
+        let untouched = Untouched::new(&lab)?;
         let mut agent = Agent::start(&lab)?;
         let pod = |name: &str| lab.pod(name).label("app", name).start();
         let subject = pod("subject")?;
@@ -55,10 +65,12 @@ impl Node {
             stranger,
             friend,
             subject,
+            untouched,
             lab,
             fresh: BTreeMap::new(),
             markers: 0,
             traffic: None,
+            spent: BTreeMap::new(),
         };
         for input in [Input::Closed, Input::Open] {
             this.put(input)?;
@@ -123,22 +135,42 @@ impl Node {
         self.lab.manifests.put("marker.yaml", &(blank + &text))
     }
 
+    /// Notes what was done since `began`.
+    pub(crate) fn spend(&mut self, on: &'static str, began: Instant) {
+        *self.spent.entry(on).or_default() += began.elapsed();
+    }
+
+    /// Asked by the socket: a process for each look would take the agent's CPU.
+    fn client(&self) -> Client {
+        Client::new(self.lab.socket(), wait::LONG)
+    }
+
+    pub(crate) fn is_content(&self) -> Option<StatusReport> {
+        // An agent that is dead, or not there yet, does not answer.
+        let status = self.client().call(call::Status).ok()?;
+        (status.cilium.state == ComponentState::Ok).then_some(status)
+    }
+
     /// Whether the last mark is known, all that was known with it is applied, and no program is on its hook for the time
     /// being only.
-    pub(crate) fn is_met(&mut self) -> Result<bool> {
+    pub(crate) fn is_met(&self) -> bool {
         let known_as = |origin: &str| -> Option<usize> {
             let line: usize = origin.strip_prefix("marker.yaml:")?.parse().ok()?;
             Some(line / MARKER_LINES)
         };
-        let cli = self.agent()?.cli().clone();
-        let known = cli
-            .policies()?
+        // The policies first: a status of afterwards tells whether they are applied.
+        let Ok(policies) = self.client().call(call::PolicyGet) else {
+            return false;
+        };
+        let known = policies
+            .policies
             .iter()
-            .any(|policy| policy["origin"].as_str().and_then(known_as) == Some(self.markers));
-        let status = cli.status()?;
+            .any(|policy| policy.origin.as_deref().and_then(known_as) == Some(self.markers));
         // A hook gets its link in several writes: when the last one is made, only the agent knows.
-        let settled = status["reconcile"]["hooks-without-link"] == 0;
-        Ok(known && settled && status["cilium"]["state"] == "Ok")
+        known
+            && self
+                .is_content()
+                .is_some_and(|status| status.reconcile.hooks_without_link == 0)
     }
 
     pub(crate) fn until_met(&mut self) -> Result<()> {
@@ -146,7 +178,16 @@ impl Node {
             if let Some(status) = self.agent()?.process().ended()? {
                 bail!("the agent ended: {status}");
             }
-            Ok(self.is_met()?.then_some(()))
+            Ok(self.is_met().then_some(()))
+        })
+    }
+
+    fn until_ready(&mut self) -> Result<()> {
+        wait::until("the agent is ready", wait::LONG, || {
+            if let Some(status) = self.agent()?.process().ended()? {
+                bail!("the agent ended: {status}");
+            }
+            Ok(self.is_content().map(drop))
         })
     }
 
@@ -175,19 +216,26 @@ impl Node {
 
     /// Waits until the running agent has applied everything: from now on its input is enforced.
     pub(crate) fn settle(&mut self) -> Result<()> {
-        self.agent()?.until_ready()?;
+        let began = Instant::now();
+        self.until_ready()?;
+        self.spend("until ready", began);
+        let began = Instant::now();
         self.receive_guest()?;
+        self.spend("the guest", began);
+        let began = Instant::now();
         self.until_met()?;
+        self.spend("until all is applied and linked", began);
         self.traffic.as_mut().map_or(Ok(()), Traffic::count)
     }
 
-    /// As if the node were new: no pins, no numbers given out, nothing admitted. Only the runtime knows its pods.
+    /// As if the node were new: no pins, no numbers given out, nothing admitted. Only the runtime knows its pods, and the
+    /// ledger what was made on the host.
     pub(crate) fn forget(&mut self) -> Result<()> {
         let state = self.lab.directory().join("state");
         for entry in fs::read_dir(&state)? {
             let path = entry?.path();
             match path.file_name().and_then(|name| name.to_str()) {
-                Some("cluster-uid") => {}
+                Some("cluster-uid" | "ledger.json") => {}
                 Some(name) if name.starts_with("boot-") => {
                     fs::remove_file(path.join("claims.json"))?;
                 }
@@ -216,10 +264,14 @@ impl Node {
 
     /// All that must hold of an agent that says that it is ready.
     pub(crate) fn check(&mut self) -> Result<()> {
+        let began = Instant::now();
         if let Some(traffic) = &self.traffic {
             traffic.check(self.input)?;
         }
+        self.spend("traffic's check", began);
+        let began = Instant::now();
         let held = self.held()?;
+        self.spend("reading the kernel", began);
         if let Some(fresh) = self.fresh.get(&self.input)
             && held != *fresh
         {
@@ -237,13 +289,27 @@ impl Node {
                 only(fresh, &held)
             );
         }
+        let began = Instant::now();
         let from = self.trace.made();
         self.mark()?;
         self.until_met()?;
+        self.spend("the next reconcile", began);
         let writes = self.trace.kernel_writes(from);
         if !writes.is_empty() {
             bail!("the next reconcile writes: {writes:?}");
         }
         Ok(())
+    }
+
+    /// After all deaths: the pods go, the last agent dies, and nothing of any agent is left on the host.
+    pub(crate) fn end(mut self) -> Result<()> {
+        self.traffic = None;
+        let pods = [self.subject, self.friend, self.stranger, self.changeling];
+        for pod in pods.into_iter().chain(self.guest) {
+            pod.delete()?;
+        }
+        let agent = self.agent.as_mut().context("an agent was started")?;
+        agent.process().crash()?;
+        self.untouched.is_back(&self.lab)
     }
 }

@@ -285,7 +285,7 @@ impl<N: Node> Reconciler<N> {
             return Err(reason);
         }
         if !self.lives.is_ready(&endpoint.attachment) {
-            let failing = self.failures.report();
+            let failing = self.failures.report(|ifindex| self.device(ifindex));
             return Err(failing.first().map_or_else(
                 || "it is not written to the kernel yet".to_owned(),
                 |failing| failing.reason.clone(),

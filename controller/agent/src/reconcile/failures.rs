@@ -48,13 +48,14 @@ impl Object {
         matches!(self, Self::Attach(_) | Self::Settle(_) | Self::Purge(_))
     }
 
-    fn name(&self) -> String {
+    /// `device` says whose interface one is, by its number.
+    fn name(&self, device: impl Fn(u32) -> String) -> String {
         match self {
             Self::Tables => "tables".to_owned(),
             Self::Room => "room in the tables".to_owned(),
-            Self::Attach(point) => format!("{} on interface {}", point.hook, point.ifindex),
+            Self::Attach(point) => format!("{} on {}", point.hook, device(point.ifindex)),
             Self::Settle(point) => {
-                format!("the link of {} on interface {}", point.hook, point.ifindex)
+                format!("the link of {} on {}", point.hook, device(point.ifindex))
             }
             Self::Purge(endpoint) => format!("flows of endpoint {endpoint}"),
             Self::Observe => "reading the kernel".to_owned(),
@@ -67,6 +68,11 @@ impl Object {
             Self::Adoption => "pods that run already".to_owned(),
         }
     }
+}
+
+/// An interface of which nothing else is known.
+pub(super) fn by_number(ifindex: u32) -> String {
+    format!("interface {ifindex}")
 }
 
 #[derive(Clone, Debug)]
@@ -128,7 +134,7 @@ impl Failures {
         };
         let wait_millis = wait.as_millis();
         tracing::warn!(
-            object = object.name(),
+            object = object.name(by_number),
             tries = failure.tries,
             wait_millis,
             "{}",
@@ -140,7 +146,7 @@ impl Failures {
     /// `object` works.
     pub(crate) fn works(&mut self, object: &Object) {
         if self.0.remove(object).is_some() {
-            tracing::info!(object = object.name(), "works again");
+            tracing::info!(object = object.name(by_number), "works again");
         }
     }
 
@@ -193,7 +199,7 @@ impl Failures {
         self.0
             .iter()
             .find(|(object, _)| !object.is_of_one_pod())
-            .map(|(object, failure)| told(object, failure))
+            .map(|(object, failure)| told(object, failure, by_number))
     }
 
     /// Is something due that reconciling would try again?
@@ -227,18 +233,18 @@ impl Failures {
             .min()
     }
 
-    /// For people.
-    pub(crate) fn report(&self) -> Vec<FailingObject> {
+    /// For people; `device` says whose interface one is.
+    pub(crate) fn report(&self, device: impl Fn(u32) -> String) -> Vec<FailingObject> {
         self.0
             .iter()
-            .map(|(object, failure)| told(object, failure))
+            .map(|(object, failure)| told(object, failure, &device))
             .collect()
     }
 }
 
-fn told(object: &Object, failure: &Failure) -> FailingObject {
+fn told(object: &Object, failure: &Failure, device: impl Fn(u32) -> String) -> FailingObject {
     FailingObject {
-        object: object.name(),
+        object: object.name(device),
         reason: failure.text(),
     }
 }
@@ -264,7 +270,7 @@ mod tests {
             ]
         );
         failures.works(&Object::Tables);
-        assert!(failures.report().is_empty());
+        assert!(failures.report(by_number).is_empty());
     }
 
     #[test]

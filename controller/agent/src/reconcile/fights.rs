@@ -65,14 +65,14 @@ impl Fights {
         self.0.values().map(|fight| fight.over).min()
     }
 
-    /// For people.
-    pub(super) fn report(&self) -> Vec<FailingObject> {
+    /// For people; `device` says whose interface one is, by its number.
+    pub(super) fn report(&self, device: impl Fn(u32) -> String) -> Vec<FailingObject> {
         let fights = self.0.iter().filter(|(_, fight)| fight.rounds > PATIENCE);
         fights
             .map(|(ground, fight)| {
                 let (object, advice) = match ground {
                     Ground::Hook(point) => (
-                        format!("a fight over {} on interface {}", point.hook, point.ifindex),
+                        format!("a fight over {} on {}", point.hook, device(point.ifindex)),
                         "find who changes it: `bpftool net show`, `tc monitor`",
                     ),
                     Ground::Table(table) => (
@@ -95,6 +95,7 @@ impl Fights {
 
 #[cfg(test)]
 mod tests {
+    use super::super::failures::by_number;
     use super::*;
 
     const GROUND: Ground = Ground::Table(Table::Ipcache);
@@ -119,18 +120,18 @@ mod tests {
         for _ in 0..PATIENCE {
             fights.undone(GROUND, now);
         }
-        assert_eq!(fights.report(), [], "repairs");
+        assert_eq!(fights.report(by_number), [], "repairs");
         fights.undone(GROUND, now);
-        let [told] = &fights.report()[..] else {
-            panic!("{:?}", fights.report());
+        let [told] = &fights.report(by_number)[..] else {
+            panic!("{:?}", fights.report(by_number));
         };
         assert!(told.object.contains("ipcache"), "{told:?}");
         assert!(told.reason.contains("4 times"), "{told:?}");
         let end = fights.next().unwrap();
         fights.forget(now + PEACE);
-        assert_eq!(fights.report().len(), 1);
+        assert_eq!(fights.report(by_number).len(), 1);
         fights.forget(end);
-        assert_eq!(fights.report(), []);
+        assert_eq!(fights.report(by_number), []);
         assert_eq!(fights.undone(GROUND, end), Duration::ZERO, "a new one");
     }
 }

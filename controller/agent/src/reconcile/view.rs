@@ -9,8 +9,9 @@ use oxilium_api::{FailingObject, StatusLogEntry};
 use oxilium_kernel::Node;
 use oxilium_model::identity::NumericIdentity;
 use oxilium_model::node_state::{Endpoint, Frontend, NodeState};
-use oxilium_model::world::World;
+use oxilium_model::world::{Attachment, World};
 
+use super::failures::by_number;
 use super::{InDoubt, Reconciler};
 use crate::publish::{Names, PublishReport};
 use crate::source::SourceReport;
@@ -192,13 +193,15 @@ impl<N: Node> Reconciler<N> {
             })
             .collect();
         self.revisions.input = self.index.revision();
-        let failing = [self.failures.report(), self.fights.report()].concat();
+        let device = |ifindex| self.device(ifindex);
+        let fights = self.fights.report(device);
+        let failing = [self.failures.report(device), fights.clone()].concat();
         let view = Arc::new(View {
             world: Arc::clone(&self.world),
             state: Arc::clone(&self.state),
             revisions: self.revisions,
             sweep: self.sweep,
-            unwell: self.unwell(&failing, &endpoints),
+            unwell: self.unwell(&failing, &fights, &endpoints),
             in_doubt: Arc::clone(&self.adoption.in_doubt),
             failing,
             settling: self.settling.waiting(),
@@ -221,14 +224,29 @@ impl<N: Node> Reconciler<N> {
     fn unwell(
         &self,
         failing: &[FailingObject],
+        fights: &[FailingObject],
         endpoints: &BTreeMap<u16, EndpointView>,
     ) -> Option<FailingObject> {
         let none_works =
             !endpoints.is_empty() && endpoints.values().all(|endpoint| !endpoint.ready);
         self.failures
             .of_node()
-            .or_else(|| self.fights.report().into_iter().next())
+            .or_else(|| fights.first().cloned())
             .or_else(|| none_works.then(|| failing.first().cloned()).flatten())
+    }
+
+    /// An interface as people know it.
+    pub(super) fn device(&self, ifindex: u32) -> String {
+        let of = |attachment: &Attachment| {
+            let device = attachment.device.as_ref()?;
+            (device.ifindex == ifindex)
+                .then(|| format!("{} of pod {}", device.name, attachment.pod))
+        };
+        let attachments = self.index.attachments().values();
+        attachments
+            .map(AsRef::as_ref)
+            .find_map(of)
+            .unwrap_or_else(|| by_number(ifindex))
     }
 
     /// Makes a new picture and brings it to the status directory.

@@ -186,7 +186,12 @@ fn load_btf(object: &mut Object, counter: &WriteCounter) -> Result<OwnedFd, Load
         .map_err(|error| failed(error.to_string()))?
         .ok_or_else(|| failed("it has none".to_owned()))?
         .to_bytes();
-    explained(counter, |log| sys::btf_load(&bytes, log))
+    load_types(&bytes, counter)
+}
+
+/// Hands type information to the kernel.
+pub(super) fn load_types(bytes: &[u8], counter: &WriteCounter) -> Result<OwnedFd, LoadError> {
+    explained(counter, |log| sys::btf_load(bytes, log))
         .map_err(|(source, log)| LoadError::Types { source, log })
 }
 

@@ -1,11 +1,14 @@
 //! What each map that the agent uses must be like.
 
+use std::collections::BTreeMap;
+
 use oxilium_abi::{
     Affinity, AffinityKey, COUNTERS, Counter, CtEntry, CtKey4, CtKey6, EndpointWord, FragmentEntry,
     FragmentKey4, FragmentKey6, InterfaceConfig, IpcacheKey, IpcacheValue, LbAddress, NODE_WORDS,
     PolicyCountKey, PolicyKey, PolicyValue, ServiceFlow, ServiceKey, ServiceValue, ShapeWord, map,
 };
 
+use super::record::Records;
 use crate::config::MapSizes;
 use crate::sys::MapDescription;
 
@@ -134,5 +137,40 @@ pub(crate) fn maps(sizes: &MapSizes) -> Vec<(&'static str, MapDescription)> {
         };
         (name, description)
     })
+    .collect()
+}
+
+/// The fields of keys and values, of the maps whose entries outlive a version. Rings and counters begin anew.
+pub(super) fn records() -> BTreeMap<String, Records> {
+    [
+        (map::NODE_WORDS, Records::of::<u32, u64>()),
+        (map::ENDPOINT_WORDS, Records::of::<u32, u64>()),
+        (map::POLICY_SHAPES, Records::of::<u32, u64>()),
+        (map::INTERFACES, Records::of::<u32, InterfaceConfig>()),
+        (map::IPCACHE, Records::of::<IpcacheKey, IpcacheValue>()),
+        (map::POLICY, Records::of::<PolicyKey, PolicyValue>()),
+        (map::CT4, Records::of::<CtKey4, CtEntry>()),
+        (map::CT6, Records::of::<CtKey6, CtEntry>()),
+        (map::CT4_UNANSWERED, Records::of::<CtKey4, CtEntry>()),
+        (map::CT6_UNANSWERED, Records::of::<CtKey6, CtEntry>()),
+        (map::CT4_DENIED, Records::of::<CtKey4, CtEntry>()),
+        (map::CT6_DENIED, Records::of::<CtKey6, CtEntry>()),
+        (
+            map::FRAGMENTS4,
+            Records::of::<FragmentKey4, FragmentEntry>(),
+        ),
+        (
+            map::FRAGMENTS6,
+            Records::of::<FragmentKey6, FragmentEntry>(),
+        ),
+        (map::SERVICES, Records::of::<ServiceKey, ServiceValue>()),
+        (map::BACKENDS, Records::of::<u32, LbAddress>()),
+        (map::REVERSE_NAT, Records::of::<u32, LbAddress>()),
+        (map::SERVICE_FLOWS4, Records::of::<CtKey4, ServiceFlow>()),
+        (map::SERVICE_FLOWS6, Records::of::<CtKey6, ServiceFlow>()),
+        (map::AFFINITY, Records::of::<AffinityKey, Affinity>()),
+    ]
+    .into_iter()
+    .map(|(name, records)| (name.to_owned(), records))
     .collect()
 }

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use aya_obj::Object;
 use aya_obj::maps::Map;
 
-use super::resize::{OLD, Pinned, beside, can_resize, carry_flows, resize};
-use super::{LoadError, layout, pin_error};
+use super::migrate::{Fate, OLD, Pinned, Wanted, beside, carry_flows, fate, migrate};
+use super::record::Records;
+use super::types::Types;
+use super::{LoadError, elf, layout, pin_error};
 use crate::config::MapSizes;
 use crate::count::{Action, Target, WriteCounter};
 use crate::sys::{self, MapDescription};
@@ -19,9 +21,10 @@ use crate::sys::{self, MapDescription};
 /// The open maps, by name.
 #[derive(Debug)]
 pub(crate) struct Maps {
-    maps: BTreeMap<String, (OwnedFd, MapDescription)>,
-    /// Maps of other sizes whose place these took, by name, with their pins: hooks may use them still.
+    current: BTreeMap<String, (OwnedFd, MapDescription)>,
+    /// Maps of other sizes or layouts whose place these took, by name, with their pins: hooks may use them still.
     former: BTreeMap<String, (OwnedFd, PathBuf)>,
+    records: BTreeMap<String, Records>,
 }
 
 impl Maps {
@@ -49,9 +52,14 @@ impl Maps {
             wanted.insert(name.to_owned(), defined);
         }
         let (mut maps, mut former) = (BTreeMap::new(), BTreeMap::new());
+        let mut maker = Maker {
+            records: layout::records(),
+            types: None,
+            counter,
+        };
         for (name, description) in wanted {
             let path = directory.join(&name);
-            let opened = open_or_make(&path, &description, counter)?;
+            let opened = maker.open_or_make(&path, &description)?;
             let old = beside(&path, OLD);
             match sys::obj_get(&old) {
                 Ok(fd) => drop(former.insert(name.clone(), (fd, old))),
@@ -60,10 +68,14 @@ impl Maps {
             }
             maps.insert(name, opened);
         }
-        Ok(Self { maps, former })
+        Ok(Self {
+            current: maps,
+            former,
+            records: maker.records,
+        })
     }
 
-    /// There are maps of other sizes whose place these took.
+    /// There are maps of other sizes or layouts whose place these took.
     pub(crate) fn has_former(&self) -> bool {
         !self.former.is_empty()
     }
@@ -72,8 +84,8 @@ impl Maps {
     pub(crate) fn carry_flows(&self, counter: &Arc<WriteCounter>) -> io::Result<usize> {
         let mut carried = 0;
         for (name, (old, _)) in &self.former {
-            if let Some((new, _)) = self.maps.get(name) {
-                carried += carry_flows(old, new, counter)?;
+            if let Some((new, _)) = self.current.get(name) {
+                carried += carry_flows(old, new, self.records.get(name), counter)?;
             }
         }
         Ok(carried)
@@ -97,12 +109,12 @@ impl Maps {
 
     /// A map by its name.
     pub(crate) fn get(&self, name: &str) -> Option<BorrowedFd<'_>> {
-        self.maps.get(name).map(|(fd, _)| fd.as_fd())
+        self.current.get(name).map(|(fd, _)| fd.as_fd())
     }
 
     /// A second descriptor of a map.
     pub(crate) fn duplicate(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
-        self.maps
+        self.current
             .get(name)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
             .and_then(|(fd, _)| fd.try_clone())
@@ -111,14 +123,14 @@ impl Maps {
 
     /// Name and description of each map.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>, &MapDescription)> {
-        self.maps
+        self.current
             .iter()
             .map(|(name, (fd, description))| (name.as_str(), fd.as_fd(), description))
     }
 
     /// Ids of all maps.
     pub(crate) fn ids(&self) -> impl Iterator<Item = u32> {
-        self.maps.values().map(|(_, description)| description.id)
+        self.current.values().map(|(_, description)| description.id)
     }
 }
 
@@ -160,45 +172,98 @@ fn agree(
         .map_or(Ok(()), Err)
 }
 
-fn open_or_make(
-    path: &Path,
-    wanted: &MapDescription,
-    counter: &Arc<WriteCounter>,
-) -> Result<(OwnedFd, MapDescription), LoadError> {
-    match sys::obj_get(path) {
-        Ok(fd) => {
-            let found =
-                sys::map_info(fd.as_fd()).map_err(pin_error(path, "read what the pin leads to"))?;
-            if found.max_entries != wanted.max_entries && can_resize(&found, wanted) {
-                return resize(&Pinned { path, fd, found }, wanted, counter);
+/// Takes over, moves or makes one map after the other.
+struct Maker<'a> {
+    records: BTreeMap<String, Records>,
+    /// The records in the kernel, once a map is made that has them.
+    types: Option<Types>,
+    counter: &'a Arc<WriteCounter>,
+}
+
+impl Maker<'_> {
+    /// Has the kernel know the types of the map of this name, if it has some.
+    fn with_types(&mut self, name: &str) -> Result<(), LoadError> {
+        if self.types.is_none() && self.records.contains_key(name) {
+            let types = Types::load(&self.records, |bytes| elf::load_types(bytes, self.counter))?;
+            self.types = Some(types);
+        }
+        Ok(())
+    }
+
+    fn open_or_make(
+        &mut self,
+        path: &Path,
+        wanted: &MapDescription,
+    ) -> Result<(OwnedFd, MapDescription), LoadError> {
+        match sys::obj_get(path) {
+            Ok(fd) => self.take_over(path, fd, wanted),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.make(path, wanted),
+            Err(error) => Err(pin_error(path, "open the pinned map")(error)),
+        }
+    }
+
+    fn take_over(
+        &mut self,
+        path: &Path,
+        fd: OwnedFd,
+        description: &MapDescription,
+    ) -> Result<(OwnedFd, MapDescription), LoadError> {
+        let found =
+            sys::map_info(fd.as_fd()).map_err(pin_error(path, "read what the pin leads to"))?;
+        let name = &description.name;
+        let wanted = Wanted {
+            description,
+            records: self.records.get(name),
+        };
+        let fate = fate(&fd, &found, &wanted).map_err(pin_error(path, "read the map's types"))?;
+        match fate {
+            Fate::Stays => Ok((fd, found)),
+            Fate::Moves(way) => {
+                self.with_types(name)?;
+                let wanted = Wanted {
+                    description,
+                    records: self.records.get(name),
+                };
+                let types = self.types.as_ref().and_then(|types| types.of(name));
+                let pinned = Pinned { path, fd, found };
+                migrate(&pinned, &wanted, &way, types.as_ref(), self.counter)
             }
-            let flags = ("flags", found.flags, wanted.flags);
-            let agreed = if flags.1 == flags.2 {
-                Ok(())
-            } else {
-                Err(flags)
-            };
-            agree(&found, wanted)
-                .and(agreed)
-                .map_err(|(field, found, expected)| LoadError::Layout {
+            Fate::Refused => {
+                let flags = ("flags", found.flags, description.flags);
+                let (field, found, expected) = agree(&found, description)
+                    .err()
+                    .or((flags.1 != flags.2).then_some(flags))
+                    .unwrap_or(("fields", found.value_size, description.value_size));
+                Err(LoadError::Layout {
                     path: path.to_owned(),
                     field,
                     found,
                     expected,
-                })?;
-            Ok((fd, found))
+                })
+            }
         }
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-            let made = counter
-                .result(Target::Maps, Action::Create, sys::map_create(wanted, None))
-                .map_err(pin_error(path, "make the map"))?;
-            counter
-                .result(Target::Maps, Action::Pin, sys::obj_pin(made.as_fd(), path))
-                .map_err(pin_error(path, "pin the map"))?;
-            let description =
-                sys::map_info(made.as_fd()).map_err(pin_error(path, "read what was made"))?;
-            Ok((made, description))
-        }
-        Err(error) => Err(pin_error(path, "open the pinned map")(error)),
+    }
+
+    fn make(
+        &mut self,
+        path: &Path,
+        wanted: &MapDescription,
+    ) -> Result<(OwnedFd, MapDescription), LoadError> {
+        let counter = self.counter;
+        self.with_types(&wanted.name)?;
+        let types = self.types.as_ref().and_then(|types| types.of(&wanted.name));
+        let made = counter
+            .result(
+                Target::Maps,
+                Action::Create,
+                sys::map_create(wanted, types.as_ref()),
+            )
+            .map_err(pin_error(path, "make the map"))?;
+        counter
+            .result(Target::Maps, Action::Pin, sys::obj_pin(made.as_fd(), path))
+            .map_err(pin_error(path, "pin the map"))?;
+        let description =
+            sys::map_info(made.as_fd()).map_err(pin_error(path, "read what was made"))?;
+        Ok((made, description))
     }
 }

@@ -6,8 +6,10 @@
 mod elf;
 mod layout;
 mod maps;
+mod migrate;
 mod programs;
-mod resize;
+mod record;
+mod types;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,10 +31,18 @@ pub enum LoadError {
     /// No place for pins.
     #[error(transparent)]
     Bpffs(#[from] BpffsError),
+    /// Another agent has the place.
+    #[error(
+        "another agent runs on this node already (it holds {path}): two would write against each other; stop it first"
+    )]
+    Held {
+        /// The locked directory.
+        path: PathBuf,
+    },
     /// A pinned map is not what this version needs.
     #[error(
-        "the map pinned at {path} has {field} {found}, this agent needs {expected}; it was made by another version: \
-         remove the pin while no pod needs it"
+        "the map pinned at {path} has {field} {found}, this agent needs {expected}; it was made by another version, and \
+         does not say what its entries mean: remove the pin while no pod needs it"
     )]
     Layout {
         /// The pin.

@@ -151,3 +151,74 @@ impl Netlink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::*;
+    use crate::common::{on_kernel, run};
+    use crate::port::AttachMode;
+
+    /// More links, two of each pair, than the kernel tells of in one datagram.
+    const PAIRS: usize = 150;
+    const KEPT: usize = 2 * PAIRS;
+    /// So many dumps are tried until some are interrupted.
+    const DUMPS: usize = 5000;
+
+    fn batch(lines: &str) {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(lines.as_bytes()).expect("room");
+        run("ip", &["-batch", &file.path().display().to_string()]);
+    }
+
+    fn kept(message: &Message<'_>) -> bool {
+        message.body.windows(4).any(|bytes| bytes == b"kept")
+    }
+
+    #[test]
+    fn a_dump_that_changes_interrupt_is_told_from_a_whole_one() {
+        on_kernel(AttachMode::Auto, |_| {
+            let lines: Vec<String> = (0..PAIRS)
+                .map(|pair| format!("link add kept{pair} type veth peer name kept-{pair}\n"))
+                .collect();
+            batch(&lines.concat());
+            let churn = "link add guest type veth peer name other\nlink del guest\n".repeat(50);
+            let stop = AtomicBool::new(false);
+            let mut netlink = Netlink::open().expect("a socket");
+            let interrupted = thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        batch(&churn);
+                    }
+                });
+                let (mut interrupted, mut dumps) = (0, 0);
+                while interrupted < 3 && dumps < DUMPS {
+                    let mut request = Request::new(kind::GET_LINK, flag::DUMP, &[0; 16]);
+                    let mut seen = 0;
+                    let whole = netlink
+                        .exchange("links", &mut request, |message| {
+                            seen += usize::from(kept(message))
+                        })
+                        .expect("an answer");
+                    assert!(!whole || seen == KEPT, "{seen} of {KEPT} in a whole dump");
+                    interrupted += usize::from(!whole);
+                    dumps += 1;
+                }
+                // With changes going on it is tried again, and then told.
+                match netlink.links() {
+                    Ok(links) => assert!(links.len() > KEPT),
+                    Err(NetlinkError::Interrupted { tries, .. }) => assert_eq!(tries, TRIES),
+                    Err(error) => unreachable!("{error}"),
+                }
+                stop.store(true, Ordering::Relaxed);
+                interrupted
+            });
+            assert_eq!(interrupted, 3, "nothing interrupted {DUMPS} dumps");
+            let links = netlink.links().expect("nothing changes any more");
+            assert!(links.len() > KEPT);
+        });
+    }
+}

@@ -96,6 +96,7 @@ impl KernelNode {
         else {
             return Ok(());
         };
+        self.restore_place()?;
         let loaded = self.programs.get(&point.hook);
         let Some(program) = loaded.filter(|program| program.tag == tag) else {
             return Err(ApplyError::UnknownProgram {
@@ -104,7 +105,6 @@ impl KernelNode {
                 loaded: loaded.map(|program| program.tag).unwrap_or_default(),
             });
         };
-        self.restore_place()?;
         let source = Source {
             object: self.object,
             constants: &self.constants,

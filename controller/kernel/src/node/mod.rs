@@ -4,6 +4,7 @@ mod apply;
 mod conntrack;
 mod dry_run;
 mod evictions;
+mod place;
 mod port;
 mod tables;
 #[cfg(test)]
@@ -21,68 +22,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use aya_obj::Object;
-use oxilium_abi::{NodeWord, SCHEMA_VERSION};
+use oxilium_abi::NodeWord;
 use oxilium_model::node_state::Hook;
 
 use crate::attach::{Attacher, Catalog, Pins, Way, kernel_has_tcx};
-use crate::bpffs;
 use crate::config::KernelConfig;
 use crate::count::WriteCounter;
-use crate::load::{
-    Constants, LoadError, LoadedProgram, Maps, Source, load_programs, make_directory, pin_error,
-};
+use crate::load::{Constants, LoadError, LoadedProgram, Maps, Source, load_programs, pin_error};
 use crate::netlink::Netlink;
 use crate::object::OBJECT;
 use crate::port::AttachMode;
+use place::Place;
 use tables::Tables;
-
-/// Where pins are.
-#[derive(Clone, Debug)]
-struct Place {
-    bpf_root: PathBuf,
-    accept_private: bool,
-}
-
-impl Place {
-    fn new(config: &KernelConfig) -> Self {
-        Self {
-            bpf_root: config.bpf_root.clone(),
-            accept_private: config.accept_private_bpffs,
-        }
-    }
-
-    fn product(&self) -> PathBuf {
-        self.bpf_root.join("oxilium")
-    }
-
-    /// Maps directly, `links` and `programs` below.
-    fn directory(&self) -> PathBuf {
-        self.product().join(format!("v{SCHEMA_VERSION}"))
-    }
-
-    /// All directories are there.
-    fn is_there(&self) -> bool {
-        let directory = self.directory();
-        ["links", "programs"]
-            .iter()
-            .all(|name| directory.join(name).is_dir())
-    }
-
-    /// Makes what is missing of it.
-    fn ensure(&self, counter: &WriteCounter) -> Result<(), LoadError> {
-        bpffs::ensure(&self.bpf_root, self.accept_private)?;
-        let directory = self.directory();
-        for path in [
-            &self.product(),
-            &directory,
-            &directory.join("links"),
-            &directory.join("programs"),
-        ] {
-            make_directory(path, counter)?;
-        }
-        Ok(())
-    }
-}
 
 /// This machine's kernel, seen from the network namespace in which it was opened.
 pub struct KernelNode {
@@ -116,7 +67,7 @@ impl KernelNode {
 
     fn open_object(config: &KernelConfig, bytes: &'static [u8]) -> Result<Self, LoadError> {
         let counter = Arc::new(WriteCounter::default());
-        let place = Place::new(config);
+        let mut place = Place::new(config);
         place.ensure(&counter)?;
         let directory = place.directory();
         let object = Object::parse(bytes).map_err(|error| LoadError::Parse {

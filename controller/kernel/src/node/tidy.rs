@@ -38,7 +38,7 @@ impl KernelNode {
 
     /// Somebody unmounted the bpffs, or removed whole directories. Programs stay on their hooks while something holds
     /// them; with the next agent's end they would be gone.
-    pub(super) fn restore_place(&self) -> Result<(), ApplyError> {
+    pub(super) fn restore_place(&mut self) -> Result<(), ApplyError> {
         if self.place.is_there() {
             return Ok(());
         }
@@ -57,10 +57,9 @@ impl KernelNode {
         if !self.maps.has_former() {
             return Ok(0);
         }
-        let told =
-            |error| ApplyError::of(Table::Conntrack, || "maps of another size".into(), error);
+        let told = |error| ApplyError::of(Table::Conntrack, || "former maps".into(), error);
         let carried = self.maps.carry_flows(&self.counter).map_err(told)?;
-        tracing::info!(carried, "flows were carried over to maps of another size");
+        tracing::info!(carried, "flows were carried over from former maps");
         let loaded = |tag| self.programs.values().any(|program| program.tag == tag);
         if !on_hooks.all(loaded) {
             return Ok(carried);

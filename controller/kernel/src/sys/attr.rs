@@ -218,6 +218,23 @@ pub(super) struct MapInfo {
     pub max_entries: u32,
     pub map_flags: u32,
     pub name: [u8; 16],
+    pub ifindex: u32,
+    pub btf_vmlinux_value_type_id: u32,
+    pub netns_dev: u64,
+    pub netns_ino: u64,
+    pub btf_id: u32,
+    pub btf_key_type_id: u32,
+    pub btf_value_type_id: u32,
+    pub pad: u32,
+}
+
+/// `struct bpf_btf_info`, up to what the kernel's own have.
+#[derive(Default, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct BtfInfo {
+    pub btf: u64,
+    pub btf_size: u32,
+    pub id: u32,
 }
 
 /// `struct bpf_prog_info`, up to the names.

@@ -85,8 +85,18 @@ pub(crate) fn map_create(
     unsafe { bpf_fd(Command::MapCreate, &mut attribute) }
 }
 
-/// Reads what the kernel says of a map.
-pub(crate) fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapDescription> {
+/// Where the types of a map's keys and values are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MapTypeIds {
+    /// The BTF object.
+    pub btf: u32,
+    /// In it.
+    pub key: u32,
+    /// In it.
+    pub value: u32,
+}
+
+fn info_of(fd: BorrowedFd<'_>) -> io::Result<attr::MapInfo> {
     let mut info = attr::MapInfo::default();
     let mut attribute = attr::ObjectInfo {
         bpf_fd: raw(fd),
@@ -95,6 +105,22 @@ pub(crate) fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapDescription> {
     };
     // SAFETY: `info` outlives the call and is as long as `info_len` says; it is plain integers.
     unsafe { bpf(Command::ObjInfo, &mut attribute)? };
+    Ok(info)
+}
+
+/// Where the kernel has the types of a map's keys and values; none where it was made without.
+pub(crate) fn map_type_ids(fd: BorrowedFd<'_>) -> io::Result<Option<MapTypeIds>> {
+    let info = info_of(fd)?;
+    Ok((info.btf_id != 0).then_some(MapTypeIds {
+        btf: info.btf_id,
+        key: info.btf_key_type_id,
+        value: info.btf_value_type_id,
+    }))
+}
+
+/// Reads what the kernel says of a map.
+pub(crate) fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapDescription> {
+    let info = info_of(fd)?;
     Ok(MapDescription {
         id: info.id,
         map_type: info.map_type,

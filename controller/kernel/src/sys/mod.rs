@@ -23,11 +23,14 @@ pub(crate) use link::{
     prog_detach_tcx, prog_query_tcx,
 };
 pub(crate) use map::{
-    Batch, BatchRead, MapDescription, map_create, map_delete, map_delete_batch, map_freeze,
-    map_info, map_lookup, map_lookup_batch, map_next_key, map_update, map_update_batch,
+    Batch, BatchRead, MapDescription, MapTypes, map_create, map_delete, map_delete_batch,
+    map_freeze, map_info, map_lookup, map_lookup_batch, map_next_key, map_type_ids, map_update,
+    map_update_batch,
 };
 pub(crate) use object::{Kind, fd_by_id, obj_get, obj_pin};
-pub(crate) use prog::{ProgLoad, ProgTypes, btf_load, prog_info, prog_load, prog_test_run};
+pub(crate) use prog::{
+    ProgLoad, ProgTypes, btf_bytes, btf_load, prog_info, prog_load, prog_test_run,
+};
 pub(crate) use watch::{watch_ring, watch_socket};
 
 /// Commands of bpf(2), as linux/bpf.h numbers them.
@@ -49,6 +52,7 @@ pub(crate) enum Command {
     ObjInfo = 15,
     ProgQuery = 16,
     BtfLoad = 18,
+    BtfFdById = 19,
     MapFreeze = 22,
     MapLookupBatch = 24,
     MapUpdateBatch = 26,

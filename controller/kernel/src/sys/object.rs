@@ -44,6 +44,7 @@ pub(crate) enum Kind {
     Program,
     Map,
     Link,
+    Btf,
 }
 
 /// Opens the object of an id; ENOENT if it is gone.
@@ -52,6 +53,7 @@ pub(crate) fn fd_by_id(kind: Kind, id: u32) -> io::Result<OwnedFd> {
         Kind::Program => Command::ProgFdById,
         Kind::Map => Command::MapFdById,
         Kind::Link => Command::LinkFdById,
+        Kind::Btf => Command::BtfFdById,
     };
     let mut attribute = attr::ById {
         id,

@@ -83,6 +83,33 @@ pub(crate) fn btf_load(btf: &[u8], log: &mut [u8]) -> io::Result<OwnedFd> {
     unsafe { bpf_fd(Command::BtfLoad, &mut attribute) }
 }
 
+/// Type information as it was loaded.
+pub(crate) fn btf_bytes(btf: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    loop {
+        let mut info = attr::BtfInfo {
+            btf: address_mut(bytes.as_mut_slice()),
+            btf_size: u32::try_from(bytes.len()).map_err(io::Error::other)?,
+            ..Default::default()
+        };
+        let mut attribute = attr::ObjectInfo {
+            bpf_fd: raw(btf),
+            info_len: u32::try_from(size_of_val(&info)).map_err(io::Error::other)?,
+            info: address_mut(&mut info),
+        };
+        // SAFETY: `info` outlives the call and is as long as `info_len` says; the kernel writes at most `btf_size` bytes
+        // to a buffer of that length.
+        unsafe { bpf(Command::ObjInfo, &mut attribute)? };
+        let length = info.btf_size as usize;
+        if length <= bytes.len() {
+            bytes.truncate(length);
+            return Ok(bytes);
+        }
+        // The kernel has said how long it is.
+        bytes = vec![0; length];
+    }
+}
+
 /// What the kernel says of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProgDescription {

@@ -108,6 +108,8 @@ impl KernelBed {
     pub(crate) fn config(&self) -> KernelConfig {
         KernelConfig {
             bpf_root: self.root.clone(),
+            // Two builds of the agent are played in one process.
+            exclusive: false,
             attach_mode: self.mode,
             sizes: sizes(),
             ..KernelConfig::default()

@@ -1,10 +1,10 @@
 //! The real node, beyond what the fake can show.
 
 mod conntrack;
+mod migrate;
 mod network;
 mod observe;
 mod pins;
-mod resize;
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use oxilium_model::node_state::Hook;
 
 use crate::common::{json, on_kernel, run};
 use crate::port::{AttachMode, Node};
-use crate::{KernelNode, LoadError};
+use crate::{KernelConfig, KernelNode, LoadError};
 
 #[test]
 fn a_pinned_map_of_another_layout_is_refused_and_left_as_it_is() {
@@ -125,5 +125,29 @@ fn pins_that_others_removed_come_back_and_a_foreign_map_in_their_place_is_told()
         );
         let error = node.tidy().expect_err("that is not the policy map");
         assert!(error.to_string().contains("ox_policy"), "{error}");
+    });
+}
+
+#[test]
+fn what_one_agent_has_open_no_other_opens_wherever_the_first_has_its_state() {
+    on_kernel(AttachMode::Auto, |bed| {
+        let mut config = bed.config();
+        config.exclusive = true;
+        let mut first = KernelNode::open(&config).expect("the node opens");
+        let refused = |config: &KernelConfig| {
+            let error = KernelNode::open(config).expect_err("it is held");
+            assert!(matches!(error, LoadError::Held { .. }), "{error}");
+        };
+        refused(&config);
+        // All of it is made again, with another directory in the place of the one that was locked.
+        let name = bed.root.file_name().expect("a name").to_string_lossy();
+        let aside = bed.root.with_file_name(format!("{name}-aside"));
+        fs::rename(&bed.root, &aside).expect("it is there");
+        fs::create_dir(&bed.root).expect("its name is free");
+        first.tidy().expect("all can be made again");
+        refused(&config);
+        fs::remove_dir_all(&aside).expect("it is ours");
+        drop(first);
+        KernelNode::open(&config).expect("nobody has it any more");
     });
 }

@@ -1,4 +1,4 @@
-//! Another size in the configuration: what a map holds outlives the map.
+//! Another size in the configuration, another layout in the agent: what a map holds outlives the map.
 
 use std::fs;
 use std::os::fd::AsFd;
