@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 CARGO=${CARGO:-cargo}
 built=${CARGO_TARGET_DIR:-target}/debug
 
-"$CARGO" build --quiet --package oxilium --package oxilium-kernel --features oxilium-kernel/test-layout --bin oxilium
+# As the workspace whole: a choice of packages has other features, and what it depends on would be built once more.
+"$CARGO" build --quiet --workspace --features oxilium-kernel/test-layout --bin oxilium
 install -m 755 "$built/oxilium" "$built/oxilium-test-layout"
 # The usual one takes its place again; nothing is compiled for that.
-"$CARGO" build --quiet --package oxilium --bin oxilium
+"$CARGO" build --quiet --workspace --bin oxilium
