@@ -200,7 +200,7 @@ mod tests {
                     let mut seen = 0;
                     let whole = netlink
                         .exchange("links", &mut request, |message| {
-                            seen += usize::from(kept(message))
+                            seen += usize::from(kept(message));
                         })
                         .expect("an answer");
                     assert!(!whole || seen == KEPT, "{seen} of {KEPT} in a whole dump");
