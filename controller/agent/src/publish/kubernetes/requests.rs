@@ -216,7 +216,7 @@ impl Requests {
                 remove_endpoint(&api, &pod.name, live.as_deref(), *node).await
             }
             (Wanted::Event(news), Key::Event(pod, reason)) => {
-                let warning = news.warning(pod, *reason);
+                let warning = news.warning(pod, reason);
                 let told = warn(&self.client, warning).await;
                 told.map_err(|error| RequestError::of("Event", error))?;
                 Ok(Outcome::default())
