@@ -4,7 +4,6 @@
 //!
 //! `make test` plays a few rounds of a fixed seed, `make soak MINUTES=60` as many as an hour has (`SEED=…` for those of
 //! another run). Then the agent is uninstalled, and the host is as it was before the first one.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 
 mod churn;
 mod dice;
