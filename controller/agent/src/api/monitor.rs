@@ -175,7 +175,7 @@ impl<N: Node + 'static> Pump<N> {
 
     /// Events that programs could not deliver, since the maps were made.
     async fn lost(&self) -> Option<u64> {
-        let counters = self.ask(|node| node.counters()).await.ok()?;
+        let counters = self.ask(Node::counters).await.ok()?;
         let counters = counters
             .inspect_err(|error| tracing::warn!(%error, "lost events cannot be counted"))
             .ok()?;

@@ -54,9 +54,10 @@ fn doubts(lab: &Lab) -> String {
     let view = lab.view();
     assert_eq!((&view.unwell, &view.failing[..]), (&None, &[][..]));
     let doubts = view.in_doubt.iter();
-    doubts
+    let told: Vec<String> = doubts
         .map(|(pod, reason)| format!("{pod}: {reason}\n"))
-        .collect()
+        .collect();
+    told.concat()
 }
 
 #[test]

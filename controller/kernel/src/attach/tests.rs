@@ -9,7 +9,7 @@ use std::thread;
 
 use oxilium_e2e::require::{Need, require};
 use oxilium_e2e::wire::{Mac, Tap};
-use oxilium_e2e::{packet, wait};
+use oxilium_e2e::{packet, process, wait};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
 use oxilium_model::observed::{AttachedProgram, Place};
 use oxilium_model::plan::Write;
@@ -507,12 +507,25 @@ fn each_packet_is_judged_once_while_ours_moves_from_a_filter_to_a_link_and_back(
                 .map(|counter| counter.packets)
                 .sum::<u64>()
         };
+        // On a busy machine the queue of the other end is full at times: what was dropped there met nobody.
+        let arrived = sent - dropped_by("pod0");
         wait::until("all frames are judged", wait::LONG, || {
-            Ok((judged(&mut stage) >= sent).then_some(()))
+            Ok((judged(&mut stage) >= arrived).then_some(()))
         })
         .expect("every frame meets a program");
-        assert_eq!(judged(&mut stage), sent);
+        assert_eq!(judged(&mut stage), arrived);
     });
+}
+
+/// Frames that the other end of a veth had no room for.
+fn dropped_by(veth: &str) -> u64 {
+    let mut command = process::command("ip");
+    command.args(["-json", "-statistics", "link", "show", "dev", veth]);
+    let text = process::run(&mut command).expect("the device is there");
+    let links: serde_json::Value = serde_json::from_str(&text).expect("a list of links");
+    links[0]["stats64"]["tx"]["dropped"]
+        .as_u64()
+        .expect("statistics of what was sent")
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl<K: Plain, V: Plain> PerCpuTable<K, V> {
     pub fn remove_all(&self, keys: &[K]) -> io::Result<usize> {
         let bytes: Vec<u8> = keys
             .iter()
-            .flat_map(|key| key.as_bytes())
+            .flat_map(zerocopy::IntoBytes::as_bytes)
             .copied()
             .collect();
         self.raw.remove_all(&bytes).map_err(|error| error.source)

@@ -51,7 +51,7 @@ pub(super) fn frontends(world: &World, conditions: &mut Vec<Condition>) -> Front
     frontends
 }
 
-/// What services came to in the last World, so that the next one costs what differs. It says what [`frontends`] says.
+/// What services came to in the last World, so that the next one costs what differs. It says what `frontends` says.
 #[derive(Debug, Default)]
 pub struct ServicesMemory {
     services: Services,

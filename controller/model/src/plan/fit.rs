@@ -152,9 +152,9 @@ fn after_removal(
         let value = around.and_then(|key| observed.ipcache.get(&key));
         value.is_some_and(|value| value.identity(bank) == NumericIdentity::UNRESOLVED.0)
     };
+    // Also around those that are to go anyway: until the rest of the plan's policy is there, the old one judges them.
     let bare = removable
         .iter()
-        .filter(|(desired, _)| *desired)
         .filter_map(|(_, key)| Some(ipcache_prefix(key)?.addr()))
         .filter(|address| !is_covered(*address))
         .collect();
