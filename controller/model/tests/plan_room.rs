@@ -196,6 +196,38 @@ fn what_a_policy_names_takes_the_place_of_pods_before_the_policy_is_in_force() {
 }
 
 #[test]
+fn an_address_that_goes_to_make_room_is_nobodys_until_the_rest_of_the_plan_is_there() {
+    let base = desired(&empty_world()).ipcache.len();
+    let mut world = with_remotes(1..=3);
+    let mut node = Node {
+        kernel: Kernel::default(),
+        room: base + 3,
+    };
+    assert_eq!(node.settle(&world), Vec::<String>::new());
+    world.remote_endpoints.clear();
+    name_prefixes(&mut world, 0..2);
+    let first = node.plan(&world, &desired(&world)).expect("a plan");
+    assert!(first.goes_on());
+    let mut gone = Vec::new();
+    for write in first.writes() {
+        node.kernel.apply(write);
+        if let Write::IpcacheDelete { key } = write {
+            gone.extend(ipcache_prefix(key));
+        }
+    }
+    let stand_ins: Vec<IpNet> = node
+        .stand_ins()
+        .iter()
+        .map(|prefix| prefix.parse().expect("a prefix"))
+        .collect();
+    assert_eq!(gone.len(), 2);
+    for address in gone {
+        let covered = stand_ins.iter().any(|prefix| prefix.contains(&address));
+        assert!(covered, "{address} is what is around it after {first}");
+    }
+}
+
+#[test]
 fn what_must_be_there_and_does_not_fit_stops_all_changes() {
     let base = desired(&empty_world()).ipcache.len();
     let mut world = with_remotes(1..=3);
