@@ -4,33 +4,33 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Entries of a map.
-pub(crate) type Entries<'m, K, V> = Vec<(&'m K, &'m Arc<V>)>;
+/// An entry that one of them has and the other has not, or has as another object.
+pub(crate) struct Difference<'m, K, V> {
+    pub(crate) key: &'m K,
+    pub(crate) was: Option<&'m Arc<V>>,
+    pub(crate) is: Option<&'m Arc<V>>,
+}
 
-/// Entries of the one that the other has not, and the other way round. A value that is another object differs, whatever it
-/// says.
+/// What differs, by key. A value that is another object differs, whatever it says.
 pub(crate) fn differing<'m, K: Ord, V>(
     before: &'m BTreeMap<K, Arc<V>>,
     after: &'m BTreeMap<K, Arc<V>>,
-) -> (Entries<'m, K, V>, Entries<'m, K, V>) {
-    let (mut gone, mut new) = (Vec::new(), Vec::new());
+) -> Vec<Difference<'m, K, V>> {
+    let mut differences = Vec::new();
     let (mut olds, mut news) = (before.iter().peekable(), after.iter().peekable());
     loop {
-        let order = match (olds.peek(), news.peek()) {
-            (None, None) => return (gone, new),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some((old, _)), Some((now, _))) => old.cmp(now),
+        let (key, order) = match (olds.peek(), news.peek()) {
+            (None, None) => return differences,
+            (Some((old, _)), None) => (*old, Ordering::Less),
+            (None, Some((new, _))) => (*new, Ordering::Greater),
+            (Some((old, _)), Some((new, _))) => (*old.min(new), old.cmp(new)),
         };
-        let old = olds.next_if(|_| order.is_le());
-        let now = news.next_if(|_| order.is_ge());
-        if let (Some((_, old)), Some((_, now))) = (old, now)
-            && Arc::ptr_eq(old, now)
-        {
-            continue;
+        let was = olds.next_if(|_| order.is_le()).map(|(_, was)| was);
+        let is = news.next_if(|_| order.is_ge()).map(|(_, is)| is);
+        let is_same = was.zip(is).is_some_and(|(was, is)| Arc::ptr_eq(was, is));
+        if !is_same {
+            differences.push(Difference { key, was, is });
         }
-        gone.extend(old);
-        new.extend(now);
     }
 }
 
@@ -43,10 +43,10 @@ mod tests {
         let [same, one, other] = ["same", "one", "one"].map(Arc::new);
         let before = BTreeMap::from([(1, same.clone()), (2, one), (4, same.clone())]);
         let after = BTreeMap::from([(1, same.clone()), (2, other), (3, same)]);
-        let (gone, new) = differing(&before, &after);
-        let keys = |entries: Entries<'_, i32, &str>| -> Vec<i32> {
-            entries.into_iter().map(|(key, _)| *key).collect()
-        };
-        assert_eq!((keys(gone), keys(new)), (vec![2, 4], vec![2, 3]));
+        let seen: Vec<_> = differing(&before, &after)
+            .into_iter()
+            .map(|entry| (*entry.key, entry.was.is_some(), entry.is.is_some()))
+            .collect();
+        assert_eq!(seen, [(2, true, true), (3, false, true), (4, true, false)]);
     }
 }

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use super::addresses::{host_addresses, is_usable};
 use super::numbers::{Numbers, RemoteIdentity, remote_identity};
 use crate::condition::{Condition, Object, Reason};
+use crate::differing::differing;
 use crate::identity::{IdentityLabels, NamedPorts, NumericIdentity};
 use crate::node_state::IpcacheTarget;
 use crate::world::{Pod, PodRef, RemoteEndpoint, Table, World};
@@ -187,23 +188,22 @@ impl RemotePodsMemory {
     pub(super) fn claimed(&mut self, world: &World) -> Claimed {
         if !self.known.is_same(&world.remote_endpoints) {
             let before = std::mem::replace(&mut self.known, world.remote_endpoints.clone());
-            for (before, after) in differences(&before, &world.remote_endpoints) {
-                if let Some(before) = &before {
-                    self.forget(before);
-                }
-                if let Some(after) = &after {
-                    self.learn(after);
-                }
-                let Some(pod) = before.as_ref().or(after.as_ref()) else {
+            for entry in differing(&before, &world.remote_endpoints) {
+                if entry.was == entry.is {
                     continue;
-                };
-                let pod = pod.reference.clone();
+                }
+                if let Some(was) = entry.was {
+                    self.forget(was);
+                }
+                if let Some(is) = entry.is {
+                    self.learn(is);
+                }
                 // It was resolved as it was before the first of several changes.
-                let change = self.changed.entry(pod).or_insert(Change {
-                    before,
+                let change = self.changed.entry(entry.key.clone()).or_insert(Change {
+                    before: entry.was.cloned(),
                     after: None,
                 });
-                change.after = after;
+                change.after = entry.is.cloned();
             }
         }
         self.claimed.keys().cloned().collect()
@@ -403,34 +403,5 @@ impl RemotePodsMemory {
             Some(conflict) => self.conflicts.insert(address, conflict),
             None => self.conflicts.remove(&address),
         };
-    }
-}
-
-type Pair = (Option<Arc<RemoteEndpoint>>, Option<Arc<RemoteEndpoint>>);
-
-/// What is in one of them and not, or not as it is, in the other. Equal objects of most keys are one allocation.
-fn differences(
-    before: &BTreeMap<PodRef, Arc<RemoteEndpoint>>,
-    after: &BTreeMap<PodRef, Arc<RemoteEndpoint>>,
-) -> Vec<Pair> {
-    let mut pairs = Vec::new();
-    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
-    loop {
-        let order = match (old.peek(), new.peek()) {
-            (None, None) => return pairs,
-            (Some(_), None) => std::cmp::Ordering::Less,
-            (None, Some(_)) => std::cmp::Ordering::Greater,
-            (Some((_, was)), Some((_, is))) if Arc::ptr_eq(was, is) => {
-                old.next();
-                new.next();
-                continue;
-            }
-            (Some((was, _)), Some((is, _))) => was.cmp(is),
-        };
-        let was = old.next_if(|_| order.is_le()).map(|(_, was)| was);
-        let is = new.next_if(|_| order.is_ge()).map(|(_, is)| is);
-        if was != is {
-            pairs.push((was.cloned(), is.cloned()));
-        }
     }
 }

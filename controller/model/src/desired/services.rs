@@ -90,16 +90,15 @@ impl ServicesMemory {
     /// Changes the frontends of those services that differ. False where services turn out to depend on each other: then
     /// what is remembered is of no use.
     fn follow(&mut self, services: &Services) -> bool {
-        let (gone, new) = differing(&self.services, services);
+        let differing = differing(&self.services, services);
         let frontends = Arc::make_mut(&mut self.frontends);
-        for frontend in gone
-            .iter()
-            .flat_map(|(_, service)| of_service(service).into_keys())
-        {
+        let gone = differing.iter().filter_map(|service| service.was);
+        for frontend in gone.flat_map(|service| of_service(service).into_keys()) {
             let state = frontends.remove(&frontend);
             self.backends -= state.map_or(0, |state| state.backends.len());
         }
-        for (frontend, state) in new.iter().flat_map(|(_, service)| of_service(service)) {
+        let new = differing.iter().filter_map(|service| service.is);
+        for (frontend, state) in new.flat_map(|service| of_service(service)) {
             self.backends += state.backends.len();
             if frontends.insert(frontend, Arc::new(state)).is_some() {
                 return false;

@@ -116,11 +116,10 @@ impl ServiceDiff {
         });
         let backends = Ids::new(&observed.backends, BACKEND_ID_MAX, backend_of, |_| true);
         let used = diff.compare(desired, present, frontends, backends)?;
-        let is_used = |used: &HashSet<u32>, id: u32| used.contains(&id);
         diff.rest(
             observed,
-            |id, _| is_used(&used.backends, id),
-            |id, _| is_used(&used.frontends, id),
+            |id, _| used.backends.contains(&id),
+            |id, _| used.frontends.contains(&id),
         );
         diff.note_use(observed, desired);
         Ok(diff)
@@ -133,8 +132,11 @@ impl ServiceDiff {
         desired: &Frontends,
     ) -> Result<Self, PlanError> {
         let mut diff = Self::default();
-        let (gone, new) = differing(settled, desired);
-        let touched: HashSet<_> = gone.iter().chain(&new).map(|(f, _)| owner(f)).collect();
+        let differing = differing(settled, desired);
+        let touched: HashSet<_> = differing.iter().map(|entry| owner(entry.key)).collect();
+        let new = differing
+            .iter()
+            .filter_map(|entry| Some((entry.key, entry.is?)));
         let mut frontends = Ids::new(
             &observed.reverse_nat,
             FRONTEND_ID_MAX,
@@ -147,7 +149,7 @@ impl ServiceDiff {
             },
         );
         // Backends of an earlier frontend of its number may rest that a new one is given.
-        for (frontend, _) in &new {
+        for (frontend, _) in new.clone() {
             frontends.of(owner(frontend), Table::ReverseNat)?;
         }
         let numbers: HashSet<u16> = touched
@@ -157,8 +159,9 @@ impl ServiceDiff {
         let backends = Ids::new(&observed.backends, BACKEND_ID_MAX, backend_of, |value| {
             numbers.contains(&value.frontend)
         });
-        let places = gone.iter().flat_map(|(frontend, _)| {
-            let key = service_key(frontend);
+        let gone = differing.iter().filter(|entry| entry.was.is_some());
+        let places = gone.flat_map(|entry| {
+            let key = service_key(entry.key);
             observed.services.range(key..=key.slot(u16::MAX))
         });
         let present = diff.present(places);
