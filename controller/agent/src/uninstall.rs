@@ -125,11 +125,9 @@ fn kernel(ledger: &Ledger, prior: &[PriorInterface], removed: &mut Removed) -> R
         .map(|places| &places.bpf_root)
         .collect();
     for root in &roots {
-        let lock = InstanceLock::of_directory(root)?;
         let done =
             oxilium_kernel::uninstall(root, prior).context("the kernel's side stays in part")?;
         removed.removed.extend(done);
-        drop(lock);
     }
     for mount in &ledger.mounts {
         if bpffs::unmount_empty(mount)? {

@@ -18,13 +18,18 @@ use thiserror::Error;
 use crate::attach::{Attacher, Catalog, Pins, Way, kernel_has_tcx};
 use crate::count::WriteCounter;
 use crate::error::{ApplyError, NetlinkError, ObserveError};
+use crate::load::LoadError;
 use crate::netlink::Netlink;
+use crate::node::place::lock;
 use crate::port::{HookKind, LinkInfo};
 use crate::sys;
 
 /// Something could not be taken out. What was taken is; the same call goes on with the rest.
 #[derive(Debug, Error)]
 pub enum UninstallError {
+    /// An agent runs, or the place of its pins cannot be locked.
+    #[error(transparent)]
+    Place(#[from] LoadError),
     /// A hook cannot be read.
     #[error(transparent)]
     Observe(#[from] ObserveError),
@@ -74,11 +79,12 @@ const DEFAULT_TX_QUEUE_LEN: u32 = 1000;
 
 /// Takes our programs off all hooks of the caller's network namespace and off those that pinned links hold elsewhere,
 /// and removes all pins below `bpf_root`. Interfaces become what they were according to `prior`. Gives what was
-/// removed, a line each. No agent may run.
+/// removed, a line each.
 ///
 /// # Errors
-/// [`UninstallError`].
+/// [`UninstallError`]; also when an agent runs.
 pub fn uninstall(bpf_root: &Path, prior: &[PriorInterface]) -> Result<Vec<String>, UninstallError> {
+    let _held = bpf_root.exists().then(|| lock(bpf_root)).transpose()?;
     let product = bpf_root.join("oxilium");
     let counter = Arc::new(WriteCounter::default());
     let has_tcx = kernel_has_tcx().map_err(pin("ask for tcx with", bpf_root))?;

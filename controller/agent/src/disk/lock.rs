@@ -74,26 +74,6 @@ impl InstanceLock {
             .map_err(DiskError::io("write", path))?;
         Ok(Self { _file: file })
     }
-
-    /// Locks a directory that an agent works in; none if it is not there yet.
-    ///
-    /// # Errors
-    /// [`LockError::Held`] when another process has it.
-    pub fn of_directory(path: &Path) -> Result<Option<Self>, LockError> {
-        let directory = match File::open(path) {
-            Ok(directory) => directory,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(DiskError::io("open", path)(error).into()),
-        };
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(Some(Self { _file: file })),
-            Err((_, Errno::EWOULDBLOCK)) => Err(LockError::Held {
-                pid: "unknown".to_owned(),
-                path: path.to_owned(),
-            }),
-            Err((_, errno)) => Err(DiskError::io("lock", path)(errno.into()).into()),
-        }
-    }
 }
 
 #[cfg(test)]

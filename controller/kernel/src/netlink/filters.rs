@@ -134,21 +134,14 @@ impl Netlink {
         }
     }
 
-    /// Takes a clsact qdisc away, and with it whatever is on it; one that is not there counts as taken.
-    pub(crate) fn delete_clsact(
+    /// Takes something off a hook; what is not there counts as taken.
+    fn take_off(
         &mut self,
-        ifindex: u32,
+        what: &'static str,
+        request: Request,
         counter: &WriteCounter,
     ) -> Result<(), NetlinkError> {
-        let fixed = header(ifindex, CLSACT_HANDLE, CLSACT_PARENT, 0);
-        let request = Request::new(kind::DEL_QDISC, flag::ACK, &fixed).with(KIND, b"clsact\0");
-        match self.change(
-            "delete clsact",
-            request,
-            counter,
-            Target::Filters,
-            Action::Remove,
-        ) {
+        match self.change(what, request, counter, Target::Filters, Action::Remove) {
             Err(error)
                 if matches!(
                     error.errno(),
@@ -159,6 +152,17 @@ impl Netlink {
             }
             result => result,
         }
+    }
+
+    /// Takes a clsact qdisc away, and with it whatever is on it; one that is not there counts as taken.
+    pub(crate) fn delete_clsact(
+        &mut self,
+        ifindex: u32,
+        counter: &WriteCounter,
+    ) -> Result<(), NetlinkError> {
+        let fixed = header(ifindex, CLSACT_HANDLE, CLSACT_PARENT, 0);
+        let request = Request::new(kind::DEL_QDISC, flag::ACK, &fixed).with(KIND, b"clsact\0");
+        self.take_off("delete clsact", request, counter)
     }
 
     /// Puts a program on a hook; over the filter of the same priority and handle, if there is one,
@@ -201,23 +205,7 @@ impl Netlink {
     ) -> Result<(), NetlinkError> {
         let request =
             Request::new(kind::DEL_FILTER, flag::ACK, &filter_header(place)).with(KIND, b"bpf\0");
-        match self.change(
-            "delete filter",
-            request,
-            counter,
-            Target::Filters,
-            Action::Remove,
-        ) {
-            Err(error)
-                if matches!(
-                    error.errno(),
-                    Some(libc::ENOENT | libc::ENODEV | libc::EINVAL)
-                ) =>
-            {
-                Ok(())
-            }
-            result => result,
-        }
+        self.take_off("delete filter", request, counter)
     }
 }
 

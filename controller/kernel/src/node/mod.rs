@@ -4,7 +4,7 @@ mod apply;
 mod conntrack;
 mod dry_run;
 mod evictions;
-mod place;
+pub(crate) mod place;
 mod port;
 mod tables;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -69,7 +69,7 @@ impl Place {
     pub(super) fn ensure(&mut self, counter: &WriteCounter) -> Result<(), LoadError> {
         bpffs::ensure(&self.bpf_root, self.accept_private)?;
         if !self.is_held() {
-            self.held = Some(self.lock()?);
+            self.held = Some(lock(&self.bpf_root)?);
         }
         let directory = self.directory();
         for path in [
@@ -82,18 +82,16 @@ impl Place {
         }
         Ok(())
     }
+}
 
-    fn lock(&self) -> Result<Flock<File>, LoadError> {
-        let directory =
-            File::open(&self.bpf_root).map_err(pin_error(&self.bpf_root, "open the directory"))?;
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => Ok(held),
-            Err((_, Errno::EWOULDBLOCK)) => Err(LoadError::Held {
-                path: self.bpf_root.clone(),
-            }),
-            Err((_, errno)) => Err(pin_error(&self.bpf_root, "lock the directory")(
-                errno.into(),
-            )),
-        }
+/// Locks what agents work in below `bpf_root`, which is there.
+pub(crate) fn lock(bpf_root: &Path) -> Result<Flock<File>, LoadError> {
+    let directory = File::open(bpf_root).map_err(pin_error(bpf_root, "open the directory"))?;
+    match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+        Ok(held) => Ok(held),
+        Err((_, Errno::EWOULDBLOCK)) => Err(LoadError::Held {
+            path: bpf_root.to_owned(),
+        }),
+        Err((_, errno)) => Err(pin_error(bpf_root, "lock the directory")(errno.into())),
     }
 }
