@@ -1,14 +1,15 @@
 //! The event ring, open while somebody monitors, and the monitors' connections.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use oxilium_abi::{COUNTER_EVENT_LOST, Direction};
+use oxilium_abi::{COUNTER_EVENT_LOST, Counter, Direction};
 use oxilium_api::{Answer, ApiError, ErrorCode, MonitorFilter};
-use oxilium_kernel::Node;
 use oxilium_kernel::events::EventReader;
+use oxilium_kernel::{Node, ObserveError};
 use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -58,7 +59,6 @@ impl Monitors {
 
     /// A new monitor: from its start on, programs make events for it.
     async fn subscribe(&self) -> Result<Subscription, ApiError> {
-        let ending = || ApiError::new(ErrorCode::NotReady, "the agent is ending");
         let (reply, answer) = oneshot::channel();
         self.wanted.send(reply).await.map_err(|_| ending())?;
         answer.await.map_err(|_| ending())?
@@ -98,7 +98,8 @@ impl<N: Node + 'static> Pump<N> {
             }
             let mut book = AddressBook::default();
             let mut tally = tokio::time::interval(TALLY);
-            let mut lost = None;
+            // The ring is read on while the kernel's owner is busy with something else.
+            let (mut asked, mut lost) = (None, None);
             while self.hub.readers() > 0 || any_staged(&self.view.borrow()) {
                 tokio::select! {
                     event = ring.next() => match event {
@@ -127,15 +128,19 @@ impl<N: Node + 'static> Pump<N> {
                         None => return,
                     },
                     () = left.notified() => {}
-                    _ = tally.tick(), if self.hub.readers() > 0 => {
-                        let now = self.lost().await;
+                    _ = tally.tick(), if asked.is_none() && self.hub.readers() > 0 => {
+                        asked = self.ask(Node::counters).ok();
+                    }
+                    answer = answered(&mut asked) => {
+                        asked = None;
+                        let now = answer.ok().and_then(events_lost);
                         if let (Some(now), Some(before)) = (now, lost)
                             && now > before
                         {
                             self.hub.lost(now - before);
                         }
                         lost = now;
-                    },
+                    }
                     looked = self.view.changed() => if looked.is_err() {
                         return;
                     },
@@ -166,36 +171,45 @@ impl<N: Node + 'static> Pump<N> {
     }
 
     async fn open(&self) -> Result<EventReader, ApiError> {
-        self.ask(|node| {
-            let opened = node.events();
-            opened.map_err(|error| ApiError::new(ErrorCode::Kernel, error.to_string()))
-        })
-        .await?
-    }
-
-    /// Events that programs could not deliver, since the maps were made.
-    async fn lost(&self) -> Option<u64> {
-        let counters = self.ask(Node::counters).await.ok()?;
-        let counters = counters
-            .inspect_err(|error| tracing::warn!(%error, "lost events cannot be counted"))
-            .ok()?;
-        let lost = |direction| counters.get(&(direction, COUNTER_EVENT_LOST));
-        Some(lost(Direction::Ingress).map_or(0, |counter| counter.packets))
+        let opened = self.ask(N::events)?.await.map_err(|_| ending())?;
+        opened.map_err(|error| ApiError::new(ErrorCode::Kernel, error.to_string()))
     }
 
     /// Asks whoever owns the kernel.
-    async fn ask<T: Send + 'static>(
+    fn ask<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut N) -> T + Send + 'static,
-    ) -> Result<T, ApiError> {
+    ) -> Result<oneshot::Receiver<T>, ApiError> {
         let (reply, answer) = oneshot::channel();
         let errand = Input::Errand(Box::new(move |node: &mut N, _view: &View| {
             drop(reply.send(work(node)));
         }));
-        let ending = || ApiError::new(ErrorCode::NotReady, "the agent is ending");
         self.inputs.send(errand).map_err(|_| ending())?;
-        answer.await.map_err(|_| ending())
+        Ok(answer)
     }
+}
+
+fn ending() -> ApiError {
+    ApiError::new(ErrorCode::NotReady, "the agent is ending")
+}
+
+/// The answer to what was asked; never, where nothing was.
+async fn answered<T>(
+    asked: &mut Option<oneshot::Receiver<T>>,
+) -> Result<T, oneshot::error::RecvError> {
+    match asked {
+        Some(answer) => answer.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Events that programs could not deliver, since the maps were made.
+fn events_lost(counters: Result<BTreeMap<(Direction, u8), Counter>, ObserveError>) -> Option<u64> {
+    let counters = counters
+        .inspect_err(|error| tracing::warn!(%error, "lost events cannot be counted"))
+        .ok()?;
+    let lost = counters.get(&(Direction::Ingress, COUNTER_EVENT_LOST));
+    Some(lost.map_or(0, |counter| counter.packets))
 }
 
 /// Writes events until the client goes away.
