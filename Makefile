@@ -43,13 +43,13 @@ e2e-api: ## the tests on a real API server (also KUBEBUILDER_ASSETS; OXILIUM_API
 test-chaos: ## the agent killed before and after every write that it makes (root; long; PLACES=sample is shorter)
 	@scripts/setup.sh build run
 	$(CARGO) build --workspace --bins
-	OXILIUM_CHAOS=$(or $(PLACES),all) $(CARGO) test --package oxilium-e2e --test chaos -- --nocapture --test-threads 1
+	OXILIUM_CHAOS=$(or $(PLACES),all) $(CARGO) test --workspace --test chaos -- --nocapture --test-threads 1
 
 .PHONY: soak
 soak: ## pods, policies, kills and tampering by chance; nothing may be left of them (root; MINUTES=60 SEED=1)
 	@scripts/setup.sh build run
 	$(CARGO) build --workspace --bins
-	OXILIUM_SOAK_MINUTES=$(or $(MINUTES),60) OXILIUM_SEED=$(SEED) $(CARGO) test --package oxilium-e2e --test soak -- --nocapture
+	OXILIUM_SOAK_MINUTES=$(or $(MINUTES),60) OXILIUM_SEED=$(SEED) $(CARGO) test --workspace --test soak -- --nocapture
 
 .PHONY: crds
 crds: ## write the definitions of the custom resources, crds/yaml, from the types
