@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oxilium_api::{Answer, ApiError, Envelope, ErrorCode, MAX_LINE, Request, VERSION};
 use oxilium_kernel::Node;
@@ -193,7 +193,8 @@ async fn answer<N: Node + 'static>(
     match request {
         Request::Attach(attach) => {
             let wait = Duration::from_millis(attach.wait_millis).saturating_add(PATIENCE);
-            reply!(ask(service, wait, |reply| Input::Attach(attach, reply)).await)
+            let asked = Instant::now();
+            reply!(ask(service, wait, |reply| Input::Attach(attach, asked, reply)).await)
         }
         Request::Detach(detach) => {
             reply!(ask(service, PATIENCE, |reply| Input::Detach(detach, reply)).await)

@@ -18,7 +18,8 @@ use crate::disk::{AttachmentRecord, Prior};
 /// An ADD that no limit was given for.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
-type Add = (Box<Attach>, Reply<Attached>);
+/// With the time at which it came.
+type Add = (Box<Attach>, Instant, Reply<Attached>);
 
 impl<N: Node> Reconciler<N> {
     /// Takes any number of ADDs in: one look at the links and one write to disk for all of them.
@@ -36,22 +37,22 @@ impl<N: Node> Reconciler<N> {
             Ok(read) => read,
             Err(error) => {
                 let answer = ApiError::new(ErrorCode::Kernel, error.to_string());
-                for (_, reply) in adds {
+                for (_, _, reply) in adds {
                     respond(reply, Err(answer.clone()));
                 }
                 return;
             }
         };
         let mut accepted = Vec::new();
-        for (attach, reply) in adds {
+        for (attach, asked, reply) in adds {
             match verify(&attach, &links) {
-                Ok(()) => accepted.push((attach, reply)),
+                Ok(()) => accepted.push((attach, asked, reply)),
                 Err(error) => respond(reply, Err(error)),
             }
         }
         let records = accepted
             .iter()
-            .map(|(attach, _)| {
+            .map(|(attach, ..)| {
                 let prior = links.get(&attach.host.ifindex).map(|link| Prior {
                     clsact: clsact.contains(&link.ifindex),
                     tx_queue_len: link.tx_queue_len,
@@ -60,7 +61,7 @@ impl<N: Node> Reconciler<N> {
             })
             .collect();
         if let Err(error) = self.attachments.put(records) {
-            for (_, reply) in accepted {
+            for (_, _, reply) in accepted {
                 let answer = ApiError::new(ErrorCode::Kernel, error.to_string());
                 respond(reply, Err(answer));
             }
@@ -69,7 +70,7 @@ impl<N: Node> Reconciler<N> {
         // Programs go with their device, and the kernel gives its index to the next one: what is remembered of
         // this index may be of a device that is gone.
         let remembered = self.observed.as_ref().is_some_and(|observed| {
-            accepted.iter().any(|(attach, _)| {
+            accepted.iter().any(|(attach, ..)| {
                 let ifindex = attach.host.ifindex;
                 let mut points = observed.attachments.keys();
                 points.any(|point| point.ifindex == ifindex)
@@ -78,10 +79,10 @@ impl<N: Node> Reconciler<N> {
         if remembered {
             self.observed = None;
         }
-        for (attach, reply) in accepted {
+        for (attach, asked, reply) in accepted {
             let id = attachment_id(&attach.key);
             let pod = format!("{}/{}", attach.pod.namespace, attach.pod.name);
-            self.lives.requested(&id, &pod, &attach.host.name, now);
+            self.lives.requested(&id, &pod, &attach.host.name, asked);
             // Only the newest ADD of an attachment is waited for.
             self.fail_waiters(&id, "another ADD of the same attachment came");
             let wait = Duration::from_millis(attach.wait_millis).min(LONGEST_WAIT);

@@ -43,12 +43,16 @@ impl Life {
     }
 
     fn note(&mut self, state: &str, message: &str) {
+        self.note_at(SystemTime::now(), state, message);
+    }
+
+    fn note_at(&mut self, time: SystemTime, state: &str, message: &str) {
         let log = Arc::make_mut(&mut self.log);
         if log.len() == KEPT {
             log.remove(0);
         }
         log.push(StatusLogEntry {
-            timestamp: oxilium_api::rfc3339(SystemTime::now()),
+            timestamp: oxilium_api::rfc3339(time),
             state: state.to_owned(),
             message: message.to_owned(),
         });
@@ -60,10 +64,14 @@ impl Life {
 }
 
 impl Lives {
-    /// CNI asks for an endpoint.
-    pub(crate) fn requested(&mut self, id: &AttachmentId, pod: &str, device: &str, now: Instant) {
-        let mut life = Life::new(now);
-        life.note("waiting-for-identity", "endpoint requested");
+    /// CNI asked for an endpoint.
+    pub(crate) fn requested(&mut self, id: &AttachmentId, pod: &str, device: &str, asked: Instant) {
+        let mut life = Life::new(asked);
+        life.note_at(
+            SystemTime::now() - asked.elapsed(),
+            "waiting-for-identity",
+            "endpoint requested",
+        );
         tracing::info!(pod, container = %id.container, interface = %id.interface, device, "endpoint requested");
         self.0.insert(id.clone(), life);
     }

@@ -69,8 +69,8 @@ pub enum Input<N> {
         /// Hooks are to be read anew.
         hooks: bool,
     },
-    /// CNI ADD.
-    Attach(Box<Attach>, Reply<Attached>),
+    /// CNI ADD, and when it came.
+    Attach(Box<Attach>, Instant, Reply<Attached>),
     /// CNI DEL.
     Detach(Detach, Reply<Done>),
     /// CNI CHECK.
@@ -276,7 +276,7 @@ impl<N: Node> Reconciler<N> {
                     self.links_changed = true;
                     self.looks.changed |= hooks;
                 }
-                Input::Attach(attach, reply) => adds.push((attach, reply)),
+                Input::Attach(attach, asked, reply) => adds.push((attach, asked, reply)),
                 Input::Detach(detach, reply) => {
                     let answer = self.detach(&[attachment_id(&detach.key)]);
                     respond(reply, answer);

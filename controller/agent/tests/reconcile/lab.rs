@@ -179,7 +179,7 @@ impl Lab {
     pub(crate) fn add(&mut self, pod: &str, index: u32, wait: Duration) -> Answer<Attached> {
         let (reply, answer) = oneshot::channel();
         let attach = Box::new(attach(pod, index, wait));
-        self.take(Input::Attach(attach, reply));
+        self.take(Input::Attach(attach, Instant::now(), reply));
         Answer(answer)
     }
 

@@ -14,7 +14,7 @@ mod status;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::{Lab, attach, key, pod_yaml};
 use oxilium_agent::reconcile::Input;
@@ -192,7 +192,7 @@ fn an_attachment_that_is_no_veth_here_is_refused() {
             _ => request.container.mac = "nonsense".to_owned(),
         }
         let (reply, mut answer) = oneshot::channel();
-        lab.take(Input::Attach(Box::new(request), reply));
+        lab.take(Input::Attach(Box::new(request), Instant::now(), reply));
         let error = answer.try_recv().unwrap().unwrap_err();
         assert!(!error.retryable, "{change}: {error}");
     }
@@ -281,7 +281,7 @@ fn a_device_that_another_attachment_has_is_not_taken_for_ones_own() {
     request.key.container_id = "another".to_owned();
     request.container.ifindex = 5;
     let (reply, mut answer) = oneshot::channel();
-    lab.take(Input::Attach(Box::new(request), reply));
+    lab.take(Input::Attach(Box::new(request), Instant::now(), reply));
     lab.settle();
     assert!(answer.try_recv().unwrap().is_ok());
     let view = lab.view();
@@ -353,7 +353,7 @@ fn a_recycled_address_gets_an_endpoint_of_its_own() {
     let mut request = attach("db", 9, LONG);
     request.container.addresses = attach("web", 7, LONG).container.addresses;
     let (reply, mut answer) = oneshot::channel();
-    lab.take(Input::Attach(Box::new(request), reply));
+    lab.take(Input::Attach(Box::new(request), Instant::now(), reply));
     lab.settle();
     let second = answer.try_recv().unwrap().unwrap();
     assert_ne!(first.endpoint, second.endpoint);
