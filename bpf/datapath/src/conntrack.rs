@@ -75,6 +75,8 @@ pub(crate) struct Glance {
     /// The later of the two words' epochs.
     pub(crate) epoch: Epoch,
     pub(crate) dry_run: bool,
+    /// Entries count packets and bytes.
+    pub(crate) accounted: bool,
 }
 
 impl Glance {
@@ -91,13 +93,21 @@ impl Glance {
             birth: Epoch::ZERO,
             epoch: Epoch::ZERO,
             dry_run,
+            accounted: false,
         }
     }
 
     /// Sets what is known before the packet is read; the rest is set before it is asked for.
     #[inline(always)]
-    pub(crate) fn begin(&mut self, direction: Direction, local: bool, length: u32, dry_run: bool) {
+    pub(crate) fn begin(
+        &mut self,
+        direction: Direction,
+        local: bool,
+        length: u32,
+        (dry_run, accounted): (bool, bool),
+    ) {
         self.direction = direction;
+        self.accounted = accounted;
         self.local = local;
         self.length = length;
         self.dry_run = dry_run;
@@ -222,6 +232,9 @@ pub(crate) fn renew(entry: &mut CtEntry, glance: &Glance) {
 }
 
 /// Records a packet that passes; true if a trace of it is due.
+///
+/// Two CPUs carry the two directions of a connection, and each write here takes the entry's line of memory away from the
+/// other: what stays as it is is not written.
 #[inline(always)]
 pub(crate) fn touch(entry: &mut CtEntry, reply: bool, glance: &Glance) -> bool {
     let mut flags = entry.flags;
@@ -231,17 +244,17 @@ pub(crate) fn touch(entry: &mut CtEntry, reply: bool, glance: &Glance) -> bool {
         flags |= CtFlags::ANSWERED;
         due = true;
     }
+    if glance.accounted {
+        let (packets, bytes) = match glance.direction {
+            Direction::Ingress => (&mut entry.rx_packets, &mut entry.rx_bytes),
+            Direction::Egress => (&mut entry.tx_packets, &mut entry.tx_bytes),
+        };
+        *packets += 1;
+        *bytes += glance.length as u64;
+    }
     let (side, last_report) = match glance.direction {
-        Direction::Ingress => {
-            entry.rx_packets += 1;
-            entry.rx_bytes += glance.length as u64;
-            (CtFlags::RX_CLOSING, &mut entry.last_rx_report)
-        }
-        Direction::Egress => {
-            entry.tx_packets += 1;
-            entry.tx_bytes += glance.length as u64;
-            (CtFlags::TX_CLOSING, &mut entry.last_tx_report)
-        }
+        Direction::Ingress => (CtFlags::RX_CLOSING, &mut entry.last_rx_report),
+        Direction::Egress => (CtFlags::TX_CLOSING, &mut entry.last_tx_report),
     };
     if glance.class == Class::Tcp {
         if glance.tcp_flags & SYN == 0 {
@@ -274,7 +287,10 @@ pub(crate) fn touch(entry: &mut CtEntry, reply: bool, glance: &Glance) -> bool {
         entry.flags = flags;
     }
     if !is_closed(flags) {
-        entry.expires = glance.now + lifetime(glance.class, flags);
+        let expires = glance.now + lifetime(glance.class, flags);
+        if entry.expires != expires {
+            entry.expires = expires;
+        }
     } else if !was_closed {
         entry.expires = glance.now + CT_CLOSE_TIMEOUT;
     }

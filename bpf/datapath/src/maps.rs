@@ -118,6 +118,9 @@ pub trait Maps: Copy {
     /// Judge only: conntrack entries stay as they are.
     fn dry_run(self) -> bool;
 
+    /// Whether conntrack entries count their packets and bytes.
+    fn accounts(self) -> bool;
+
     /// Policy is asked for each packet, also where conntrack knows: to measure what conntrack saves.
     fn always_asks(self) -> bool {
         false

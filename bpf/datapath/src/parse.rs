@@ -40,9 +40,9 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         let local =
             H::DIRECTION as u8 == Direction::Egress as u8 || self.packet.ingress_ifindex() == 0;
         let length = self.packet.len();
-        let dry_run = self.maps.dry_run();
+        let modes = (self.maps.dry_run(), self.maps.accounts());
         let glance = &mut self.scratch.glance;
-        glance.begin(H::DIRECTION, local, length, dry_run);
+        glance.begin(H::DIRECTION, local, length, modes);
 
         configuration(self.packet, self.maps, &mut self.scratch.config)?;
         let header = self

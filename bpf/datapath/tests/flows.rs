@@ -79,6 +79,35 @@ fn panic_with(flows: &dyn std::fmt::Debug) -> ! {
 }
 
 #[test]
+fn packets_and_bytes_of_a_flow_are_counted_where_that_is_asked_for() {
+    for family in FAMILIES {
+        let length = |frame: Frame| u64::try_from(frame.bytes.len()).unwrap();
+        let (request, reply) = (length(to(family, SYN)), length(from(family, ACK)));
+        for (accounts, expected) in [(false, [0; 4]), (true, [2, 2 * request, 1, reply])] {
+            let maps = node(&[ALLOW]);
+            maps.accounts.set(accounts);
+            for (is_reply, flags) in [(false, SYN), (true, SYN | ACK), (false, ACK)] {
+                assert_eq!(send(&maps, family, is_reply, flags), Ok(()));
+            }
+            let four = maps.flows4().into_iter().map(|(_, _, entry)| entry);
+            let six = maps.flows6().into_iter().map(|(_, _, entry)| entry);
+            let counted: Vec<_> = four
+                .chain(six)
+                .map(|entry| {
+                    [
+                        entry.rx_packets,
+                        entry.rx_bytes,
+                        entry.tx_packets,
+                        entry.tx_bytes,
+                    ]
+                })
+                .collect();
+            assert_eq!(counted, [expected], "{family:?}, accounts: {accounts}");
+        }
+    }
+}
+
+#[test]
 fn a_connection_lives_as_long_as_its_state_says() {
     for family in FAMILIES {
         let maps = node(&[ALLOW]);

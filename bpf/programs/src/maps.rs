@@ -43,6 +43,9 @@ static EVENT_RATE: u64 = 1000;
 /// Not 0: passed packets are traced.
 #[unsafe(no_mangle)]
 static TRACE: u8 = 0;
+/// Not 0: conntrack entries count packets and bytes.
+#[unsafe(no_mangle)]
+static CT_ACCOUNTING: u8 = 0;
 /// Not 0: policy is asked for each packet. For measurements only.
 #[unsafe(no_mangle)]
 static ALWAYS_ASK: u8 = 0;
@@ -174,15 +177,19 @@ impl Maps for KernelMaps {
         };
         let from = from.cast::<u64>();
         let into = ptr::from_mut(into).cast::<u64>();
-        const LAST: usize = size_of::<InterfaceConfig>() / 8 - 1;
-        // In order, so that ifindex is read last.
-        for index in 0..=LAST {
-            if index == LAST {
-                self.read_barrier();
-            }
-            // SAFETY: within both values, which are 8-aligned; every value of the bytes is valid.
-            unsafe { into.add(index).write(from.add(index).read_volatile()) };
+        // In order, so that ifindex is read last. Not a loop, which the compiler leaves one: each packet is here.
+        macro_rules! words {
+            ($($index:literal)+, last $last:literal) => {
+                const { assert!(($last + 1) * 8 == size_of::<InterfaceConfig>()) };
+                // SAFETY: within both values, which are 8-aligned; every value of the bytes is valid.
+                unsafe {
+                    $(into.add($index).write(from.add($index).read_volatile());)+
+                    self.read_barrier();
+                    into.add($last).write(from.add($last).read_volatile());
+                }
+            };
         }
+        words!(0 1 2 3 4 5 6 7 8 9 10 11, last 12);
         true
     }
 
@@ -312,6 +319,11 @@ impl Maps for KernelMaps {
     #[inline(always)]
     fn dry_run(self) -> bool {
         constant(&DRY_RUN) != 0
+    }
+
+    #[inline(always)]
+    fn accounts(self) -> bool {
+        constant(&CT_ACCOUNTING) != 0
     }
 
     #[inline(always)]

@@ -14,11 +14,9 @@ use oxilium_abi::{
 };
 use oxilium_datapath::testing::{Frame, Write};
 
-mod empty;
 pub mod hooks;
 pub mod node;
 mod socket;
-pub use empty::EmptyProgram;
 pub use socket::PacketSocket;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -42,6 +40,8 @@ pub struct Constants {
     pub event_rate: u64,
     /// Trace passed packets.
     pub trace: bool,
+    /// Count packets and bytes in conntrack entries.
+    pub accounting: bool,
     /// Ask policy for each packet.
     pub always_ask: bool,
     /// Barriers between loads, as on a CPU that does not keep them in order.
@@ -54,6 +54,7 @@ impl Default for Constants {
             dry_run: false,
             event_rate: 1_000_000,
             trace: true,
+            accounting: false,
             always_ask: false,
             weak_order: false,
         }
@@ -84,6 +85,7 @@ impl Object {
     pub fn load(constants: Constants) -> Result<Self> {
         let always_ask = u8::from(constants.always_ask);
         let (dry_run, trace) = (u8::from(constants.dry_run), u8::from(constants.trace));
+        let accounting = u8::from(constants.accounting);
         let weak_order = u8::from(constants.weak_order);
         let mut loader = EbpfLoader::new();
         loader
@@ -91,6 +93,7 @@ impl Object {
             .override_global("DRY_RUN", &dry_run, true)
             .override_global("EVENT_RATE", &constants.event_rate, true)
             .override_global("TRACE", &trace, true)
+            .override_global("CT_ACCOUNTING", &accounting, true)
             .override_global("ALWAYS_ASK", &always_ask, true)
             .override_global("WEAK_ORDER", &weak_order, true);
         let mut ebpf = loader.load(oxilium_kernel::object::OBJECT)?;
@@ -198,7 +201,7 @@ impl Object {
     /// Runs a program once on a packet; the counters must agree with what it answers.
     pub fn run(&mut self, direction: Direction, frame: &Frame) -> Result<Run> {
         let before = self.reasons(direction)?;
-        let (action, duration, bytes) = self.test_run(direction, frame, 1)?;
+        let (action, duration, bytes) = self.test_run(direction, frame)?;
         let after = self.reasons(direction)?;
         let counted: Vec<_> = after
             .into_iter()
@@ -219,22 +222,10 @@ impl Object {
         })
     }
 
-    /// Runs a program `repeat` times on a packet: the last action, and the mean time of one run.
-    pub fn repeat(
-        &mut self,
-        direction: Direction,
-        frame: &Frame,
-        repeat: u32,
-    ) -> Result<(u32, Duration)> {
-        let (action, duration, _) = self.test_run(direction, frame, repeat)?;
-        Ok((action, duration))
-    }
-
     fn test_run(
         &mut self,
         direction: Direction,
         frame: &Frame,
-        repeat: u32,
     ) -> Result<(u32, Duration, Vec<u8>)> {
         let mut bytes = vec![0; frame.bytes.len()];
         let context = test_context(frame);
@@ -242,7 +233,7 @@ impl Object {
         options.data_in = Some(&frame.bytes);
         options.ctx_in = Some(&context);
         options.data_out = Some(&mut bytes);
-        options.repeat = repeat;
+        options.repeat = 1;
         let result = self.program(direction)?.test_run(options)?;
         Ok((result.return_value, result.duration, bytes))
     }

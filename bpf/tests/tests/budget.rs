@@ -43,6 +43,13 @@ fn builds() -> Vec<(&'static str, Constants)> {
             },
         ),
         (
+            "trace, accounting",
+            Constants {
+                accounting: true,
+                ..Constants::default()
+            },
+        ),
+        (
             "always ask",
             Constants {
                 always_ask: true,

@@ -23,6 +23,10 @@ use crate::kubernetes::KubernetesOptions;
 
 /// Options of `oxilium agent`.
 #[derive(Clone, Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
 pub struct AgentOptions {
     /// Directory with a file for each key: the mounted ConfigMap cilium-config. Flags and environment count before it.
     #[arg(long, env = "CILIUM_CONFIG_DIR", value_name = "DIR")]
@@ -173,6 +177,21 @@ pub struct AgentOptions {
         value_name = "FLOWS"
     )]
     pub bpf_ct_global_any_max: u32,
+
+    /// Count packets and bytes of each remembered flow. Each packet then writes to its flow's entry, which the CPUs of the
+    /// two directions take from each other.
+    #[arg(
+        long,
+        env = "CILIUM_BPF_CONNTRACK_ACCOUNTING",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        action = clap::ArgAction::Set,
+        value_parser = parse_boolean,
+        value_name = "BOOL"
+    )]
+    pub bpf_conntrack_accounting: bool,
 
     /// IPv4 address that stands in for a pod which reaches itself through a service, as source of what it gets.
     #[arg(

@@ -386,6 +386,7 @@ fn kernel_config(options: &AgentOptions) -> KernelConfig {
             conntrack_unanswered: options.bpf_ct_global_any_max,
             ..MapSizes::default()
         },
+        conntrack_accounting: options.bpf_conntrack_accounting,
         cluster_id: u32::from(options.cluster_id),
         loopback: (
             options.ipv4_service_loopback_address,

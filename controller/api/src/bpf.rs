@@ -92,7 +92,7 @@ pub struct ConntrackFlow {
     pub expires: u32,
     /// Seconds until then; negative when it is past.
     pub remaining: i64,
-    /// Packets to the endpoint.
+    /// Packets to the endpoint; 0, as the next three, where the agent does not count them.
     pub rx_packets: u64,
     /// Bytes to the endpoint.
     pub rx_bytes: u64,
@@ -132,9 +132,9 @@ pub struct ConntrackTalker {
     pub unanswered: usize,
     /// Flows that turned to denied.
     pub denied: usize,
-    /// Packets of all of them, both ways.
+    /// Packets of all of them, both ways; 0 where the agent does not count them.
     pub packets: u64,
-    /// Bytes of all of them, both ways.
+    /// Bytes of all of them, both ways; likewise.
     pub bytes: u64,
 }
 

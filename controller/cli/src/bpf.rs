@@ -183,12 +183,21 @@ pub(crate) fn conntrack_top<W: Write>(
                 talker.answered,
                 talker.unanswered,
                 talker.denied,
-                talker.packets,
-                talker.bytes,
+                accounted(talker.packets),
+                accounted(talker.bytes),
             )
         })
     })?;
     Ok(Verdict::Yes)
+}
+
+/// Each flow has had a packet: where none is counted the agent runs without `--bpf-conntrack-accounting`.
+fn accounted(number: u64) -> String {
+    if number == 0 {
+        "-".to_owned()
+    } else {
+        number.to_string()
+    }
 }
 
 fn flow_line(table: &mut dyn Write, flow: &ConntrackFlow) -> io::Result<()> {

@@ -11,6 +11,10 @@ use crate::port::AttachMode;
 
 /// Configuration of the kernel edge.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
 pub struct KernelConfig {
     /// A bpffs, or a directory in one. Pins go below it, into `oxilium/v<schema version>`.
     pub bpf_root: PathBuf,
@@ -27,6 +31,10 @@ pub struct KernelConfig {
     pub event_rate: u64,
     /// Programs make trace events too, not only drops and verdicts.
     pub trace: bool,
+    /// Conntrack entries count their packets and bytes: a write to the entry for each packet.
+    pub conntrack_accounting: bool,
+    /// When policy is asked.
+    pub policy_asked: PolicyAsked,
     /// The cluster's id: which identities are of this cluster.
     pub cluster_id: u32,
     /// Stands in for a pod that reaches itself through a service, as source of what it gets.
@@ -43,10 +51,22 @@ impl Default for KernelConfig {
             sizes: MapSizes::default(),
             event_rate: 1000,
             trace: true,
+            conntrack_accounting: false,
+            policy_asked: PolicyAsked::default(),
             cluster_id: 0,
             loopback: (SERVICE_LOOPBACK4.into(), SERVICE_LOOPBACK6.into()),
         }
     }
+}
+
+/// When programs ask policy about a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PolicyAsked {
+    /// Where conntrack has no current verdict.
+    #[default]
+    WithoutVerdict,
+    /// Always. For measurements only: what conntrack saves.
+    EachPacket,
 }
 
 /// Sizes of maps, in entries.

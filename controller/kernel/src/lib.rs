@@ -27,7 +27,7 @@ pub mod table;
 mod uninstall;
 
 pub use attach::kernel_has_tcx;
-pub use config::{KernelConfig, MapSizes};
+pub use config::{KernelConfig, MapSizes, PolicyAsked};
 pub use error::{ApplyError, NetlinkError, ObserveError, Retry};
 pub use load::LoadError;
 pub use netlink::{Changes, Monitor};

@@ -118,6 +118,8 @@ pub struct MemoryMaps<'a> {
     pub clock: Cell<u64>,
     /// Judge only.
     pub dry_run: Cell<bool>,
+    /// Entries count packets and bytes.
+    pub accounts: Cell<bool>,
     /// Conntrack maps take no new entry.
     pub full: Cell<bool>,
     /// Policy values read next, in place of the true ones: an element given to another key.
@@ -435,6 +437,10 @@ impl Maps for Run<'_, '_> {
 
     fn dry_run(self) -> bool {
         self.maps.dry_run.get()
+    }
+
+    fn accounts(self) -> bool {
+        self.maps.accounts.get()
     }
 
     fn check_options(self, at: u32, end: u32) -> u32 {

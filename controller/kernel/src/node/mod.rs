@@ -26,7 +26,7 @@ use oxilium_abi::NodeWord;
 use oxilium_model::node_state::Hook;
 
 use crate::attach::{Attacher, Catalog, Pins, Way, kernel_has_tcx};
-use crate::config::KernelConfig;
+use crate::config::{KernelConfig, PolicyAsked};
 use crate::count::WriteCounter;
 use crate::load::{Constants, LoadError, LoadedProgram, Maps, Source, load_programs, pin_error};
 use crate::netlink::Netlink;
@@ -177,6 +177,11 @@ fn constants(config: &KernelConfig, seed: u64) -> Constants {
         ("LAST_WORD", vec![0]),
         ("EVENT_RATE", config.event_rate.to_ne_bytes().to_vec()),
         ("TRACE", vec![u8::from(config.trace)]),
+        ("CT_ACCOUNTING", vec![u8::from(config.conntrack_accounting)]),
+        (
+            "ALWAYS_ASK",
+            vec![u8::from(config.policy_asked == PolicyAsked::EachPacket)],
+        ),
         // x86-64 alone keeps loads in order by itself, of the machines that this is built for.
         ("WEAK_ORDER", vec![u8::from(!cfg!(target_arch = "x86_64"))]),
     ])

@@ -40,6 +40,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     option(
         AGENT,
+        "bpf-conntrack-accounting",
+        Bool,
+        "flows that are remembered count their packets and bytes",
+    ),
+    option(
+        AGENT,
         "conntrack-gc-interval",
         Duration,
         "time between two removals of flows that ended; 0s: 10 seconds to 5 minutes, as the tables fill",
