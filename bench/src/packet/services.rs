@@ -7,6 +7,7 @@ use oxilium_abi::{
     Be16, Family as AbiFamily, LbAddress, LbState, ServiceKey, ServiceValue, ServiceWord,
 };
 use oxilium_e2e::packet::{self, protocol::TCP, tcp_flag};
+use oxilium_kernel::PolicyAsked;
 use oxilium_model::plan::Write;
 
 use super::{Bed, FLOWS, Family, Hook, NODE_MAC, OPEN, PASSED, POD_MAC, test};
@@ -28,9 +29,9 @@ const PORT: u16 = 443;
 /// # Errors
 /// If a packet is not judged as it should be.
 pub(super) fn run(rounds: usize) -> Result<Vec<Line>> {
-    let mut single = Bed::new("single")?;
+    let mut single = Bed::new("single", PolicyAsked::default())?;
     single.serve(1)?;
-    let mut many = Bed::new("many")?;
+    let mut many = Bed::new("many", PolicyAsked::default())?;
     many.serve(SERVICES)?;
     let mut lines = Vec::new();
     for family in [Family::V4, Family::V6] {
