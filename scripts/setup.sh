@@ -135,6 +135,14 @@ mount_bpffs() {
     as_root mount -t bpf bpf /sys/fs/bpf
 }
 
+# What a node with a container runtime has: bridged packets pass netfilter or not, and both are tried.
+load_bridge_netfilter() {
+    [ ! -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || return 0
+    if ! as_root modprobe br_netfilter; then
+        say "NOT LOADED: br_netfilter; what is tried with bridged packets in netfilter skips itself"
+    fi
+}
+
 main() {
     local groups=("$@") group
     [ ${#groups[@]} -gt 0 ] || groups=(build run)
@@ -142,7 +150,7 @@ main() {
         case $group in
             build) want_rust; want_bpf ;;
             run) want bpftool nginx curl iputils-ping iproute2 containernetworking-plugins tcpdump strace \
-                iperf3 sockperf procps kmod ;;
+                iperf3 sockperf procps kmod nftables iptables ;;
             lint) want_rust
                 if ! have rustup; then want rustfmt-web rust-web-clippy gcc libc6-dev; fi ;;
             kernels) want qemu-system-x86 qemu-system-common busybox-static kmod zstd lz4 xz-utils python3-minimal ;;
@@ -155,7 +163,7 @@ main() {
     for group in "${groups[@]}"; do
         case $group in
             build) install_bpf_linker ;;
-            run) mount_bpffs ;;
+            run) mount_bpffs; load_bridge_netfilter ;;
             lint) install_lint_tools ;;
         esac
     done

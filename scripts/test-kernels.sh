@@ -4,7 +4,9 @@
 #   scripts/test-kernels.sh [KERNEL…]        default: 6.1 (clsact only) and 6.12 (tcx and clsact)
 #
 # Everything is built outside: a guest is some ten times slower. FILTER (part of a test's name) narrows it; TIMEOUT is in
-# seconds for each kernel. A test that would be skipped fails, and so does a kernel on which none ran.
+# seconds for each kernel. A test that would be skipped fails, but for those that need what is not in a guest (an API server,
+# helm, memory cgroups, the agent with another layout); a kernel on which none ran fails, too. Without FILTER the demo is
+# played at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

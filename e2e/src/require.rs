@@ -91,10 +91,18 @@ impl Need {
                 .iter()
                 .find(|name| crate::cni::find_plugin(name).is_none())
                 .map(|name| format!("no CNI plugin {name} (`make setup` installs it)")),
-            Self::Tools => ["ip", "ping", "curl", "nginx", "bpftool"]
-                .iter()
-                .find(|name| crate::process::find_program(name).is_none())
-                .map(|name| format!("no {name} (`make setup` installs it)")),
+            Self::Tools => [
+                "ip",
+                "ping",
+                "curl",
+                "nginx",
+                "bpftool",
+                "nft",
+                "iptables-save",
+            ]
+            .iter()
+            .find(|name| crate::process::find_program(name).is_none())
+            .map(|name| format!("no {name} (`make setup` installs it)")),
             Self::Strace => crate::process::find_program("strace")
                 .is_none()
                 .then(|| "no strace (`make setup` installs it)".to_owned()),

@@ -3,13 +3,13 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use oxilium_e2e::{
     agent::{Agent, Cli, agent_command},
     lab::Lab,
-    netns::{self, Netns},
+    netns::Netns,
     packet::{self, tcp_flag},
     pod::Pod,
     probe::{self, Outcome},
@@ -20,7 +20,7 @@ use oxilium_e2e::{
     wait,
     wire::{Tap, contains, parse_mac},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const FROM_FRIEND: &str =
     "  ingress:\n    - fromEndpoints:\n        - matchLabels: {app: friend}\n";
@@ -95,6 +95,7 @@ fn an_interface_with_a_former_index_is_judged_as_the_pod_it_belongs_to() {
     let friend = pod(lab, "friend");
     let former = pod(lab, "former");
     let index = former.host_ifindex().unwrap();
+    let former_address = former.ipv4;
     former.delete().unwrap();
 
     // What a plugin before ours would make, but with the index that has just become free.
@@ -156,7 +157,7 @@ fn an_interface_with_a_former_index_is_judged_as_the_pod_it_belongs_to() {
         let datagram = packet::udp((source.into(), 1), (friend.ipv4.into(), 1), text);
         send.send(&datagram.frame(friend.mac, own)).unwrap();
     };
-    speak(Ipv4Addr::new(10, 244, 1, 3), b"as the former");
+    speak(former_address, b"as the former");
     speak(Ipv4Addr::new(10, 244, 1, 98), b"as itself");
     let before = see
         .until(wait::LONG, |frame| contains(frame, b"as itself"))
@@ -187,6 +188,50 @@ fn a_second_agent_on_the_node_is_refused_and_disturbs_nothing() {
     );
     scenario.agent.until_ready().unwrap();
     pod(&scenario.lab, "one");
+}
+
+#[test]
+fn the_newest_version_of_cni_is_spoken_from_status_to_del() {
+    let Some(scenario) = Scenario::start().unwrap() else {
+        return;
+    };
+    // The plugin before ours may be too old for it: each is asked in a version of its own.
+    let prepared = scenario.lab.pod("one").prepare().unwrap();
+    let call = |kind: &str, verb: &str, extra: Value| {
+        let sandbox = (!["STATUS", "GC"].contains(&verb)).then_some(&prepared.sandbox);
+        prepared.chain.call_one(kind, verb, sandbox, &extra)
+    };
+    let ours = |verb: &str, mut extra: Value| {
+        extra["cniVersion"] = "1.1.0".into();
+        call("cilium-cni", verb, extra).unwrap()
+    };
+    let attachments = || {
+        let endpoints = scenario.agent.cli().json(&["endpoint", "list"]).unwrap();
+        endpoints.as_array().unwrap().len()
+    };
+    let mut bridge = call("bridge", "ADD", json!({ "cniVersion": "1.0.0" }))
+        .unwrap()
+        .unwrap();
+    bridge["cniVersion"] = "1.1.0".into();
+
+    assert_eq!(ours("STATUS", json!({})), None);
+    let added = ours("ADD", json!({ "prevResult": bridge })).unwrap();
+    assert_eq!(added["cniVersion"], "1.1.0");
+    assert_eq!(added["interfaces"], bridge["interfaces"]);
+    ours("CHECK", json!({ "prevResult": added }));
+    let valid = json!([{
+        "containerID": prepared.sandbox.container_id,
+        "ifname": prepared.sandbox.interface,
+    }]);
+    ours("GC", json!({ "cni.dev/valid-attachments": valid }));
+    assert_eq!(attachments(), 1, "what is valid stays");
+    ours("GC", json!({ "cni.dev/valid-attachments": [] }));
+    call("bridge", "DEL", json!({ "cniVersion": "1.0.0" })).unwrap();
+    wait::until("what is not valid goes", wait::LONG, || {
+        Ok((attachments() == 0).then_some(()))
+    })
+    .unwrap();
+    ours("DEL", json!({}));
 }
 
 #[test]
@@ -391,30 +436,4 @@ fn a_bad_file_leaves_what_it_said_before_in_force_also_through_a_restart() {
     lab.manifests.remove("web.yaml").unwrap();
     agent.until_policy("web", false).unwrap();
     assert_eq!(tcp(&stranger.netns, &subject, 80), Outcome::Answered);
-}
-
-#[test]
-fn an_interrupted_demo_leaves_nothing() {
-    if !require(&NEEDS) {
-        return;
-    }
-    let demo = oxilium_e2e::process::built_binary("oxilium-demo").unwrap();
-    let mut child = Command::new(demo)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    // It plays in a child of its own, which the lab is named for.
-    let children = format!("/proc/{0}/task/{0}/children", child.id());
-    let prefix = wait::until("the demo has made a node", wait::LONG, || {
-        let player = std::fs::read_to_string(&children)?;
-        let prefix = format!("ox{}-", player.trim());
-        let made = !player.is_empty() && !netns::names_with(&prefix)?.is_empty();
-        Ok(made.then_some(prefix))
-    })
-    .unwrap();
-    let id = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGINT).unwrap();
-    assert!(!child.wait().unwrap().success());
-    assert!(netns::names_with(&prefix).unwrap().is_empty());
 }

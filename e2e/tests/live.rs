@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use oxilium_abi::SCHEMA_VERSION;
 use oxilium_e2e::{
     lab::Lab,
     netns::Netns,
@@ -194,7 +195,8 @@ fn a_download_stays_stopped_when_somebody_removes_the_denied_flow() {
 
 /// Removes every entry of a map with bpftool, as a person would; how many there were.
 fn remove_all(scenario: &Scenario, map: &str) -> usize {
-    let pin = scenario.lab.bpf_root().join("oxilium/v1").join(map);
+    let pins = format!("oxilium/v{SCHEMA_VERSION}");
+    let pin = scenario.lab.bpf_root().join(pins).join(map);
     let bpftool = |arguments: &[&str]| {
         let mut command = process::command("bpftool");
         command.args(arguments).arg(&pin);
@@ -246,13 +248,14 @@ fn a_download_stops_when_the_remote_pod_is_not_the_friend_any_more() {
     scenario
         .enforce("web", &policy("web", FROM_FRIEND))
         .unwrap();
-    let [address, _] = sockets(&server, 80);
-    let download = Download::start(&friend.netns, address);
+    let downloads = sockets(&server, 80).map(|address| Download::start(&friend.netns, address));
     let before = scenario.agent.revision().unwrap();
     friend.set_labels(&[("app", "stranger")]).unwrap();
     scenario.agent.until_revision_after(before).unwrap();
-    nothing_more_arrives(&server, &friend.netns, friend.ipv4.into());
-    drop(download);
+    for address in [friend.ipv4.into(), friend.ipv6.into()] {
+        nothing_more_arrives(&server, &friend.netns, address);
+    }
+    drop(downloads);
 }
 
 #[test]
@@ -277,20 +280,24 @@ fn a_download_stops_when_a_pod_of_another_node_is_not_the_friend_any_more() {
     scenario
         .enforce("web", &policy("web", FROM_FRIEND))
         .unwrap();
-    let [address, _] = sockets(&server, 80);
-    let outcome = probe::tcp(&friend.netns, address).unwrap();
-    assert_eq!(outcome, Outcome::Silence, "nobody has said yet who it is");
+    let addresses = sockets(&server, 80);
+    for address in addresses {
+        let outcome = probe::tcp(&friend.netns, address).unwrap();
+        assert_eq!(outcome, Outcome::Silence, "nobody has said yet who it is");
+    }
 
     let before = scenario.agent.revision().unwrap();
     friend.publish_endpoint(5001).unwrap();
     scenario.agent.until_revision_after(before).unwrap();
-    let download = Download::start(&friend.netns, address);
+    let downloads = addresses.map(|address| Download::start(&friend.netns, address));
     let before = scenario.agent.revision().unwrap();
     friend.set_labels(&[("app", "stranger")]).unwrap();
     friend.publish_endpoint(5002).unwrap();
     scenario.agent.until_revision_after(before).unwrap();
-    nothing_more_arrives(&server, &friend.netns, friend.ipv4.into());
-    drop(download);
+    for address in [friend.ipv4.into(), friend.ipv6.into()] {
+        nothing_more_arrives(&server, &friend.netns, address);
+    }
+    drop(downloads);
 }
 
 #[test]

@@ -113,6 +113,35 @@ fn the_rules_hold_when_bridged_packets_do_not_pass_netfilter() {
 }
 
 #[test]
+fn the_l3_rule_lets_in_the_pods_of_its_label_and_the_map_names_them() {
+    let Some(scenario) = Scenario::start().unwrap() else {
+        return;
+    };
+    let app = |id: &str| scenario.lab.pod(id).label("id", id).start().unwrap();
+    let (app1, app2, app3) = (app("app1"), app("app2"), app("app3"));
+    let _service = TcpServer::echo(&app1.netns, 80).unwrap();
+    let rule = include_str!("../../examples/demo/l3-rule.yaml");
+    scenario.enforce("l3-rule", rule).unwrap();
+    for to in sockets(&app1, 80) {
+        assert_eq!(probe::tcp(&app2.netns, to).unwrap(), Outcome::Answered);
+        assert_eq!(probe::tcp(&app3.netns, to).unwrap(), Outcome::Silence);
+    }
+    let id = scenario.agent.endpoint("app1").unwrap()["id"].to_string();
+    let map = scenario
+        .agent
+        .cli()
+        .text(&["bpf", "policy", "get", &id])
+        .unwrap();
+    let is_named = |line: &str| {
+        ["Allow", "Ingress", "80/TCP", "id=app2"]
+            .iter()
+            .all(|word| line.contains(word))
+    };
+    assert!(map.lines().any(is_named), "{map}");
+    assert!(!map.contains("id=app3"), "{map}");
+}
+
+#[test]
 fn a_named_port_is_the_number_that_the_pod_gives_it() {
     let Some(scenario) = Scenario::start().unwrap() else {
         return;
