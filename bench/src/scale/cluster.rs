@@ -56,16 +56,25 @@ const KINDS: [&str; 3] = [
     "ciliumnetworkpolicies",
 ];
 
-fn namespace(number: usize) -> String {
+pub(super) fn namespace(number: usize) -> String {
     format!("scale-{}", number % NAMESPACES)
+}
+
+/// Labels of a workload's pods.
+pub(super) fn workload(number: usize) -> [(&'static str, String); 2] {
+    [
+        ("app", format!("app-{number}")),
+        ("tier", format!("tier-{}", number % 7)),
+    ]
 }
 
 /// Labels of an identity. Six, as pods of a Deployment have.
 fn labels(number: usize) -> [(String, String); 6] {
     let label = |key: &str, value: String| (format!("k8s:{key}"), value);
+    let [app, tier] = workload(number).map(|(key, value)| label(key, value));
     [
-        label("app", format!("app-{number}")),
-        label("tier", format!("tier-{}", number % 7)),
+        app,
+        tier,
         label(
             "io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name",
             namespace(number),
@@ -158,18 +167,27 @@ async fn client(kubeconfig: &Path) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// Makes everything at the API server.
+/// Makes the namespaces.
+///
+/// # Errors
+/// If the API server refuses one.
+pub(super) fn make_namespaces(api: &ApiServer, netns: &Netns) -> Result<()> {
+    inside(netns, async || {
+        let namespaces = (0..NAMESPACES).map(|number| {
+            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace(number)}});
+            ("/api/v1/namespaces".to_owned(), object)
+        });
+        create(&client(api.kubeconfig()).await?, namespaces).await
+    })
+}
+
+/// Makes everything else at the API server.
 ///
 /// # Errors
 /// If the API server refuses something.
 pub(super) fn load(api: &ApiServer, netns: &Netns, size: Size) -> Result<()> {
     inside(netns, async || {
         let client = client(api.kubeconfig()).await?;
-        let namespaces = (0..NAMESPACES).map(|number| {
-            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace(number)}});
-            ("/api/v1/namespaces".to_owned(), object)
-        });
-        create(&client, namespaces).await?;
         let cilium = |object: &Value, plural: &str| {
             let namespace = object["metadata"]["namespace"].as_str();
             match namespace {
