@@ -281,8 +281,8 @@ impl<N: Node> Reconciler<N> {
             }
             (EndpointState::Ready, Some(ifindex)) => ifindex,
         };
-        if let Some(reason) = self.failures.of_interface(ifindex) {
-            return Err(reason);
+        if let Some(failing) = self.failures.of_interface(ifindex) {
+            return Err(failing.text());
         }
         if !self.lives.is_ready(&endpoint.attachment) {
             let failing = self.failures.report(|ifindex| self.device(ifindex));

@@ -94,6 +94,25 @@ impl Failure {
     }
 }
 
+/// Something that fails.
+#[derive(Clone, Copy)]
+pub(super) struct Failing<'f> {
+    pub(super) object: &'f Object,
+    failure: &'f Failure,
+}
+
+impl<'f> Failing<'f> {
+    /// Why, in the same words however often it was tried.
+    pub(super) fn reason(self) -> &'f str {
+        &self.failure.reason
+    }
+
+    /// Why, how often it was tried and since when.
+    pub(super) fn text(self) -> String {
+        self.failure.text()
+    }
+}
+
 /// All that fails at present.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Failures(BTreeMap<Object, Failure>);
@@ -176,22 +195,20 @@ impl Failures {
         });
     }
 
-    /// Does anything on this interface fail?
-    pub(crate) fn of_interface(&self, ifindex: u32) -> Option<String> {
-        self.on_interface(ifindex).map(Failure::text)
+    /// What fails on this interface.
+    pub(super) fn of_interface(&self, ifindex: u32) -> Option<Failing<'_>> {
+        self.find(|object| matches!(object, Object::Attach(point) if point.ifindex == ifindex))
     }
 
-    /// Why something on this interface fails, in the same words however often it was tried.
-    pub(crate) fn reason_of_interface(&self, ifindex: u32) -> Option<&str> {
-        self.on_interface(ifindex)
-            .map(|failure| failure.reason.as_str())
+    /// What keeps the tables from being written.
+    pub(super) fn of_tables(&self) -> Option<Failing<'_>> {
+        self.find(|object| matches!(object, Object::Tables | Object::Observe))
     }
 
-    fn on_interface(&self, ifindex: u32) -> Option<&Failure> {
-        self.0.iter().find_map(|(object, failure)| match object {
-            Object::Attach(point) if point.ifindex == ifindex => Some(failure),
-            _ => None,
-        })
+    fn find(&self, is_it: impl Fn(&Object) -> bool) -> Option<Failing<'_>> {
+        let mut failures = self.0.iter();
+        let (object, failure) = failures.find(|(object, _)| is_it(object))?;
+        Some(Failing { object, failure })
     }
 
     /// The first that fails for the node, and not for one of its pods alone.

@@ -11,7 +11,8 @@ use oxilium_model::identity::NumericIdentity;
 use oxilium_model::node_state::{Endpoint, Frontend, NodeState};
 use oxilium_model::world::{Attachment, World};
 
-use super::failures::by_number;
+use super::failures::{Failing, Failures, by_number};
+use super::life::Lives;
 use super::{InDoubt, Reconciler};
 use crate::publish::{Names, PublishReport};
 use crate::source::SourceReport;
@@ -167,6 +168,11 @@ impl<N: Node> Reconciler<N> {
     /// Makes a new picture and hands it to all who look. Whoever is told that something is done must find it there:
     /// so it comes before any answer, and nothing slow before it.
     pub(super) fn show(&mut self) -> Arc<View> {
+        for endpoint in self.state.endpoints.values() {
+            let failing = failing_of(&self.failures, &self.lives, endpoint);
+            let told = failing.map(|failing| (failing.object, failing.reason()));
+            self.lives.failing(&endpoint.attachment, told);
+        }
         let tables = |id: u16| {
             self.observed
                 .as_ref()
@@ -177,15 +183,11 @@ impl<N: Node> Reconciler<N> {
             .endpoints
             .values()
             .map(|endpoint| {
+                let failing = failing_of(&self.failures, &self.lives, endpoint);
                 let view = EndpointView {
                     ready: self.is_enforced(endpoint).is_ok(),
-                    failing: endpoint
-                        .ifindex
-                        .and_then(|ifindex| self.failures.of_interface(ifindex)),
-                    failure: endpoint
-                        .ifindex
-                        .and_then(|ifindex| self.failures.reason_of_interface(ifindex))
-                        .map(Into::into),
+                    failing: failing.map(Failing::text),
+                    failure: failing.map(|failing| failing.reason().into()),
                     table: tables(endpoint.id),
                     log: self.lives.log(&endpoint.attachment),
                 };
@@ -268,4 +270,17 @@ impl<N: Node> Reconciler<N> {
             }
         }
     }
+}
+
+/// What fails of the endpoint: something on its interface, or the tables while not all of it is in them.
+fn failing_of<'f>(
+    failures: &'f Failures,
+    lives: &Lives,
+    endpoint: &Endpoint,
+) -> Option<Failing<'f>> {
+    let of_interface = |ifindex| failures.of_interface(ifindex);
+    endpoint.ifindex.and_then(of_interface).or_else(|| {
+        let is_written = lives.is_written(&endpoint.attachment);
+        failures.of_tables().filter(|_| !is_written)
+    })
 }
