@@ -29,6 +29,7 @@ use oxilium_kernel::Node;
 use oxilium_model::Incremental;
 use oxilium_model::node_state::NodeState;
 use oxilium_model::observed::Observed;
+use oxilium_model::plan::Table;
 use oxilium_model::world::{AttachmentId, NodeConfig, World};
 use tokio::sync::{oneshot, watch};
 
@@ -42,7 +43,7 @@ use adopt::Adoption;
 pub use adopt::InDoubt;
 pub(crate) use devices::{mac_text, parse_mac};
 use failures::{Failures, Object};
-use fights::Fights;
+use fights::{Fights, Ground};
 use hooks::Looks;
 use index::Index;
 pub use index::{OBJECT_SOURCES, Objects};
@@ -151,6 +152,8 @@ pub struct Reconciler<N> {
     sweep_every: Duration,
     next_sweep: Instant,
     sweep: SweepReport,
+    /// Tables that the sweep under way found other than they were left.
+    drifted: BTreeSet<Table>,
     looks: Looks,
     /// Nothing is due before this time, unless an input comes.
     rest_until: Instant,
@@ -222,6 +225,7 @@ impl<N: Node> Reconciler<N> {
             sweep_every: sweep,
             next_sweep: now + sweep,
             sweep: SweepReport::default(),
+            drifted: BTreeSet::new(),
             looks: Looks::new(hooks, now),
             rest_until: now,
             settling: Settling::new(settle, now),
@@ -450,7 +454,18 @@ impl<N: Node> Reconciler<N> {
         if !self.untidy || !settled || self.failures.waits(&Object::Pins, now) {
             return;
         }
-        match self.node.tidy() {
+        let tidied = self.node.tidy();
+        let restored = self.node.restored_pins();
+        self.sweep.pins_restored += restored.len() as u64;
+        // With their place all pins go.
+        let of_others = |path: &&PathBuf| {
+            let mut places = restored.iter().filter(|place| place != path);
+            !places.any(|place| path.starts_with(place))
+        };
+        for path in restored.iter().filter(of_others) {
+            self.undone(Ground::Pin(path.clone()), now);
+        }
+        match tidied {
             Ok(changed) => {
                 self.untidy = false;
                 self.failures.works(&Object::Pins);
@@ -462,6 +477,14 @@ impl<N: Node> Reconciler<N> {
                 self.failures
                     .failed(Object::Pins, error.to_string(), true, now);
             }
+        }
+    }
+
+    /// This was found other than it was left. Where that happens again and again, the next look at all comes later.
+    fn undone(&mut self, ground: Ground, now: Instant) {
+        let wait = self.fights.undone(ground, now);
+        if !wait.is_zero() {
+            self.next_sweep = self.next_sweep.max(now + self.sweep_every + wait);
         }
     }
 

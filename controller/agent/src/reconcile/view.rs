@@ -35,8 +35,6 @@ pub struct Revisions {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SweepReport {
     pub(super) due: bool,
-    /// The sweep under way found the kernel other than remembered.
-    pub(super) found: bool,
     /// When the last one was.
     pub last: Option<Instant>,
     /// How long reading the kernel took.
@@ -47,6 +45,8 @@ pub struct SweepReport {
     pub hooks_took: Duration,
     /// Hooks that such looks found other than they were left, since the start.
     pub hooks_drifted: u64,
+    /// Pins that others had removed, and that were set again, since the start.
+    pub pins_restored: u64,
 }
 
 /// What happened to an endpoint, and whether all of it is enforced.

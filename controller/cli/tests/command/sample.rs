@@ -383,6 +383,7 @@ pub(crate) fn status(state: ComponentState) -> StatusReport {
             last_sweep_millis: 2,
             drift_repaired: 0,
             hooks_drifted: 0,
+            pins_restored: 0,
             last_hooks_micros: 240,
             hooks_without_link: 4,
             hooks_without_link_seconds: 2,
