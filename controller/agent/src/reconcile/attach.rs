@@ -43,8 +43,17 @@ impl<N: Node> Reconciler<N> {
             }
         };
         let mut accepted = Vec::new();
+        let mut room = self.interface_room();
         for (attach, reply) in adds {
-            match verify(&attach, &links) {
+            let verified = verify(&attach, &links).and_then(|()| {
+                let pod = PodRef::new(&attach.pod.namespace, &attach.pod.name);
+                let taken = room.take(&attachment_id(&attach.key), &pod);
+                taken.map_err(|reason| {
+                    self.note_full(reason.clone(), now);
+                    ApiError::new(ErrorCode::NotReady, reason)
+                })
+            });
+            match verified {
                 Ok(()) => accepted.push((attach, reply)),
                 Err(error) => respond(reply, Err(error)),
             }

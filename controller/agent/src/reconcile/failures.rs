@@ -18,6 +18,8 @@ pub(crate) enum Object {
     Tables,
     /// Room in a table for what can be left out.
     Room,
+    /// Room in the table of interfaces for one more pod: it waits for another to go, and is not tried again by itself.
+    Interfaces,
     /// A program on a hook.
     Attach(AttachPoint),
     /// A staged program that is to settle: it is enforced all the while.
@@ -45,7 +47,10 @@ pub(crate) enum Object {
 impl Object {
     /// Whoever it fails for, it is one pod: the node goes on without it.
     const fn is_of_one_pod(&self) -> bool {
-        matches!(self, Self::Attach(_) | Self::Settle(_) | Self::Purge(_))
+        matches!(
+            self,
+            Self::Interfaces | Self::Attach(_) | Self::Settle(_) | Self::Purge(_)
+        )
     }
 
     /// `device` says whose interface one is, by its number.
@@ -53,6 +58,7 @@ impl Object {
         match self {
             Self::Tables => "tables".to_owned(),
             Self::Room => "room in the tables".to_owned(),
+            Self::Interfaces => "room for one more pod".to_owned(),
             Self::Attach(point) => format!("{} on {}", point.hook, device(point.ifindex)),
             Self::Settle(point) => {
                 format!("the link of {} on {}", point.hook, device(point.ifindex))
@@ -224,7 +230,8 @@ impl Failures {
         self.0.iter().any(|(object, failure)| {
             !matches!(
                 object,
-                Object::Settle(_)
+                Object::Interfaces
+                    | Object::Settle(_)
                     | Object::Tombstones
                     | Object::Flows
                     | Object::Pins
@@ -245,7 +252,12 @@ impl Failures {
         self.0
             .iter()
             // Flows and links that are to be made have rounds of their own.
-            .filter(|(object, _)| !matches!(object, Object::Flows | Object::Settle(_)))
+            .filter(|(object, _)| {
+                !matches!(
+                    object,
+                    Object::Interfaces | Object::Flows | Object::Settle(_)
+                )
+            })
             .map(|(_, failure)| failure.next)
             .min()
     }

@@ -15,6 +15,7 @@ mod hooks;
 mod index;
 mod life;
 mod pace;
+mod room;
 mod settle;
 mod view;
 
@@ -444,6 +445,7 @@ impl<N: Node> Reconciler<N> {
             .map(|record| record.id.clone())
             .collect();
         self.lives.retain(|id| living.contains(id));
+        self.note_room();
     }
 
     /// Removes pins that nothing needs any more, once everything is written.

@@ -8,7 +8,7 @@ use oxilium_model::identity::NumericIdentity;
 use oxilium_model::world::Capacities;
 
 use crate::lab::{Lab, pod_yaml};
-use crate::two_pods;
+use crate::{DENY_ALL, LONG, two_pods};
 
 /// A policy that lets everybody reach each of so many ports of `web`.
 fn many_ports(ports: u16) -> String {
@@ -85,7 +85,7 @@ fn what_a_policy_allows_is_left_out_where_the_policy_map_has_no_room_and_comes_w
 }
 
 #[test]
-fn a_pod_too_many_waits_until_another_has_gone() {
+fn a_pod_too_many_waits_until_another_has_gone_and_keeps_nobody_else_waiting() {
     let one = Capacities {
         interfaces: 1,
         ..Capacities::default()
@@ -94,17 +94,33 @@ fn a_pod_too_many_waits_until_another_has_gone() {
     lab.manifests(&two_pods());
     lab.pod("web", 7);
     lab.veth(8);
-    let mut answer = lab.add("db", 8, Duration::ZERO);
+    let refuse = |lab: &mut Lab| {
+        let refused = lab.add("db", 8, LONG).get().unwrap_err();
+        assert_eq!(refused.code, ErrorCode::NotReady);
+        assert!(refused.retryable, "{refused:?}");
+        lab.turn();
+        assert_told(lab, "the table of interfaces is full, 1 of 1");
+        assert!(lab.attached(7) && !lab.attached(8));
+    };
+    refuse(&mut lab);
+    assert_eq!(lab.view().unwell, None, "those that are there are served");
+    let mut again = lab.add("web", 7, LONG);
     lab.turn();
-    let refused = answer.get().unwrap_err();
-    assert_eq!(refused.code, ErrorCode::Timeout);
-    assert!(refused.retryable, "{refused:?}");
-    assert_told(&lab, "the table `interfaces` would need 2");
-    assert!(lab.attached(7) && !lab.attached(8));
+    assert!(again.get().is_ok(), "it has its place already");
+
+    lab.manifests(&(two_pods() + DENY_ALL));
+    lab.turn();
+    let view = lab.view();
+    assert_eq!(view.revisions.applied, view.revisions.input);
+    let web = view.endpoint("default/web").unwrap();
+    assert!(web.policy.ingress_enforced && view.endpoints[&web.id].ready);
+    assert!(lab.check(7).is_ok());
 
     lab.del(7);
+    refuse(&mut lab);
     lab.remove_veth(7);
     lab.settle();
+    lab.pod("db", 8);
     assert!(lab.attached(8));
 }
 
