@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use oxilium_abi::IpcacheKey;
 use oxilium_e2e::{
     agent::{Agent, agent_command},
     dump,
@@ -21,6 +22,7 @@ use oxilium_e2e::{
     wire::{Tap, contains},
 };
 use serde_json::Value;
+use zerocopy::IntoBytes;
 
 /// A lab whose agent compares the kernel with what it should hold each second.
 fn start() -> Option<(Lab, Agent)> {
@@ -107,6 +109,34 @@ fn entries_of_the_ipcache_that_somebody_removes_come_back() {
         })
         .unwrap();
     }
+}
+
+#[test]
+fn somebody_who_keeps_removing_an_entry_is_told_of_by_the_name_of_its_table() {
+    let Some((lab, agent)) = start() else {
+        return;
+    };
+    let pod = lab.pod("subject").start().unwrap();
+    let pins = files(&lab.bpf_root());
+    let ipcache = pins
+        .iter()
+        .find(|path| path.to_string_lossy().contains("ipcache"))
+        .unwrap();
+    let key = IpcacheKey::v4(pod.ipv4.octets(), 32);
+    let bytes = key.as_bytes().iter().map(|byte| format!("{byte:02x}"));
+    let mut delete = command("bpftool");
+    delete.args(["map", "delete", "pinned"]).arg(ipcache);
+    delete.args(["key", "hex"]).args(bytes);
+    let status = wait::until("status is told of the fight", wait::LONG, || {
+        // It fails while the entry is not back yet.
+        drop(run(&mut delete));
+        let status = agent.cli().status()?;
+        Ok((status["cilium"]["state"] == "Failure").then_some(status))
+    })
+    .unwrap();
+    let failing = status["reconcile"]["failing"].as_array().unwrap();
+    let fights: Vec<&Value> = failing.iter().map(|failing| &failing["object"]).collect();
+    assert_eq!(fights, ["a fight over the table `ipcache`"], "{status}");
 }
 
 /// Takes our programs off the pod's interface, as `tc` or `bpftool` in the wrong hands would.

@@ -139,6 +139,9 @@ pub struct ReconcileStatus {
     /// since the start.
     #[serde(default)]
     pub hooks_drifted: u64,
+    /// Pins that others had removed, and that were set again, since the start.
+    #[serde(default)]
+    pub pins_restored: u64,
     /// Microseconds that asking all hooks took last.
     #[serde(default)]
     pub last_hooks_micros: u64,

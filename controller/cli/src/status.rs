@@ -98,8 +98,11 @@ fn reconcile(table: &mut dyn Write, report: &StatusReport) -> io::Result<()> {
     )?;
     writeln!(
         table,
-        "Last Sweep:\t{} s ago, took {} ms, {} writes of drift repaired so far",
-        state.last_sweep_seconds, state.last_sweep_millis, state.drift_repaired
+        "Last Sweep:\t{} s ago, took {} ms, {} writes of drift repaired so far, {} pins set again",
+        state.last_sweep_seconds,
+        state.last_sweep_millis,
+        state.drift_repaired,
+        state.pins_restored
     )?;
     if state.hooks_without_link > 0 {
         writeln!(

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oxilium_abi::{Counter, CtEntry, Direction, DropReason, FlowKind, PolicyCountKey};
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
@@ -43,6 +43,10 @@ pub trait Node: Send {
     /// # Errors
     /// When bpffs cannot be read or written, or another map is pinned where one of ours should be.
     fn tidy(&mut self) -> Result<usize, ApplyError>;
+
+    /// Pins that others had removed and that were set again since this was last asked, and the place of all pins where it
+    /// was gone itself.
+    fn restored_pins(&mut self) -> Vec<PathBuf>;
 
     /// All programs on the hooks of these interfaces, those of others as well, in the order in which they run.
     ///

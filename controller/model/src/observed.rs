@@ -1,6 +1,6 @@
 //! What the kernel holds, exactly as read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use oxilium_abi::{
@@ -9,6 +9,7 @@ use oxilium_abi::{
 };
 
 use crate::node_state::{AttachPoint, Frontends, ProgramTag};
+use crate::plan::Table;
 
 /// The content of every table that the agent writes. What the programs own (conntrack, fragments,
 /// counters) is not in here: it is never diffed.
@@ -24,7 +25,7 @@ pub struct Observed {
     pub interfaces: BTreeMap<u32, InterfaceConfig>,
     /// Endpoint words of both banks; endpoints whose words are both zero may be left out.
     pub endpoint_words: BTreeMap<u16, [EndpointWord; 2]>,
-    /// The node words.
+    /// The node words that plans write, [`Observed::NODE_WORDS`]; the others are zero here.
     pub node_words: [u64; NODE_WORDS as usize],
     /// Masters and slots of services.
     pub services: BTreeMap<ServiceKey, ServiceValue>,
@@ -92,6 +93,36 @@ pub enum Place {
 }
 
 impl Observed {
+    /// Node words that a plan may write. What else there is comes and goes with readers of events, or is made once.
+    pub const NODE_WORDS: [NodeWord; 4] = [
+        NodeWord::Published,
+        NodeWord::Ipcache,
+        NodeWord::HighWater,
+        NodeWord::Services,
+    ];
+
+    /// The tables in which `other` holds something else.
+    pub fn differing(&self, other: &Self) -> BTreeSet<Table> {
+        let rows = [
+            (Table::Policy, self.policy != other.policy),
+            (Table::Shapes, self.shapes != other.shapes),
+            (Table::Ipcache, self.ipcache != other.ipcache),
+            (Table::Interfaces, self.interfaces != other.interfaces),
+            (
+                Table::EndpointWords,
+                self.endpoint_words != other.endpoint_words,
+            ),
+            (Table::NodeWords, self.node_words != other.node_words),
+            (Table::Services, self.services != other.services),
+            (Table::Backends, self.backends != other.backends),
+            (Table::ReverseNat, self.reverse_nat != other.reverse_nat),
+            (Table::Attachments, self.attachments != other.attachments),
+        ];
+        rows.into_iter()
+            .filter_map(|(table, differs)| differs.then_some(table))
+            .collect()
+    }
+
     /// G: the last plan that was written whole.
     pub fn published(&self) -> Epoch {
         Epoch::new(self.node_words[NodeWord::Published as usize])

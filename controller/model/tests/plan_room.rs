@@ -248,3 +248,11 @@ fn what_must_be_there_and_does_not_fit_stops_all_changes() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn a_full_ipcache_of_an_agent_without_a_reserve_leaves_the_reserve_free() {
+    const FILLED: usize = 512_000;
+    let capacities = Capacities::default();
+    let usable = capacities.ipcache - capacities.ipcache_reserve();
+    assert!(usable >= FILLED, "{usable}");
+}

@@ -54,6 +54,7 @@ pub(super) async fn report<N: Node + 'static>(
             last_sweep_millis: u64::try_from(view.sweep.took.as_millis()).unwrap_or(u64::MAX),
             drift_repaired: view.sweep.repaired,
             hooks_drifted: view.sweep.hooks_drifted,
+            pins_restored: view.sweep.pins_restored,
             last_hooks_micros: u64::try_from(view.sweep.hooks_took.as_micros()).unwrap_or(u64::MAX),
             hooks_without_link: view.settling.0 as u64,
             hooks_without_link_seconds: view

@@ -163,6 +163,11 @@ impl Picture {
             "Hooks found other than they were left",
             [(vec![], view.sweep.hooks_drifted)],
         )?;
+        pages.counter(
+            "oxilium_drift_pins",
+            "Pins that others had removed and that were set again",
+            [(vec![], view.sweep.pins_restored)],
+        )?;
         pages.gauge(
             "oxilium_monitor_readers",
             "Clients that follow events",

@@ -171,9 +171,14 @@ impl<N: Node> Reconciler<N> {
     fn take_in(&mut self, orphans: &[Arc<Pod>], found: &[Found], now: Instant) {
         let mut records = Vec::new();
         let mut in_doubt = InDoubt::new();
+        let mut room = self.interface_room();
         for pod in orphans {
-            match only(pod, orphans, found) {
-                Ok(found) => records.push(self.record_of(pod, found)),
+            let record = only(pod, orphans, found).and_then(|found| {
+                let record = self.record_of(pod, found);
+                room.take(&record.id, &record.pod).map(|()| record)
+            });
+            match record {
+                Ok(record) => records.push(record),
                 Err(reason) => {
                     in_doubt.insert(pod.reference.clone(), reason.into());
                 }

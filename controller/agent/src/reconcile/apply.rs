@@ -14,6 +14,7 @@ use oxilium_model::world::Complete;
 use super::failures::Object;
 use super::fights::Ground;
 use super::{Reconciler, fold, settle};
+use crate::explain::LeftOut;
 use crate::metrics::Phase;
 
 /// Plans that one turn makes at most: each failure needs another look at the kernel.
@@ -96,6 +97,10 @@ impl<N: Node> Reconciler<N> {
 
     /// What there is no room for is told for as long as it is so.
     fn note_left_out(&mut self, plan: &Plan, now: Instant) {
+        let left_out = LeftOut::of(plan);
+        if *self.left_out != left_out {
+            self.left_out = Arc::new(left_out);
+        }
         let Some(first) = plan.left_out().first() else {
             self.failures.works(&Object::Room);
             return;
@@ -172,14 +177,16 @@ impl<N: Node> Reconciler<N> {
         match self.node.observe() {
             Ok(mut observed) => {
                 self.failures.works(&Object::Observe);
-                let differs = match &mut self.observed {
-                    Some(known) if *known == observed => {
+                self.drifted.clear();
+                if let Some(known) = &mut self.observed {
+                    let differing = known.differing(&observed);
+                    if differing.is_empty() {
                         observed.settled_services = std::mem::take(&mut known.settled_services);
-                        false
                     }
-                    known => known.is_some(),
-                };
-                self.sweep.found = sweeping && differs;
+                    if sweeping {
+                        self.drifted = differing;
+                    }
+                }
                 self.observed = Some(observed);
                 self.sweep.last = Some(started);
                 self.sweep.took = started.elapsed();
@@ -205,30 +212,40 @@ impl<N: Node> Reconciler<N> {
         self.instruments.took(Phase::plan, started.elapsed());
         match planned {
             Ok(plan) => {
-                let repairs = plan
-                    .steps()
-                    .iter()
-                    .filter(|step| !settle::is_settling(step));
-                let writes = repairs.count();
-                if std::mem::take(&mut self.sweep.found) && writes > 0 {
-                    self.sweep.repaired += writes as u64;
-                    for (table, _) in plan.counts().into_keys() {
-                        // Of each hook by itself it is told by whoever looks at hooks.
-                        if table != Table::Attachments {
-                            self.fights.undone(Ground::Table(table), now);
-                        }
-                    }
-                    tracing::warn!(
-                        writes,
-                        "the kernel is not as it was left; repairing:\n{plan}"
-                    );
-                }
+                self.note_drift(&plan, now);
                 Some(plan)
             }
             Err(error) => {
                 self.failures
                     .failed(Object::Tables, error.to_string(), false, now);
                 None
+            }
+        }
+    }
+
+    /// The sweep that this plan follows found the kernel other than remembered: so the plan repairs.
+    fn note_drift(&mut self, plan: &Plan, now: Instant) {
+        let drifted = std::mem::take(&mut self.drifted);
+        let repairs = plan
+            .steps()
+            .iter()
+            .filter(|step| !settle::is_settling(step));
+        let targets: Vec<Table> = repairs
+            .filter_map(|step| step.write.target())
+            .map(|(table, _)| table)
+            .collect();
+        if drifted.is_empty() || targets.is_empty() {
+            return;
+        }
+        self.sweep.repaired += targets.len() as u64;
+        tracing::warn!(
+            writes = targets.len(),
+            "the kernel is not as it was left; repairing:\n{plan}"
+        );
+        for table in drifted {
+            // What a repair writes besides is not fought over; of each hook by itself it is told by whoever looks at hooks.
+            if targets.contains(&table) && table != Table::Attachments {
+                self.undone(Ground::Table(table), now);
             }
         }
     }

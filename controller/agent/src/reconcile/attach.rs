@@ -44,8 +44,17 @@ impl<N: Node> Reconciler<N> {
             }
         };
         let mut accepted = Vec::new();
+        let mut room = self.interface_room();
         for (attach, asked, reply) in adds {
-            match verify(&attach, &links) {
+            let verified = verify(&attach, &links).and_then(|()| {
+                let pod = PodRef::new(&attach.pod.namespace, &attach.pod.name);
+                let taken = room.take(&attachment_id(&attach.key), &pod);
+                taken.map_err(|reason| {
+                    self.note_full(reason.clone(), now);
+                    ApiError::new(ErrorCode::NotReady, reason)
+                })
+            });
+            match verified {
                 Ok(()) => accepted.push((attach, asked, reply)),
                 Err(error) => respond(reply, Err(error)),
             }
@@ -282,8 +291,8 @@ impl<N: Node> Reconciler<N> {
             }
             (EndpointState::Ready, Some(ifindex)) => ifindex,
         };
-        if let Some(reason) = self.failures.of_interface(ifindex) {
-            return Err(reason);
+        if let Some(failing) = self.failures.of_interface(ifindex) {
+            return Err(failing.text());
         }
         if !self.lives.is_ready(&endpoint.attachment) {
             let failing = self.failures.report(|ifindex| self.device(ifindex));

@@ -18,6 +18,8 @@ pub(crate) enum Object {
     Tables,
     /// Room in a table for what can be left out.
     Room,
+    /// Room in the table of interfaces for one more pod: it waits for another to go, and is not tried again by itself.
+    Interfaces,
     /// A program on a hook.
     Attach(AttachPoint),
     /// A staged program that is to settle: it is enforced all the while.
@@ -45,7 +47,10 @@ pub(crate) enum Object {
 impl Object {
     /// Whoever it fails for, it is one pod: the node goes on without it.
     const fn is_of_one_pod(&self) -> bool {
-        matches!(self, Self::Attach(_) | Self::Settle(_) | Self::Purge(_))
+        matches!(
+            self,
+            Self::Interfaces | Self::Attach(_) | Self::Settle(_) | Self::Purge(_)
+        )
     }
 
     /// `device` says whose interface one is, by its number.
@@ -53,6 +58,7 @@ impl Object {
         match self {
             Self::Tables => "tables".to_owned(),
             Self::Room => "room in the tables".to_owned(),
+            Self::Interfaces => "room for one more pod".to_owned(),
             Self::Attach(point) => format!("{} on {}", point.hook, device(point.ifindex)),
             Self::Settle(point) => {
                 format!("the link of {} on {}", point.hook, device(point.ifindex))
@@ -91,6 +97,25 @@ impl Failure {
     fn text(&self) -> String {
         let since = oxilium_api::rfc3339(self.since);
         format!("{} (tried {} times since {since})", self.reason, self.tries)
+    }
+}
+
+/// Something that fails.
+#[derive(Clone, Copy)]
+pub(super) struct Failing<'f> {
+    pub(super) object: &'f Object,
+    failure: &'f Failure,
+}
+
+impl<'f> Failing<'f> {
+    /// Why, in the same words however often it was tried.
+    pub(super) fn reason(self) -> &'f str {
+        &self.failure.reason
+    }
+
+    /// Why, how often it was tried and since when.
+    pub(super) fn text(self) -> String {
+        self.failure.text()
     }
 }
 
@@ -176,22 +201,20 @@ impl Failures {
         });
     }
 
-    /// Does anything on this interface fail?
-    pub(crate) fn of_interface(&self, ifindex: u32) -> Option<String> {
-        self.on_interface(ifindex).map(Failure::text)
+    /// What fails on this interface.
+    pub(super) fn of_interface(&self, ifindex: u32) -> Option<Failing<'_>> {
+        self.find(|object| matches!(object, Object::Attach(point) if point.ifindex == ifindex))
     }
 
-    /// Why something on this interface fails, in the same words however often it was tried.
-    pub(crate) fn reason_of_interface(&self, ifindex: u32) -> Option<&str> {
-        self.on_interface(ifindex)
-            .map(|failure| failure.reason.as_str())
+    /// What keeps the tables from being written.
+    pub(super) fn of_tables(&self) -> Option<Failing<'_>> {
+        self.find(|object| matches!(object, Object::Tables | Object::Observe))
     }
 
-    fn on_interface(&self, ifindex: u32) -> Option<&Failure> {
-        self.0.iter().find_map(|(object, failure)| match object {
-            Object::Attach(point) if point.ifindex == ifindex => Some(failure),
-            _ => None,
-        })
+    fn find(&self, is_it: impl Fn(&Object) -> bool) -> Option<Failing<'_>> {
+        let mut failures = self.0.iter();
+        let (object, failure) = failures.find(|(object, _)| is_it(object))?;
+        Some(Failing { object, failure })
     }
 
     /// The first that fails for the node, and not for one of its pods alone.
@@ -207,7 +230,8 @@ impl Failures {
         self.0.iter().any(|(object, failure)| {
             !matches!(
                 object,
-                Object::Settle(_)
+                Object::Interfaces
+                    | Object::Settle(_)
                     | Object::Tombstones
                     | Object::Flows
                     | Object::Pins
@@ -228,7 +252,12 @@ impl Failures {
         self.0
             .iter()
             // Flows and links that are to be made have rounds of their own.
-            .filter(|(object, _)| !matches!(object, Object::Flows | Object::Settle(_)))
+            .filter(|(object, _)| {
+                !matches!(
+                    object,
+                    Object::Interfaces | Object::Flows | Object::Settle(_)
+                )
+            })
             .map(|(_, failure)| failure.next)
             .min()
     }

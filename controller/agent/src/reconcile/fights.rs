@@ -2,6 +2,7 @@
 //! so that two programs which both want a place do not wear the node out.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use oxilium_api::FailingObject;
@@ -18,12 +19,14 @@ const LONGEST: Duration = Duration::from_secs(5);
 const PEACE: Duration = Duration::from_secs(30);
 
 /// What is fought over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ground {
     /// A hook.
     Hook(AttachPoint),
     /// Entries of a table.
     Table(Table),
+    /// A pin, or the place of all of them.
+    Pin(PathBuf),
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +81,10 @@ impl Fights {
                     Ground::Table(table) => (
                         format!("a fight over the table `{table}`"),
                         "find who writes to it: `bpftool map show`, and what has it open",
+                    ),
+                    Ground::Pin(path) => (
+                        format!("a fight over the pin {}", path.display()),
+                        "find who removes it, or unmounts the file system that it is in",
                     ),
                 };
                 let since = oxilium_api::rfc3339(fight.since);

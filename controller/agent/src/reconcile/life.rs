@@ -5,27 +5,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use oxilium_api::StatusLogEntry;
-use oxilium_model::identity::NumericIdentity;
 use oxilium_model::node_state::{Endpoint, EndpointState};
 use oxilium_model::world::AttachmentId;
+
+use super::failures::Object;
 
 /// Entries that are kept of one endpoint.
 const KEPT: usize = 32;
 
 /// What was last told of an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Told {
-    identity: NumericIdentity,
-    entries: usize,
-    enforced: (bool, bool),
-    state: EndpointState,
-    ready: bool,
+    endpoint: Arc<Endpoint>,
+    /// All of it is in the kernel.
+    written: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Life {
     since: Instant,
+    /// `namespace/name`; outlives the endpoint.
+    pod: Arc<str>,
     told: Option<Told>,
+    /// What of it fails, as its log says.
+    failing: Option<Object>,
     log: Arc<Vec<StatusLogEntry>>,
 }
 
@@ -34,10 +37,12 @@ struct Life {
 pub(crate) struct Lives(BTreeMap<AttachmentId, Life>);
 
 impl Life {
-    fn new(now: Instant) -> Self {
+    fn new(pod: &str, now: Instant) -> Self {
         Self {
             since: now,
+            pod: pod.into(),
             told: None,
+            failing: None,
             log: Arc::default(),
         }
     }
@@ -58,6 +63,17 @@ impl Life {
         });
     }
 
+    fn works(&mut self) {
+        if self.failing.take().is_none() {
+            return;
+        }
+        let (pod, ms) = (&self.pod, self.millis());
+        tracing::info!(%pod, ms, "nothing of the endpoint fails any more");
+        let written = self.told.as_ref().filter(|told| told.written);
+        let state = written.map_or("regenerating", |told| told.endpoint.state.name());
+        self.note(state, "works again");
+    }
+
     fn millis(&self) -> u128 {
         self.since.elapsed().as_millis()
     }
@@ -66,13 +82,14 @@ impl Life {
 impl Lives {
     /// CNI asked for an endpoint.
     pub(crate) fn requested(&mut self, id: &AttachmentId, pod: &str, device: &str, asked: Instant) {
-        let mut life = Life::new(asked);
+        let mut life = Life::new(pod, asked);
         life.note_at(
             SystemTime::now() - asked.elapsed(),
             "waiting-for-identity",
             "endpoint requested",
         );
-        tracing::info!(pod, container = %id.container, interface = %id.interface, device, "endpoint requested");
+        let ms = life.millis();
+        tracing::info!(pod, container = %id.container, interface = %id.interface, device, ms, "endpoint requested");
         self.0.insert(id.clone(), life);
     }
 
@@ -85,46 +102,33 @@ impl Lives {
     }
 
     /// What the inputs make of an endpoint, before it is written.
-    pub(crate) fn computed(&mut self, endpoint: &Endpoint, now: Instant) {
+    pub(crate) fn computed(&mut self, endpoint: &Arc<Endpoint>, now: Instant) {
         let life = self
             .0
             .entry(endpoint.attachment.clone())
-            .or_insert_with(|| Life::new(now));
-        let policy = &endpoint.policy;
-        let told = Told {
-            identity: endpoint.identity,
-            entries: policy.table.0.len(),
-            enforced: (policy.ingress_enforced, policy.egress_enforced),
-            state: endpoint.state,
-            ready: false,
-        };
-        let before = life.told.clone();
+            .or_insert_with(|| Life::new(&endpoint.pod.to_string(), now));
+        let before = life.told.take();
         let (id, pod, ms) = (endpoint.id, &endpoint.pod, life.millis());
-        if before.as_ref().map(|told| told.identity) != Some(told.identity) {
-            let identity = told.identity.0;
+        let state = endpoint.state;
+        let was = before.as_ref().map(|told| &*told.endpoint);
+        if was.map(|was| was.identity) != Some(endpoint.identity) {
+            let identity = endpoint.identity.0;
             let labels = &endpoint.labels;
             tracing::info!(endpoint = id, %pod, identity, ?labels, ms, "identity assigned");
-            life.note(
-                endpoint.state.name(),
-                &format!("identity {identity} assigned"),
-            );
+            life.note(state.name(), &format!("identity {identity} assigned"));
         }
-        let same = before.as_ref().is_some_and(|before| {
-            before.entries == told.entries
-                && before.enforced == told.enforced
-                && before.state == told.state
+        if !was.is_some_and(|was| was.state == state && is_policy_equal(was, endpoint)) {
+            let policy = &endpoint.policy;
+            let (ingress, egress) = (policy.ingress_enforced, policy.egress_enforced);
+            let entries = policy.table.0.len();
+            tracing::info!(endpoint = id, %pod, ingress, egress, entries, %state, ms, "policy computed");
+            life.note(state.name(), &format!("policy computed: {entries} entries"));
+        }
+        life.told = Some(Told {
+            written: before
+                .is_some_and(|told| told.written && is_written_equal(&told.endpoint, endpoint)),
+            endpoint: Arc::clone(endpoint),
         });
-        if !same {
-            let (ingress, egress) = told.enforced;
-            let entries = told.entries;
-            tracing::info!(endpoint = id, %pod, ingress, egress, entries, state = %endpoint.state, ms, "policy computed");
-            life.note(
-                endpoint.state.name(),
-                &format!("policy computed: {entries} entries"),
-            );
-        }
-        let ready = before.is_some_and(|before| before.ready) && same;
-        life.told = Some(Told { ready, ..told });
     }
 
     /// Everything of an endpoint is in the kernel. If that makes it ready, tells how long it took.
@@ -135,6 +139,7 @@ impl Lives {
         revision: u64,
     ) -> Option<Duration> {
         let life = self.0.get_mut(&endpoint.attachment)?;
+        life.works();
         let (id, pod, ms) = (endpoint.id, &endpoint.pod, life.millis());
         if attached_now {
             let device = &endpoint.device;
@@ -142,32 +147,53 @@ impl Lives {
             life.note(endpoint.state.name(), "programs attached");
         }
         let told = life.told.as_mut()?;
-        if told.ready || endpoint.state != EndpointState::Ready {
+        if std::mem::replace(&mut told.written, true) || endpoint.state != EndpointState::Ready {
             return None;
         }
-        told.ready = true;
         tracing::info!(endpoint = id, %pod, revision, ms, "ready");
         life.note("ready", &format!("revision {revision} enforced"));
         Some(life.since.elapsed())
     }
 
+    /// Something of an endpoint fails, or nothing. It is noted when that begins and when it ends, however often it is tried.
+    pub(crate) fn failing(&mut self, id: &AttachmentId, failure: Option<(&Object, &str)>) {
+        let Some(life) = self.0.get_mut(id) else {
+            return;
+        };
+        match failure {
+            Some((object, _)) if life.failing.as_ref() == Some(object) => {}
+            Some((object, reason)) => {
+                life.failing = Some(object.clone());
+                let (pod, ms) = (&life.pod, life.millis());
+                tracing::warn!(%pod, ms, reason, "something of the endpoint fails, and is tried again");
+                life.note("not-ready", &format!("fails, and is tried again: {reason}"));
+            }
+            None => life.works(),
+        }
+    }
+
     /// Endpoints that are not among `living` are over.
     pub(crate) fn retain(&mut self, living: impl Fn(&AttachmentId) -> bool) {
-        self.0.retain(|id, _| {
+        self.0.retain(|id, life| {
             let lives = living(id);
             if !lives {
-                tracing::info!(container = %id.container, interface = %id.interface, "endpoint gone");
+                let (pod, ms) = (&life.pod, life.millis());
+                tracing::info!(%pod, container = %id.container, interface = %id.interface, ms, "endpoint gone");
             }
             lives
         });
     }
 
-    /// Was everything of it in the kernel at last?
+    /// Is everything of it in the kernel, and nothing missing?
     pub(crate) fn is_ready(&self, id: &AttachmentId) -> bool {
-        self.0
-            .get(id)
-            .and_then(|life| life.told.as_ref())
-            .is_some_and(|told| told.ready)
+        let told = self.0.get(id).and_then(|life| life.told.as_ref());
+        told.is_some_and(|told| told.written && told.endpoint.state == EndpointState::Ready)
+    }
+
+    /// Is everything of it in the kernel, whatever is missing?
+    pub(crate) fn is_written(&self, id: &AttachmentId) -> bool {
+        let told = self.0.get(id).and_then(|life| life.told.as_ref());
+        told.is_some_and(|told| told.written)
     }
 
     /// What happened to it.
@@ -177,4 +203,26 @@ impl Lives {
             .map(|life| life.log.clone())
             .unwrap_or_default()
     }
+}
+
+fn is_policy_equal(one: &Endpoint, other: &Endpoint) -> bool {
+    let (one, other) = (&one.policy, &other.policy);
+    one.ingress_enforced == other.ingress_enforced
+        && one.egress_enforced == other.egress_enforced
+        && (Arc::ptr_eq(&one.table, &other.table) || one.table == other.table)
+}
+
+/// What the kernel is to hold of both is the same.
+fn is_written_equal(one: &Endpoint, other: &Endpoint) -> bool {
+    let interface = |endpoint: &Endpoint| {
+        (
+            (endpoint.state, endpoint.identity, endpoint.ifindex),
+            (endpoint.mac, endpoint.host_mac, endpoint.netns_id),
+            endpoint.ipv6_prefix_length,
+        )
+    };
+    interface(one) == interface(other)
+        && one.addresses == other.addresses
+        && one.link_local == other.link_local
+        && is_policy_equal(one, other)
 }

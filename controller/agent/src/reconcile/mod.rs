@@ -15,6 +15,7 @@ mod hooks;
 mod index;
 mod life;
 mod pace;
+mod room;
 mod settle;
 mod view;
 
@@ -29,10 +30,12 @@ use oxilium_kernel::Node;
 use oxilium_model::Incremental;
 use oxilium_model::node_state::NodeState;
 use oxilium_model::observed::Observed;
+use oxilium_model::plan::Table;
 use oxilium_model::world::{AttachmentId, NodeConfig, World};
 use tokio::sync::{oneshot, watch};
 
 use crate::disk::{Attachments, BootDirectory, ClaimsFile, DiskError};
+use crate::explain::LeftOut;
 use crate::metrics::Instruments;
 use crate::publish::{PublishReport, StatusDirectory};
 use crate::source::{Delivery, SourceReport, Tombstones};
@@ -42,7 +45,7 @@ use adopt::Adoption;
 pub use adopt::InDoubt;
 pub(crate) use devices::{mac_text, parse_mac};
 use failures::{Failures, Object};
-use fights::Fights;
+use fights::{Fights, Ground};
 use hooks::Looks;
 use index::Index;
 pub use index::{OBJECT_SOURCES, Objects};
@@ -134,6 +137,8 @@ pub struct Reconciler<N> {
     observed: Option<Observed>,
     world: Arc<World>,
     state: Arc<NodeState>,
+    /// What of it the ipcache lacks.
+    left_out: Arc<LeftOut>,
     revisions: Revisions,
     links_changed: bool,
     /// Not all of the last plan is applied: the rest comes after other inputs.
@@ -151,6 +156,8 @@ pub struct Reconciler<N> {
     sweep_every: Duration,
     next_sweep: Instant,
     sweep: SweepReport,
+    /// Tables that the sweep under way found other than they were left.
+    drifted: BTreeSet<Table>,
     looks: Looks,
     /// Nothing is due before this time, unless an input comes.
     rest_until: Instant,
@@ -207,6 +214,7 @@ impl<N: Node> Reconciler<N> {
             observed: None,
             world: Arc::default(),
             state: Arc::default(),
+            left_out: Arc::default(),
             revisions: Revisions::default(),
             links_changed: true,
             unfinished: false,
@@ -222,6 +230,7 @@ impl<N: Node> Reconciler<N> {
             sweep_every: sweep,
             next_sweep: now + sweep,
             sweep: SweepReport::default(),
+            drifted: BTreeSet::new(),
             looks: Looks::new(hooks, now),
             rest_until: now,
             settling: Settling::new(settle, now),
@@ -440,6 +449,7 @@ impl<N: Node> Reconciler<N> {
             .map(|record| record.id.clone())
             .collect();
         self.lives.retain(|id| living.contains(id));
+        self.note_room();
     }
 
     /// Removes pins that nothing needs any more, once everything is written.
@@ -450,7 +460,18 @@ impl<N: Node> Reconciler<N> {
         if !self.untidy || !settled || self.failures.waits(&Object::Pins, now) {
             return;
         }
-        match self.node.tidy() {
+        let tidied = self.node.tidy();
+        let restored = self.node.restored_pins();
+        self.sweep.pins_restored += restored.len() as u64;
+        // With their place all pins go.
+        let of_others = |path: &&PathBuf| {
+            let mut places = restored.iter().filter(|place| place != path);
+            !places.any(|place| path.starts_with(place))
+        };
+        for path in restored.iter().filter(of_others) {
+            self.undone(Ground::Pin(path.clone()), now);
+        }
+        match tidied {
             Ok(changed) => {
                 self.untidy = false;
                 self.failures.works(&Object::Pins);
@@ -462,6 +483,14 @@ impl<N: Node> Reconciler<N> {
                 self.failures
                     .failed(Object::Pins, error.to_string(), true, now);
             }
+        }
+    }
+
+    /// This was found other than it was left. Where that happens again and again, the next look at all comes later.
+    fn undone(&mut self, ground: Ground, now: Instant) {
+        let wait = self.fights.undone(ground, now);
+        if !wait.is_zero() {
+            self.next_sweep = self.next_sweep.max(now + self.sweep_every + wait);
         }
     }
 

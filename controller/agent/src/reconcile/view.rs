@@ -11,8 +11,10 @@ use oxilium_model::identity::NumericIdentity;
 use oxilium_model::node_state::{Endpoint, Frontend, NodeState};
 use oxilium_model::world::{Attachment, World};
 
-use super::failures::by_number;
+use super::failures::{Failing, Failures, by_number};
+use super::life::Lives;
 use super::{InDoubt, Reconciler};
+use crate::explain::{Known, LeftOut};
 use crate::publish::{Names, PublishReport};
 use crate::source::SourceReport;
 use crate::staged::StagedReports;
@@ -34,8 +36,6 @@ pub struct Revisions {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SweepReport {
     pub(super) due: bool,
-    /// The sweep under way found the kernel other than remembered.
-    pub(super) found: bool,
     /// When the last one was.
     pub last: Option<Instant>,
     /// How long reading the kernel took.
@@ -46,6 +46,8 @@ pub struct SweepReport {
     pub hooks_took: Duration,
     /// Hooks that such looks found other than they were left, since the start.
     pub hooks_drifted: u64,
+    /// Pins that others had removed, and that were set again, since the start.
+    pub pins_restored: u64,
 }
 
 /// What happened to an endpoint, and whether all of it is enforced.
@@ -70,6 +72,8 @@ pub struct View {
     pub world: Arc<World>,
     /// What they come to.
     pub state: Arc<NodeState>,
+    /// What of that the ipcache lacks for want of room.
+    pub left_out: Arc<LeftOut>,
     /// How far that is applied.
     pub revisions: Revisions,
     /// The last sweep.
@@ -111,6 +115,15 @@ impl View {
             ));
         }
         Ok(())
+    }
+
+    /// What the verdicts on packets follow from.
+    pub fn known(&self) -> Known<'_> {
+        Known {
+            world: &self.world,
+            state: &self.state,
+            left_out: &self.left_out,
+        }
     }
 
     /// The endpoint of that id, or of the pod `namespace/name`.
@@ -161,12 +174,22 @@ impl Names for View {
         let pod = pods.find(|pod| pod.addresses.contains(&address))?;
         Some(pod.reference.to_string())
     }
+
+    fn identity_labels(&self, identity: NumericIdentity) -> Option<String> {
+        let labels = self.labels(identity);
+        (!labels.is_empty()).then(|| labels.join(","))
+    }
 }
 
 impl<N: Node> Reconciler<N> {
     /// Makes a new picture and hands it to all who look. Whoever is told that something is done must find it there:
     /// so it comes before any answer, and nothing slow before it.
     pub(super) fn show(&mut self) -> Arc<View> {
+        for endpoint in self.state.endpoints.values() {
+            let failing = failing_of(&self.failures, &self.lives, endpoint);
+            let told = failing.map(|failing| (failing.object, failing.reason()));
+            self.lives.failing(&endpoint.attachment, told);
+        }
         let tables = |id: u16| {
             self.observed
                 .as_ref()
@@ -177,15 +200,11 @@ impl<N: Node> Reconciler<N> {
             .endpoints
             .values()
             .map(|endpoint| {
+                let failing = failing_of(&self.failures, &self.lives, endpoint);
                 let view = EndpointView {
                     ready: self.is_enforced(endpoint).is_ok(),
-                    failing: endpoint
-                        .ifindex
-                        .and_then(|ifindex| self.failures.of_interface(ifindex)),
-                    failure: endpoint
-                        .ifindex
-                        .and_then(|ifindex| self.failures.reason_of_interface(ifindex))
-                        .map(Into::into),
+                    failing: failing.map(Failing::text),
+                    failure: failing.map(|failing| failing.reason().into()),
                     table: tables(endpoint.id),
                     log: self.lives.log(&endpoint.attachment),
                 };
@@ -199,6 +218,7 @@ impl<N: Node> Reconciler<N> {
         let view = Arc::new(View {
             world: Arc::clone(&self.world),
             state: Arc::clone(&self.state),
+            left_out: Arc::clone(&self.left_out),
             revisions: self.revisions,
             sweep: self.sweep,
             unwell: self.unwell(&failing, &fights, &endpoints),
@@ -268,4 +288,17 @@ impl<N: Node> Reconciler<N> {
             }
         }
     }
+}
+
+/// What fails of the endpoint: something on its interface, or the tables while not all of it is in them.
+fn failing_of<'f>(
+    failures: &'f Failures,
+    lives: &Lives,
+    endpoint: &Endpoint,
+) -> Option<Failing<'f>> {
+    let of_interface = |ifindex| failures.of_interface(ifindex);
+    endpoint.ifindex.and_then(of_interface).or_else(|| {
+        let is_written = lives.is_written(&endpoint.attachment);
+        failures.of_tables().filter(|_| !is_written)
+    })
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use oxilium_kernel::port::PodInterface;
 use oxilium_model::node_state::EndpointState;
+use oxilium_model::world::Capacities;
 
 use super::lab::{Lab, link};
 
@@ -176,4 +177,25 @@ fn a_pod_that_ended_is_nobody_to_be_adopted() {
     lab.manifests(&running("a", &["10.0.0.1"]));
     lab.settle();
     assert_eq!(doubts(&lab), "");
+}
+
+#[test]
+fn a_pod_without_room_for_its_interface_is_adopted_when_another_has_gone() {
+    let manifests = running("a", &["10.0.0.1"]) + &running("b", &["10.0.0.2"]);
+    let mut lab = Lab::of_size(Capacities {
+        interfaces: 1,
+        ..Capacities::default()
+    });
+    namespace(&lab, "cni-a", 7, &["10.0.0.1"]);
+    namespace(&lab, "cni-b", 8, &["10.0.0.2"]);
+    lab.manifests(&manifests);
+    lab.settle();
+    assert_eq!(enforced(&lab), ["a"]);
+    let doubts = doubts(&lab);
+    assert!(
+        doubts.contains("default/b: the table of interfaces is full, 1 of 1"),
+        "{doubts}"
+    );
+    lab.remove_veth(7);
+    lab.until(|lab| enforced(lab) == ["b"]);
 }

@@ -27,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Lab {
     pub(crate) kernel: FakeKernel,
     capacities: Capacities,
+    sweep: Duration,
     pub(crate) directory: tempfile::TempDir,
     pub(crate) agent: Option<Reconciler<FakeNode>>,
     view: watch::Receiver<Arc<View>>,
@@ -40,12 +41,22 @@ impl Lab {
 
     /// The same, with tables of these sizes.
     pub(crate) fn of_size(capacities: Capacities) -> Self {
+        Self::start(capacities, Duration::from_hours(1))
+    }
+
+    /// The same, with a sweep as often as that.
+    pub(crate) fn sweeping(every: Duration) -> Self {
+        Self::start(Capacities::default(), every)
+    }
+
+    fn start(capacities: Capacities, sweep: Duration) -> Self {
         let kernel = FakeKernel::new(capacities);
         let directory = tempfile::tempdir().unwrap();
-        let (agent, view) = start(&kernel, capacities, directory.path(), "boot-1");
+        let (agent, view) = start(&kernel, capacities, sweep, directory.path(), "boot-1");
         Self {
             kernel,
             capacities,
+            sweep,
             directory,
             agent: Some(agent),
             view,
@@ -68,7 +79,8 @@ impl Lab {
     pub(crate) fn restart_in(&mut self, boot: &str, manifests: &str) {
         self.agent = None;
         self.kernel.clear_history();
-        let (agent, view) = start(&self.kernel, self.capacities, self.directory.path(), boot);
+        let directory = self.directory.path();
+        let (agent, view) = start(&self.kernel, self.capacities, self.sweep, directory, boot);
         (self.agent, self.view) = (Some(agent), view);
         self.manifests(manifests);
     }
@@ -153,7 +165,7 @@ impl Lab {
         let tables = self.kernel.tables();
         kernel.tamper(|empty| *empty = tables);
         kernel.set_link(link(index));
-        let (mut agent, _view) = start(&kernel, self.capacities, copy.path(), "boot-1");
+        let (mut agent, _view) = start(&kernel, self.capacities, self.sweep, copy.path(), "boot-1");
         let world = Arc::clone(&self.view().world);
         let objects = Objects {
             pods: world.pods.clone(),
@@ -247,6 +259,7 @@ impl<T> Answer<T> {
 fn start(
     kernel: &FakeKernel,
     capacities: Capacities,
+    sweep: Duration,
     directory: &Path,
     boot: &str,
 ) -> (Reconciler<FakeNode>, watch::Receiver<Arc<View>>) {
@@ -270,7 +283,7 @@ fn start(
         status_dir: Some(directory.join("status")),
         tombstones: directory.join("deleted"),
         adopt_from: vec![directory.join("netns")],
-        sweep: Duration::from_hours(1),
+        sweep,
         hooks: Duration::from_millis(20),
         settle: Duration::ZERO,
         conntrack_gc: None,

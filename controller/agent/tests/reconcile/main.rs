@@ -7,6 +7,7 @@
 
 mod adopt;
 mod crash;
+mod fights;
 mod full;
 mod lab;
 mod staged;

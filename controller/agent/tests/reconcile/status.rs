@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
+use oxilium_api::ErrorCode;
 use oxilium_kernel::fake::{Fault, Faults};
 use oxilium_model::plan::Write;
 
@@ -82,6 +83,68 @@ fn the_picture_is_not_ready_and_names_the_failure_while_something_fails() {
     assert!(view.revisions.applied < view.revisions.input);
     lab.settle();
     assert!(lab.view().failing.is_empty());
+}
+
+#[test]
+fn an_endpoint_tells_what_keeps_it_from_what_is_wanted_and_since_when() {
+    let port = |port| {
+        two_pods()
+            + &DENY_ALL.replace(
+                "[{}]",
+                &format!("[{{toPorts: [{{ports: [{{port: \"{port}\"}}]}}]}}]"),
+            )
+    };
+    let changes = [
+        ("as many entries as before, but others", port(81)),
+        (
+            "another identity",
+            port(80).replace("app: web", "app: shop"),
+        ),
+    ];
+    for (what, changed) in changes {
+        let mut lab = Lab::with(&port(80));
+        let web = lab.pod("web", 7).endpoint;
+        let told = |lab: &Lab| lab.view().endpoints[&web].clone();
+        let before = told(&lab);
+        assert_eq!((before.ready, &before.failing), (true, &None), "{what}");
+        lab.kernel.set_faults(Faults {
+            next: [Some(Fault::Memory)].into(),
+            ..Faults::default()
+        });
+        lab.manifests(&changed);
+        lab.turn();
+        let failing = told(&lab);
+        assert!(!failing.ready, "{what}");
+        let reason = failing.failing.unwrap();
+        assert!(reason.contains("memory"), "{what}: {reason}");
+        assert!(reason.contains("tried 1 times since"), "{what}: {reason}");
+        assert_eq!(lab.check(7).unwrap_err().code, ErrorCode::NotReady);
+        lab.settle();
+        let after = told(&lab);
+        assert_eq!((after.ready, after.failing), (true, None), "{what}");
+        let log = &after.log[before.log.len()..];
+        let states: Vec<(&str, &str)> = log
+            .iter()
+            .filter(|entry| {
+                !entry.message.contains("computed") && !entry.message.contains("identity")
+            })
+            .map(|entry| {
+                (
+                    entry.state.as_str(),
+                    entry.message.split([' ', ',']).next().unwrap(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            states,
+            [
+                ("not-ready", "fails"),
+                ("regenerating", "works"),
+                ("ready", "revision")
+            ],
+            "{what}: {log:?}"
+        );
+    }
 }
 
 #[test]

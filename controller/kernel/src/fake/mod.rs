@@ -97,6 +97,11 @@ impl FakeKernel {
         change(&mut self.state().tables);
     }
 
+    /// Removes a pin behind the agent's back.
+    pub fn remove_pin(&self, path: &Path) {
+        self.state().lost.push(path.to_owned());
+    }
+
     /// What the tables hold.
     pub fn tables(&self) -> Observed {
         self.state().tables.clone()
@@ -179,6 +184,10 @@ impl Node for FakeNode {
 
     fn tidy(&mut self) -> Result<usize, ApplyError> {
         Ok(self.kernel.state().tidy())
+    }
+
+    fn restored_pins(&mut self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.kernel.state().restored)
     }
 
     fn hooks(&mut self, interfaces: &BTreeSet<u32>) -> Result<Vec<HookProgram>, ObserveError> {

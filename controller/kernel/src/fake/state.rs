@@ -28,6 +28,9 @@ pub(super) struct State {
     pub(super) foreign: Vec<HookProgram>,
     /// Pins of links, by endpoint and hook.
     pub(super) pins: BTreeMap<(u16, Hook), u32>,
+    /// Other pins that somebody removed, and those that were set again.
+    pub(super) lost: Vec<PathBuf>,
+    pub(super) restored: Vec<PathBuf>,
     /// Network namespaces that cannot be entered, and why.
     pub(super) barred: BTreeMap<PathBuf, i32>,
     pub(super) links: BTreeMap<u32, LinkInfo>,
@@ -53,6 +56,8 @@ impl State {
             tables: Observed::default(),
             foreign: Vec::new(),
             pins: BTreeMap::new(),
+            lost: Vec::new(),
+            restored: Vec::new(),
             barred: BTreeMap::new(),
             links: BTreeMap::new(),
             bridge_netfilter: <[BridgeNetfilter; 2]>::default(),
@@ -344,7 +349,10 @@ impl State {
         let before = self.pins.len();
         let links = &self.links;
         self.pins.retain(|_, ifindex| links.contains_key(ifindex));
-        before - self.pins.len()
+        let removed = before - self.pins.len();
+        let set_again = self.lost.len();
+        self.restored.append(&mut self.lost);
+        removed + set_again
     }
 
     pub(super) fn hooks(&self, interfaces: &BTreeSet<u32>) -> Vec<HookProgram> {

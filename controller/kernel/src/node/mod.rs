@@ -44,6 +44,8 @@ pub struct KernelNode {
     netlink: Netlink,
     place: Place,
     directory: PathBuf,
+    /// See [`crate::port::Node::restored_pins`].
+    restored: Vec<PathBuf>,
     /// What the programs were loaded from.
     object: &'static [u8],
     constants: Constants,
@@ -95,6 +97,7 @@ impl KernelNode {
             netlink: Netlink::open().map_err(LoadError::Netlink)?,
             place,
             directory,
+            restored: Vec::new(),
             object: bytes,
             constants,
             dry_run: BTreeMap::new(),

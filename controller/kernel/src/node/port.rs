@@ -1,14 +1,13 @@
 //! The port, answered by the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use aya::maps::MapData;
 use oxilium_abi::{
-    Counter, Direction, DropReason, EndpointWord, InterfaceConfig, NODE_WORDS, PolicyCountKey,
-    ShapeWord, map,
+    Counter, Direction, DropReason, EndpointWord, InterfaceConfig, PolicyCountKey, ShapeWord, map,
 };
 use oxilium_model::node_state::{AttachPoint, Hook, ProgramTag};
 use oxilium_model::observed::{AttachedProgram, Observed};
@@ -57,7 +56,10 @@ impl Node for KernelNode {
             }
         })?;
         each(&*tables.node_words, |index: u32, word: u64| {
-            if index < NODE_WORDS {
+            if Observed::NODE_WORDS
+                .map(|word| word as u32)
+                .contains(&index)
+            {
                 observed.node_words[index as usize] = word;
             }
         })?;
@@ -84,6 +86,10 @@ impl Node for KernelNode {
 
     fn tidy(&mut self) -> Result<usize, ApplyError> {
         self.put_pins_in_order()
+    }
+
+    fn restored_pins(&mut self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.restored)
     }
 
     fn hooks(&mut self, interfaces: &BTreeSet<u32>) -> Result<Vec<HookProgram>, ObserveError> {

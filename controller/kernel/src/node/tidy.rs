@@ -45,7 +45,9 @@ impl KernelNode {
         tracing::warn!(path = %self.directory.display(), "the place of all pins is gone; making it again");
         self.place
             .ensure(&self.counter)
-            .map_err(|error| failed(&self.directory, io::Error::other(error)))
+            .map_err(|error| failed(&self.directory, io::Error::other(error)))?;
+        self.restored.push(self.directory.clone());
+        Ok(())
     }
 
     /// Flows of maps whose place others took are carried over; and when no hook runs a program that uses such maps,
@@ -67,7 +69,7 @@ impl KernelNode {
         Ok(carried + self.maps.forget_former(&self.counter).map_err(told)?)
     }
 
-    fn restore_map_pins(&self) -> Result<usize, ApplyError> {
+    fn restore_map_pins(&mut self) -> Result<usize, ApplyError> {
         let mut changes = 0;
         for (name, fd, description) in self.maps.iter() {
             let path = self.directory.join(name);
@@ -85,6 +87,7 @@ impl KernelNode {
                     self.counter
                         .result(Target::Maps, Action::Pin, result)
                         .map_err(|error| failed(&path, error))?;
+                    self.restored.push(path);
                     changes += 1;
                 }
                 Err(error) => return Err(failed(&path, error)),
@@ -93,7 +96,7 @@ impl KernelNode {
         Ok(changes)
     }
 
-    fn restore_program_pins(&self) -> Result<usize, ApplyError> {
+    fn restore_program_pins(&mut self) -> Result<usize, ApplyError> {
         let mut changes = 0;
         for (hook, program) in &self.programs {
             let directory = self
@@ -111,6 +114,7 @@ impl KernelNode {
             self.counter
                 .result(Target::Programs, Action::Pin, result)
                 .map_err(|error| failed(&path, error))?;
+            self.restored.push(path);
             changes += 1;
         }
         Ok(changes)

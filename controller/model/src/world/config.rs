@@ -103,7 +103,8 @@ impl Default for Capacities {
             policy_entries: 512 * 1024,
             table_quota: 16384,
             max_table: 16383,
-            ipcache: 512_000,
+            // As many as an agent without a reserve could fill (Cilium's number), and the reserve.
+            ipcache: 512_000 + 8_192,
             interfaces: 4096,
             max_endpoint: u16::MAX,
             frontends: 32 * 1024,

@@ -163,6 +163,33 @@ fn maps_of_another_size_take_the_place_of_those_that_are_there() {
 }
 
 #[test]
+fn a_full_map_has_room_again_once_a_larger_one_took_its_place() {
+    on_kernel(AttachMode::Auto, |bed| {
+        let mut node = bed.open();
+        let upsert = |number: usize| Write::IpcacheUpsert {
+            key: IpcacheKey::v4(u32::try_from(number).expect("few").to_be_bytes(), 32),
+            value: IpcacheValue::level(300),
+        };
+        let room = bed.config().sizes.tables.ipcache;
+        for number in 0..room {
+            node.apply(&upsert(number)).expect("room");
+        }
+        node.apply(&upsert(room)).expect_err("it is full");
+        let before = tables(&mut node);
+        drop(node);
+
+        let mut config = bed.config();
+        config.sizes.tables.ipcache += 2;
+        let mut node = KernelNode::open(&config).expect("all fits");
+        assert_eq!(tables(&mut node), before);
+        for number in room..room + 2 {
+            node.apply(&upsert(number)).expect("room");
+        }
+        node.apply(&upsert(room + 2)).expect_err("it is full");
+    });
+}
+
+#[test]
 fn what_does_not_fit_is_refused_with_all_sizes_and_stays() {
     on_kernel(AttachMode::Auto, |bed| {
         let mut node = bed.open();

@@ -51,8 +51,10 @@ fn events_come_while_somebody_reads_and_there_is_one_reader() {
                 .expect("readable")
         };
         runtime().block_on(async {
+            let before = node.observe().expect("readable");
             let mut reader = node.events().expect("nobody reads");
             assert_eq!(readers(&node), Some(1));
+            assert_eq!(node.observe().expect("readable"), before, "no drift");
             let error = node.events().expect_err("somebody reads");
             assert!(error.to_string().contains("reader already"), "{error}");
             // Router solicitations and multicast reports follow by themselves.

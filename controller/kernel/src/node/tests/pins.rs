@@ -110,7 +110,9 @@ fn pins_that_others_removed_come_back_and_a_foreign_map_in_their_place_is_told()
         fs::remove_file(&program).expect("it is there");
         assert_eq!(node.tidy().expect("writable"), 2);
         assert!(policy.exists() && program.exists());
+        assert_eq!(node.restored_pins(), [policy.clone(), program]);
         assert_eq!(node.tidy().expect("writable"), 0);
+        assert_eq!(node.restored_pins(), <[PathBuf; 0]>::default());
         let programs = node.programs();
         drop(node);
         let mut node = bed.open();
@@ -145,6 +147,12 @@ fn what_one_agent_has_open_no_other_opens_wherever_the_first_has_its_state() {
         fs::rename(&bed.root, &aside).expect("it is there");
         fs::create_dir(&bed.root).expect("its name is free");
         first.tidy().expect("all can be made again");
+        let restored = first.restored_pins();
+        assert_eq!(restored.first(), Some(&bed.pins()), "{restored:?}");
+        assert!(
+            restored.contains(&bed.pins().join(map::POLICY)),
+            "{restored:?}"
+        );
         refused(&config);
         fs::remove_dir_all(&aside).expect("it is ours");
         drop(first);
