@@ -81,7 +81,12 @@ impl Follower {
         apply_all(&mut self.kernel, &plan, &probes, &mut self.flows);
 
         world.claims = state.claims.clone();
-        assert_eq!(desired(&world), state, "the same world, with its numbers");
+        let computed_again = desired(&world);
+        assert_eq!(computed_again, state, "the same world, with its numbers");
+        assert!(
+            computed_again.claims.is_same(&world.claims),
+            "claims are copied though none changed"
+        );
         let again = self.plan(&world, &state);
         assert!(again.is_empty(), "a second plan:\n{again}");
         state

@@ -21,7 +21,7 @@ impl ClaimsFile {
     pub fn open(directory: &BootDirectory) -> Result<(Self, ValidClaims), DiskError> {
         let path = directory.path().join("claims.json");
         let read: Claims = read_json(&path)?.unwrap_or_default();
-        let valid = read.clone().validated();
+        let valid = read.validated();
         Ok((
             Self {
                 path,
@@ -36,10 +36,9 @@ impl ClaimsFile {
     /// # Errors
     /// [`DiskError`]; then nothing may be planned with them.
     pub fn write(&mut self, claims: &Claims) -> Result<(), DiskError> {
-        if *claims == self.written {
-            return Ok(());
+        if *claims != self.written {
+            replace_json(&self.path, claims)?;
         }
-        replace_json(&self.path, claims)?;
         self.written = claims.clone();
         Ok(())
     }

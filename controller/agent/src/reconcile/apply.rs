@@ -125,9 +125,7 @@ impl<N: Node> Reconciler<N> {
             return false;
         }
         self.failures.works(&Object::Disk);
-        if state.claims != *self.index.claims() {
-            self.index.set_claims(state.claims.clone());
-        }
+        self.index.set_claims(state.claims.clone());
         for endpoint in state.endpoints.values() {
             self.lives.computed(endpoint, now);
         }

@@ -8,16 +8,18 @@ use crate::identity::Identities;
 use crate::node_state::EndpointPolicy;
 use crate::policy::SubjectView;
 use crate::policy::engine::Follower;
-use crate::world::World;
+use crate::world::{Claims, ValidClaims, World};
 
-/// Remembers, from one World to the next, what each rule selects, what each subject's policy is, and what
-/// CiliumEndpoints and services come to. Says the same as [`super::Plain`] for every World, whatever it was shown before.
+/// Remembers, from one World to the next, which claims are valid, what each rule selects, what each subject's policy is,
+/// and what CiliumEndpoints and services come to. Says the same as [`super::Plain`] for every World, whatever it was shown before.
 #[derive(Debug, Default)]
 pub struct Incremental {
     follower: Option<Follower>,
     /// The kernel's form of each policy that was said last, by where that is in memory. It is held with
     /// the form, so that no other takes its place.
     known: HashMap<usize, Arc<EndpointPolicy>>,
+    /// Claims, and what of them is valid.
+    claims: (Claims, ValidClaims),
     remote_pods: RemotePodsMemory,
     services: ServicesMemory,
 }
@@ -48,6 +50,15 @@ impl Resolver for Incremental {
             .collect();
         self.known = known;
         policies
+    }
+
+    fn validated(&mut self, claims: &Claims) -> ValidClaims {
+        let (known, valid) = &mut self.claims;
+        if !known.is_same(claims) {
+            *valid = claims.validated();
+            *known = claims.clone();
+        }
+        valid.clone()
     }
 
     fn remote_pods(&mut self) -> Option<&mut RemotePodsMemory> {

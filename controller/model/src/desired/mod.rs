@@ -9,8 +9,8 @@
 //!
 //! Staged policies have no part in any of it; a [`Shadow`] is what one of them would make of it.
 //!
-//! Three things are worth remembering, what policies, what CiliumEndpoints and what services come to: who remembers does it
-//! behind [`Resolver`].
+//! Four things are worth remembering, that claims are valid and what policies, what CiliumEndpoints and what services come
+//! to: who remembers does it behind [`Resolver`].
 
 mod addresses;
 mod endpoints;
@@ -28,7 +28,7 @@ use crate::condition::{Condition, Object, Reason};
 use crate::identity::{Identities, NumericIdentity};
 use crate::node_state::{AttachPoint, EndpointPolicy, NodeState};
 use crate::policy::{SubjectView, resolve_within};
-use crate::world::World;
+use crate::world::{Claims, ValidClaims, World};
 
 pub use incremental::Incremental;
 pub use remotes::RemotePodsMemory;
@@ -48,6 +48,11 @@ pub trait Resolver {
         subjects: &[SubjectView],
         available: usize,
     ) -> Vec<Arc<EndpointPolicy>>;
+
+    /// These claims without what contradicts itself.
+    fn validated(&mut self, claims: &Claims) -> ValidClaims {
+        claims.validated()
+    }
 
     /// What is remembered of CiliumEndpoints; none: they are all looked at each time.
     fn remote_pods(&mut self) -> Option<&mut RemotePodsMemory> {
@@ -100,7 +105,7 @@ pub fn desired(world: &World) -> NodeState {
 
 /// As [`desired`], with another resolver, which must say the same as [`Plain`].
 pub fn desired_with(world: &World, resolver: &mut impl Resolver) -> NodeState {
-    let valid = world.claims.clone().validated();
+    let valid = resolver.validated(&world.claims);
     let mut conditions: Vec<Condition> = valid
         .errors
         .iter()
@@ -125,7 +130,7 @@ pub fn desired_with(world: &World, resolver: &mut impl Resolver) -> NodeState {
         prefixes: &prefixes,
         elsewhere: &claimed,
     };
-    let numbers = numbers::allot(world, given, &mut conditions);
+    let mut numbers = numbers::allot(world, given, &mut conditions);
     let remote_pods = match resolver.remote_pods() {
         Some(memory) => memory.resolve(world, &numbers),
         None => remotes::resolve(world, &numbers),
@@ -151,8 +156,8 @@ pub fn desired_with(world: &World, resolver: &mut impl Resolver) -> NodeState {
         services,
         ipcache,
         identities,
-        claims: numbers.claims.clone(),
-        identity_requests: numbers.requests.clone(),
+        claims: std::mem::take(&mut numbers.claims),
+        identity_requests: std::mem::take(&mut numbers.requests),
         ..NodeState::default()
     };
     for ((draft, subject), policy) in drafts.into_iter().zip(subjects).zip(policies) {

@@ -17,7 +17,7 @@ use crate::label::{Label, LabelSource};
 use crate::node_state::IdentityRequest;
 use crate::world::{
     AttachmentId, Claims, EndpointClaim, IdentityAllocation, IdentityClaim, Quarantine,
-    RemoteEndpoint, World,
+    RemoteEndpoint, Table, World,
 };
 
 /// Identities that a cluster gives to labels, without the cluster's id.
@@ -383,49 +383,78 @@ impl<'w> Allotment<'w> {
         let since = Quarantine {
             since: self.world.now,
         };
-        let mut claims = Claims::default();
-        for (id, claim) in &self.claims.identities {
-            let quarantine = claim.quarantine.unwrap_or(since);
-            if !self.is_over(quarantine) || claim.quarantine.is_none() {
-                let mut claim = claim.clone();
-                claim.quarantine = Some(quarantine);
-                claims.identities.insert(*id, claim);
-            }
-        }
-        let mut prefix_of: BTreeMap<&IdentityLabels, IpNet> = BTreeMap::new();
+        let resting = |quarantine: Option<Quarantine>| match quarantine {
+            None => Some(since),
+            Some(quarantine) => (!self.is_over(quarantine)).then_some(quarantine),
+        };
+        let labels_of = |id: &NumericIdentity| {
+            let id = used.get(id)?;
+            self.numbers.labels.get(id)
+        };
+        let mut prefix_of: HashMap<&IdentityLabels, IpNet> = HashMap::new();
         for (prefix, labels) in prefixes {
             prefix_of.entry(labels).or_insert(*prefix);
         }
+        let mut identities = self.claims.identities.clone();
+        for (id, claim) in &self.claims.identities {
+            if labels_of(id).is_none() {
+                let claim = resting(claim.quarantine).map(|quarantine| IdentityClaim {
+                    quarantine: Some(quarantine),
+                    ..claim.clone()
+                });
+                remember(&mut identities, *id, claim);
+            }
+        }
         for id in used {
-            if let Some(labels) = self.numbers.labels.get(id) {
+            if let Some(labels) = labels_of(id) {
                 let claim = IdentityClaim {
                     labels: labels.clone(),
                     prefix: prefix_of.get(labels).copied(),
                     quarantine: None,
                 };
-                claims.identities.insert(*id, claim);
+                remember(&mut identities, *id, Some(claim));
             }
         }
+
+        let id_of = |draft: &Draft| self.numbers.endpoints.get(&draft.attachment.id).copied();
+        let present: BTreeSet<u16> = drafts.iter().filter_map(id_of).collect();
+        let mut endpoints = self.claims.endpoints.clone();
         for (id, claim) in &self.claims.endpoints {
-            let quarantine = claim.quarantine.unwrap_or(since);
-            if !self.is_over(quarantine) || claim.quarantine.is_none() {
-                let mut claim = claim.clone();
-                claim.quarantine = Some(quarantine);
-                claims.endpoints.insert(*id, claim);
+            if !present.contains(id) {
+                let claim = resting(claim.quarantine).map(|quarantine| EndpointClaim {
+                    quarantine: Some(quarantine),
+                    ..claim.clone()
+                });
+                remember(&mut endpoints, *id, claim);
             }
         }
         for draft in drafts {
-            let owner = &draft.attachment.id;
-            if let Some(id) = self.numbers.endpoints.get(owner) {
+            if let Some(id) = id_of(draft) {
                 let claim = EndpointClaim {
-                    owner: owner.clone(),
+                    owner: draft.attachment.id.clone(),
                     identity: self.numbers.identity_of(draft),
                     quarantine: None,
                 };
-                claims.endpoints.insert(*id, claim);
+                remember(&mut endpoints, id, Some(claim));
             }
         }
-        self.numbers.claims = claims;
+        self.numbers.claims = Claims {
+            identities,
+            endpoints,
+        };
+    }
+}
+
+/// Notes what a number is now, or that it is nobody's. A table in which nothing changes stays the one that it is.
+fn remember<K: Clone + Ord, V: Clone + PartialEq>(
+    table: &mut Table<K, V>,
+    id: K,
+    claim: Option<V>,
+) {
+    match claim {
+        Some(claim) if table.get(&id) != Some(&claim) => drop(table.insert(id, claim)),
+        None if table.contains_key(&id) => drop(table.remove(&id)),
+        Some(_) | None => {}
     }
 }
 

@@ -1,12 +1,12 @@
 //! Numbers that were given out, and to whom.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::AttachmentId;
+use super::{AttachmentId, Table};
 use crate::identity::{IdentityLabels, NumericIdentity};
 
 /// Seconds since 1970. Only the ends of quarantines depend on it.
@@ -55,9 +55,9 @@ pub struct EndpointClaim {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     /// Cluster identities (256…65535) and those of prefixes (from 2²⁴).
-    pub identities: BTreeMap<NumericIdentity, IdentityClaim>,
+    pub identities: Table<NumericIdentity, IdentityClaim>,
     /// Endpoint ids, 1…65535.
-    pub endpoints: BTreeMap<u16, EndpointClaim>,
+    pub endpoints: Table<u16, EndpointClaim>,
 }
 
 /// A claim that cannot be honoured; it is dropped and the owner gets another number.
@@ -101,49 +101,55 @@ pub struct ValidClaims {
 }
 
 impl Claims {
+    /// The same tables: nothing that is in them can differ.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.identities.is_same(&other.identities) && self.endpoints.is_same(&other.endpoints)
+    }
+
     /// Keeps what is in range and unique: numbers read back are claims, not facts.
     #[must_use]
-    pub fn validated(self) -> ValidClaims {
-        let mut valid = ValidClaims::default();
-        let mut owners: HashMap<IdentityLabels, NumericIdentity> = HashMap::new();
-        for (id, claim) in self.identities {
-            if !is_given_out(id) {
-                valid.errors.push(ClaimsError::IdentityRange(id.0));
-                continue;
-            }
+    pub fn validated(&self) -> ValidClaims {
+        let mut claims = self.clone();
+        let mut errors = Vec::new();
+        let mut owners: HashMap<&IdentityLabels, NumericIdentity> = HashMap::new();
+        for (id, claim) in &self.identities {
             // One owner may have two numbers while the older one rests.
-            if claim.quarantine.is_none() {
-                if let Some(kept) = owners.get(&claim.labels) {
-                    valid.errors.push(ClaimsError::IdentityTwice {
-                        kept: kept.0,
-                        dropped: id.0,
-                    });
-                    continue;
-                }
-                owners.insert(claim.labels.clone(), id);
+            let error = if !is_given_out(*id) {
+                Some(ClaimsError::IdentityRange(id.0))
+            } else if claim.quarantine.is_some() {
+                None
+            } else {
+                let kept = *owners.entry(&claim.labels).or_insert(*id);
+                (kept != *id).then_some(ClaimsError::IdentityTwice {
+                    kept: kept.0,
+                    dropped: id.0,
+                })
+            };
+            if let Some(error) = error {
+                errors.push(error);
+                claims.identities.remove(id);
             }
-            valid.claims.identities.insert(id, claim);
         }
-        let mut seen: BTreeMap<AttachmentId, u16> = BTreeMap::new();
-        for (id, claim) in self.endpoints {
-            if id == 0 {
-                valid.errors.push(ClaimsError::EndpointRange(claim.owner));
-                continue;
+        let mut seen: HashMap<&AttachmentId, u16> = HashMap::new();
+        for (id, claim) in &self.endpoints {
+            let error = if *id == 0 {
+                Some(ClaimsError::EndpointRange(claim.owner.clone()))
+            } else if claim.quarantine.is_some() {
+                None
+            } else {
+                let kept = *seen.entry(&claim.owner).or_insert(*id);
+                (kept != *id).then_some(ClaimsError::EndpointTwice {
+                    owner: claim.owner.clone(),
+                    kept,
+                    dropped: *id,
+                })
+            };
+            if let Some(error) = error {
+                errors.push(error);
+                claims.endpoints.remove(id);
             }
-            if claim.quarantine.is_none() {
-                if let Some(kept) = seen.get(&claim.owner) {
-                    valid.errors.push(ClaimsError::EndpointTwice {
-                        owner: claim.owner,
-                        kept: *kept,
-                        dropped: id,
-                    });
-                    continue;
-                }
-                seen.insert(claim.owner.clone(), id);
-            }
-            valid.claims.endpoints.insert(id, claim);
         }
-        valid
+        ValidClaims { claims, errors }
     }
 
     /// The ids of all endpoints that are or were lately in use.

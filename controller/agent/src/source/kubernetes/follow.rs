@@ -18,20 +18,20 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::backoff::{Backoff, chance};
 use super::convert::{self, Change, Reading};
 use super::health::{Failure, Health};
 use super::requests::{Crd, Requests, Version};
 use super::resource::{Definition, Resource};
+use crate::kubernetes::{Backoff, chance};
 
 /// A watch that says nothing for so long, not even how far it is, is asked for anew.
 const SILENCE: Duration = Duration::from_secs(150);
-/// A watch that lasted so long worked.
-const WORKED: Duration = Duration::from_secs(5);
 /// Pages that wait to be read at most.
 const PAGES_AT_ONCE: usize = 3;
 /// Deletions of one moment are looked into together.
 const GATHER: Duration = Duration::from_millis(20);
+/// Between two looks into deletions. So long a pod of another node can be gone while its address still has its identity.
+const PACE: Duration = Duration::from_millis(200);
 
 /// What the owner of all objects is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,7 +94,7 @@ impl Follower {
             definition: None,
             deleted: BTreeSet::new(),
             next_look: Instant::now(),
-            backoff: Backoff::new(),
+            backoff: Backoff::default(),
         }
     }
 
@@ -144,7 +144,7 @@ impl Follower {
         };
         let started = Instant::now();
         let watched = self.watch(&version).await;
-        if started.elapsed() > WORKED {
+        if started.elapsed() > Backoff::WORKED {
             self.backoff.reset();
         } else if watched.is_ok() {
             sleep(self.backoff.next()).await;
@@ -252,13 +252,8 @@ impl Follower {
 
     /// Believes the deletions if what defines the objects still stands.
     async fn believe(&mut self) -> Result<(), End> {
-        let pace = if self.resource.is_busy() {
-            Duration::from_secs(5)
-        } else {
-            Duration::from_millis(200)
-        };
         let found = self.look().await?;
-        self.next_look = Instant::now() + pace;
+        self.next_look = Instant::now() + PACE;
         let same = match (&found, &self.definition) {
             (Some(found), Some(known)) => found.uid == known.uid,
             _ => false,
