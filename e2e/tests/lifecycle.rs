@@ -235,6 +235,43 @@ fn the_newest_version_of_cni_is_spoken_from_status_to_del() {
 }
 
 #[test]
+fn the_log_tells_the_life_of_a_pod() {
+    let Some(scenario) = Scenario::start().unwrap() else {
+        return;
+    };
+    pod(&scenario.lab, "one").delete().unwrap();
+    let told = wait::until("the pod's end is told", wait::LONG, || {
+        let log = scenario.agent.log();
+        let told: Vec<String> = log
+            .lines()
+            .filter(|line| line.contains("pod=default/one") || line.contains("pod=\"default/one\""))
+            .map(str::to_owned)
+            .collect();
+        let ended = told
+            .last()
+            .is_some_and(|line| line.contains("endpoint gone"));
+        Ok(ended.then_some(told))
+    })
+    .unwrap();
+    let mut lines = told.iter();
+    for event in [
+        "endpoint requested",
+        "identity assigned",
+        "policy computed",
+        "programs attached",
+        "endpoint ready",
+        "endpoint to be deleted",
+        "endpoint gone",
+    ] {
+        let line = lines.find(|line| line.contains(event));
+        assert!(line.is_some(), "no {event:?} in its place: {told:#?}");
+        let timed =
+            event.starts_with("endpoint to be") || line.is_some_and(|line| line.contains("ms="));
+        assert!(timed, "no time: {line:?}");
+    }
+}
+
+#[test]
 fn while_the_agent_is_down_no_pod_is_added_and_every_pod_can_go() {
     let Some(scenario) = Scenario::start().unwrap() else {
         return;

@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::{
     errno::Errno,
     sys::{
@@ -335,10 +335,12 @@ impl Story<'_> {
         let (app1, app2, app3) = (&self.cast.app1, &self.cast.app2, &self.cast.app3);
         let wire = Tap::open(&app3.netns, "eth0")?;
         let port = 40_000;
-        for (lie, target) in [
+        let lies = [
             (app2.ipv4.into(), app1.ipv4.into()),
             (IpAddr::from(app2.ipv6), IpAddr::from(app1.ipv6)),
-        ] {
+        ];
+        let before = self.invalid_sources()?;
+        for (lie, target) in lies {
             let syn = packet::tcp((lie, port), (target, 80), tcp_flag::SYN, (1, 0), &[]);
             wire.send(&syn.frame(app1.mac, app3.mac))?;
             let source = SocketAddr::from((lie, port)).to_string();
@@ -363,7 +365,26 @@ impl Story<'_> {
                 met,
             );
         }
+        let counted = self.invalid_sources()? - before;
+        self.judge(
+            "oxilium bpf metrics list",
+            "2 more of them counted",
+            &format!("{counted} more"),
+            counted == 2,
+        );
         Ok(())
+    }
+
+    /// Packets that were dropped as sent from an address that is not the sender's.
+    fn invalid_sources(&self) -> Result<u64> {
+        let metrics = self.agent.cli().json(&["bpf", "metrics", "list"])?;
+        let metrics = metrics.as_array().context("the counters are no list")?;
+        let of_lies = metrics.iter().filter(|metric| {
+            metric["direction"] == "egress" && text(metric, "reason") == "Invalid source ip"
+        });
+        Ok(of_lies
+            .filter_map(|metric| metric["packets"].as_u64())
+            .sum())
     }
 
     fn ping(&mut self, from: (&str, &Netns), to: (&str, IpAddr), expected: Expected) -> Result<()> {
