@@ -112,7 +112,7 @@ impl Glance {
     /// Refuses or ends a connection. It is no answer: else whoever floods closed ports would fill the table of answered
     /// flows.
     #[inline(always)]
-    fn resets(&self) -> bool {
+    pub(crate) fn resets(&self) -> bool {
         self.class == Class::Tcp && self.tcp_flags & RST != 0
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! The choice is made for a flow's **first** packet (SYN; UDP and SCTP without a remembered choice) and
 //! kept under the frontend's tuple ([`oxilium_abi::ServiceFlow`]); every later packet to the frontend finds
-//! it there. Conntrack and policy see the flow with the **backend** as its peer: the conntrack key, the
+//! it there ("Where choices are kept"). Conntrack and policy see the flow with the **backend** as its peer: the conntrack key, the
 //! identity, the port and so the epoch contract are those of any flow. What the conntrack entry keeps besides is
 //! the frontend's id ([`oxilium_abi::NatWord`]): the answers' source becomes the frontend's again.
 //!
@@ -17,6 +17,17 @@
 //! to a connection that kube-proxy translated before we were here. It stays kube-proxy's, and passes if
 //! egress policy admits **every** backend; nothing is remembered, since backends change without
 //! making verdicts stale. With more than [`MIDDLE_BACKENDS`] it is dropped.
+//!
+//! # Where choices are kept
+//!
+//! A first packet's choice goes into the small table of the latest flows ([`ChoiceTable::New`]). With the first packet from
+//! the pod on a flow that conntrack has as answered it comes into the large one as well. So whoever opens
+//! flows by the thousand pushes out the choices of flows that are opened at the same time, and no other's; and queries of one
+//! datagram each never leave the small table, since their answers need no choice: the conntrack entry has the frontend.
+//!
+//! It also stays in the small table until others push it out. So there is no moment at which another CPU's packet finds it in
+//! neither; and where both have one, the small table's is not the older: a new choice goes there, and then the
+//! large table's goes.
 //!
 //! # What a remembered choice is worth
 //!
@@ -31,8 +42,8 @@
 //! frontend costs nothing more, and a first packet one node word where there are no services.
 
 use oxilium_abi::{
-    Affinity, AffinityKey, Be16, ChoiceWord, Direction, DropReason, FlowKind, LbAddress, NatWord,
-    NodeWord, ServiceFlow, ServiceKey, ServiceWord, bind, mix,
+    Affinity, AffinityKey, Be16, ChoiceWord, CtFlags, Direction, DropReason, FlowKind, LbAddress,
+    NatWord, NodeWord, ServiceFlow, ServiceKey, ServiceWord, bind, mix,
 };
 
 use crate::{
@@ -42,7 +53,7 @@ use crate::{
     flow::Aligned,
     hook::Hook,
     judge::{Judge, next},
-    maps::{FlowMaps, Maps},
+    maps::{ChoiceTable, FlowMaps, Maps},
     packet::Packet,
 };
 
@@ -80,6 +91,8 @@ pub(crate) struct Translation<A> {
     pub(crate) change: Change,
     /// The choice was made just now and is to be kept.
     pub(crate) chosen: bool,
+    /// It is remembered, but not as that of an answered flow.
+    pub(crate) is_new: bool,
     /// The frontend has affinity: the client's choice is to be kept as well.
     pub(crate) sticky: bool,
     /// New port.
@@ -242,34 +255,44 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
     /// Takes the choice that was made for the flow, if it still holds.
     #[inline(always)]
     fn remembered(&mut self, tuple: &Tuple<A>) -> Result<bool, DropReason> {
+        let answered = self.holds(ChoiceTable::Answered, tuple);
+        if !answered && !self.holds(ChoiceTable::New, tuple) {
+            return Ok(false);
+        }
+        self.go_to(tuple)?;
+        self.scratch.translation.is_new = !answered;
+        Ok(true)
+    }
+
+    /// Whether the table has a choice for the flow that still holds; its backend is then the one that was found.
+    #[inline(always)]
+    fn holds(&mut self, table: ChoiceTable, tuple: &Tuple<A>) -> bool {
         let key = Aligned(A::ct_key(tuple, self.scratch.config.endpoint));
         let now = self.scratch.glance.now;
-        let Some(mut flow) = self.maps.service_flow(&key.0) else {
-            return Ok(false);
+        let Some(mut flow) = self.maps.service_flow(table, &key.0) else {
+            return false;
         };
         let choice = ChoiceWord(crate::volatile::read(&flow.word));
         if flow.expires < now {
-            return Ok(false);
+            return false;
         }
         let id = choice.backend();
         if !self.maps.backend(id, &mut self.scratch.backend) {
-            return Ok(false);
+            return false;
         }
         let backend = &self.scratch.backend;
         let bound = bind(self.life(tuple), &backend.address, backend.port);
         let goes_on = backend.is_active()
             || self.scratch.facts.class as u8 == Class::Tcp as u8 && !self.scratch.glance.opens();
         if !backend.is_of(id) || ChoiceWord::new(id, bound) != choice || !goes_on {
-            return Ok(false);
+            return false;
         }
         if !self.scratch.glance.dry_run {
             // As long as its conntrack entry may live.
-            flow.expires =
-                now + lifetime(self.scratch.facts.class, oxilium_abi::CtFlags::SEEN_NON_SYN);
+            flow.expires = now + lifetime(self.scratch.facts.class, CtFlags::SEEN_NON_SYN);
         }
-        drop(flow);
-        self.go_to(tuple)?;
-        Ok(true)
+        self.scratch.translation.choice = choice.0;
+        true
     }
 
     /// [`crate::Phase::Choose`]: chooses for a packet of which nothing is remembered.
@@ -383,6 +406,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             Change::Forward
         };
         translation.chosen = false;
+        translation.is_new = false;
         translation.sticky = false;
         translation.to = A::from_wide(&backend.address);
         translation.port = backend.port;
@@ -398,15 +422,16 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             return Ok(());
         }
         let tuple = self.service_tuple();
-        let key = Aligned(A::ct_key(&tuple, self.scratch.config.endpoint));
-        let now = self.scratch.glance.now;
-        let flow = ServiceFlow {
-            word: translation.choice,
-            expires: now + lifetime(self.scratch.facts.class, 0),
-            reserved: 0,
-        };
-        if !self.maps.service_flow_insert(&key.0, &flow) {
+        if !self.keep(ChoiceTable::New, &tuple, translation.choice, 0) {
             return Err(DropReason::CtInsertFailed);
+        }
+        let key = Aligned(A::ct_key(&tuple, self.scratch.config.endpoint));
+        if self
+            .maps
+            .service_flow(ChoiceTable::Answered, &key.0)
+            .is_some()
+        {
+            self.maps.service_flow_forget_answered(&key.0);
         }
         if translation.sticky {
             let client = AffinityKey {
@@ -415,13 +440,36 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             };
             let affinity = Affinity {
                 word: translation.client,
-                used: now,
+                used: self.scratch.glance.now,
                 reserved: 0,
             };
             // Without room the client is not sticky: no reason to drop its packet.
             self.maps.affinity_insert(&client, &affinity);
         }
         Ok(())
+    }
+
+    /// Keeps the choice that was remembered as that of an answered flow.
+    #[inline(always)]
+    pub(crate) fn keep_as_answered(&self) {
+        if self.scratch.glance.dry_run {
+            return;
+        }
+        let (tuple, choice) = (self.service_tuple(), self.scratch.translation.choice);
+        // Without room it stays where it is, and the next packet tries again.
+        self.keep(ChoiceTable::Answered, &tuple, choice, CtFlags::SEEN_NON_SYN);
+    }
+
+    /// Keeps a [`ChoiceWord`] for as long as conntrack keeps such a flow with these flags; false if there is no room.
+    #[inline(always)]
+    pub(crate) fn keep(&self, table: ChoiceTable, tuple: &Tuple<A>, word: u64, flags: u16) -> bool {
+        let key = Aligned(A::ct_key(tuple, self.scratch.config.endpoint));
+        let flow = ServiceFlow {
+            word,
+            expires: self.scratch.glance.now + lifetime(self.scratch.facts.class, flags),
+            reserved: 0,
+        };
+        self.maps.service_flow_insert(table, &key.0, &flow)
     }
 
     /// [`crate::Phase::Every`]: makes the next backend of the frontend the question. [`next::PASS`] after the last,

@@ -12,6 +12,8 @@ mod verdicts;
 
 use oxilium_abi::{DropReason, SERVICE_LOOPBACK4, SERVICE_LOOPBACK6};
 
+pub use services::service;
+
 use super::{Frame, Ipv4, Ipv6, PolicyEntry, World, Write};
 
 /// One thing that happens.
