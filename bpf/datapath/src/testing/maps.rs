@@ -122,6 +122,8 @@ pub struct MemoryMaps<'a> {
     pub dry_run: Cell<bool>,
     /// Conntrack maps take no new entry.
     pub full: Cell<bool>,
+    /// Of the writes to each packet, from 0 on, the one of this number fails.
+    pub refused_write: Cell<Option<u32>>,
     /// Policy values read next, in place of the true ones: an element given to another key.
     pub moved_policy: RefCell<Vec<PolicyValue>>,
     /// Interfaces read next, in place of the true ones.
@@ -292,7 +294,7 @@ impl<'a> MemoryMaps<'a> {
     }
 
     fn judge<H: Hook>(&self, frame: &Frame) -> Result<Frame, DropReason> {
-        let frame = Changing::new(frame);
+        let frame = Changing::new(frame, self.refused_write.get());
         let run = Run {
             maps: self,
             frame: &frame,
