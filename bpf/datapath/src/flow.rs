@@ -124,10 +124,14 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
                 }
                 if H::DIRECTION as u8 == Direction::Egress as u8
                     && self.scratch.translation.change as u8 == Change::Forward as u8
-                    && self.scratch.translation.is_new
-                    && sight.table as u8 == CtTable::Answered as u8
                 {
-                    self.keep_as_answered();
+                    let is_new = self.scratch.translation.is_new;
+                    let closed = conntrack::is_closed(sight.flags);
+                    if closed && !is_new {
+                        self.keep_as_closed();
+                    } else if !closed && is_new && sight.table as u8 == CtTable::Answered as u8 {
+                        self.keep_as_answered();
+                    }
                 }
                 self.scratch.report.pass(&sight);
                 if self.maps.always_asks() {

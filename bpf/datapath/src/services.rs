@@ -25,7 +25,10 @@
 //! flows by the thousand pushes out the choices of flows that are opened at the same time, and no other's; and queries of one
 //! datagram each never leave the small table, since their answers need no choice: the conntrack entry has the frontend.
 //!
-//! It also stays in the small table until others push it out. So there is no moment at which another CPU's packet finds it in
+//! When the pod's packets close a connection, its choice goes back to the small table: else short connections would in time
+//! push out those of idle ones.
+//!
+//! What is in the large table stays in the small one, too, until others push it out. So there is no moment at which another CPU's packet finds it in
 //! neither; and where both have one, the small table's is not the older: a new choice goes there, and then the
 //! large table's goes.
 //!
@@ -458,6 +461,19 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         let (tuple, choice) = (self.service_tuple(), self.scratch.translation.choice);
         // Without room it stays where it is, and the next packet tries again.
         self.keep(ChoiceTable::Answered, &tuple, choice, CtFlags::SEEN_NON_SYN);
+    }
+
+    /// Keeps the choice that was remembered for what may still come of a closed connection.
+    #[inline(always)]
+    pub(crate) fn keep_as_closed(&self) {
+        if self.scratch.glance.dry_run {
+            return;
+        }
+        let (tuple, choice) = (self.service_tuple(), self.scratch.translation.choice);
+        if self.keep(ChoiceTable::New, &tuple, choice, 0) {
+            let key = Aligned(A::ct_key(&tuple, self.scratch.config.endpoint));
+            self.maps.service_flow_forget_answered(&key.0);
+        }
     }
 
     /// Keeps a [`ChoiceWord`] for as long as conntrack keeps such a flow with these flags; false if there is no room.

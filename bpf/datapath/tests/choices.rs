@@ -12,6 +12,7 @@ use oxilium_datapath::{
     },
 };
 
+const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
@@ -153,6 +154,29 @@ fn a_choice_is_that_of_an_answered_flow_with_the_first_packet_after_the_answer()
         for (protocol, packets, tables) in cases {
             let maps = after(family, protocol, Who::Peer, packets);
             assert_eq!(maps.choices(), tables, "{family:?}: {packets:?}");
+        }
+    }
+}
+
+#[test]
+fn the_choice_of_a_connection_that_the_pod_closes_is_kept_as_that_of_a_new_one() {
+    let (new, both) = ([New].as_slice(), [Answered, New].as_slice());
+    let cases: [(&[Packet], &[ChoiceTable]); 5] = [
+        (&[Asks(FIN | ACK)], both),
+        (&[Asks(FIN | ACK), Answers(FIN | ACK), Asks(ACK)], new),
+        (&[Answers(FIN | ACK), Asks(FIN | ACK), Answers(ACK)], new),
+        (&[Asks(RST)], new),
+        // Opened again.
+        (&[Asks(RST), Asks(SYN), Answers(SYN | ACK), Asks(ACK)], both),
+    ];
+    for family in FAMILIES {
+        for (packets, tables) in cases {
+            let opened = [Asks(SYN), Answers(SYN | ACK), Asks(ACK)];
+            let maps = after(family, TCP, Who::Peer, &[&opened, packets].concat());
+            assert_eq!(maps.choices(), tables, "{family:?}: {packets:?}");
+            // What comes late still goes to the backend.
+            let late = goes_on(&maps, family, TCP, Who::Peer, Asks(ACK));
+            assert_eq!(late, Some(true), "{family:?}: {packets:?}");
         }
     }
 }

@@ -18,6 +18,7 @@ use oxilium_program_tests::{
 /// The entries that [`PinnedNode`]'s tables of flows have room for.
 const ROOM: usize = 1024;
 const SYN: u8 = 2;
+const RST: u8 = 4;
 const ACK: u8 = 16;
 
 fn query(port: u16) -> Frame {
@@ -108,7 +109,7 @@ fn a_flood_of_flows_without_an_answer_evicts_no_answered_one() -> Result<()> {
 }
 
 #[test]
-fn a_flood_through_a_service_evicts_the_choice_of_no_answered_flow() -> Result<()> {
+fn neither_a_flood_nor_short_connections_evict_the_choice_of_a_connection() -> Result<()> {
     if !require(&[Need::Root, Need::Bpf, Need::Tools]) {
         return Ok(());
     }
@@ -139,6 +140,13 @@ fn a_flood_through_a_service_evicts_the_choice_of_no_answered_flow() -> Result<(
         assert_eq!(entries(&node, answered)?, established.len());
         for port in 10_000..20_000 {
             goes_on(port, SYN)?;
+        }
+        // Short connections.
+        for port in 20_000..22_000 {
+            goes_on(port, SYN)?;
+            ensure!(hooks.passes(Direction::Ingress, &answer(port))?);
+            goes_on(port, ACK)?;
+            goes_on(port, RST | ACK)?;
         }
         let flooded = entries(&node, new)?;
         assert!(flooded <= ROOM, "{flooded} choices in a table for {ROOM}");
