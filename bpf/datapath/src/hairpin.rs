@@ -10,7 +10,7 @@
 //! answers, with the **frontend's** id in place of a backend's ([`oxilium_abi::ServiceFlow`]). A packet to the loopback
 //! address of which nothing is remembered is judged as any other packet to an address outside.
 //!
-//! Both are kept as new at first (`services`, "Where choices are kept"): the backend's side is one of an answered flow with its
+//! Both are kept as new at first (`choices`): the backend's side is one of an answered flow with its
 //! first answer, and the client's with the client's next packet.
 //!
 //! The packet is handed to the pod's end of the veth, past the hooks of the host's end: the one redirect

@@ -22,6 +22,7 @@
 #![cfg_attr(not(any(test, feature = "testing")), no_std)]
 
 mod address;
+mod choices;
 mod conntrack;
 mod ethernet;
 mod facts;
