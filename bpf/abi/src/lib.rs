@@ -94,10 +94,14 @@ pub mod map {
     pub const BACKENDS: &str = "ox_backends";
     /// Frontend id → [`crate::LbAddress`]; hash, not preallocated.
     pub const REVERSE_NAT: &str = "ox_reverse_nat";
-    /// [`crate::CtKey4`] → [`crate::ServiceFlow`]; LRU hash.
+    /// [`crate::CtKey4`] → [`crate::ServiceFlow`], flows that were answered; LRU hash.
     pub const SERVICE_FLOWS4: &str = "ox_svc_flows4";
-    /// [`crate::CtKey6`] → [`crate::ServiceFlow`]; LRU hash.
+    /// [`crate::CtKey6`] → [`crate::ServiceFlow`], flows that were answered; LRU hash.
     pub const SERVICE_FLOWS6: &str = "ox_svc_flows6";
+    /// [`crate::CtKey4`] → [`crate::ServiceFlow`], the latest flows, answered or not; LRU hash.
+    pub const SERVICE_FLOWS4_NEW: &str = "ox_svc_new4";
+    /// [`crate::CtKey6`] → [`crate::ServiceFlow`], the latest flows, answered or not; LRU hash.
+    pub const SERVICE_FLOWS6_NEW: &str = "ox_svc_new6";
     /// [`crate::AffinityKey`] → [`crate::Affinity`]; LRU hash.
     pub const AFFINITY: &str = "ox_affinity";
     /// [`crate::counter_index`] → [`crate::Counter`]; per-CPU array.

@@ -41,6 +41,8 @@ pub(crate) struct Sight {
     pub(crate) reply: bool,
     /// A trace event is due.
     pub(crate) due: bool,
+    /// The entry's [`CtFlags`], this packet's with them.
+    pub(crate) flags: u16,
     /// The entry's [`oxilium_abi::NatWord`], where it passes or must be asked about again.
     pub(crate) nat: u32,
 }
@@ -54,6 +56,7 @@ impl Sight {
             word: CtWord(0),
             reply: false,
             due: false,
+            flags: 0,
             nat: 0,
         }
     }
@@ -122,7 +125,7 @@ impl Glance {
     /// Refuses or ends a connection. It is no answer: else whoever floods closed ports would fill the table of answered
     /// flows.
     #[inline(always)]
-    fn resets(&self) -> bool {
+    pub(crate) fn resets(&self) -> bool {
         self.class == Class::Tcp && self.tcp_flags & RST != 0
     }
 }
@@ -151,6 +154,7 @@ pub(crate) fn examine(entry: &mut CtEntry, table: CtTable, glance: &Glance) -> S
         word,
         reply,
         due: false,
+        flags: 0,
         nat: 0,
     };
     let denied = !word.allowed() && word.stamp() >= glance.epoch;
@@ -175,6 +179,7 @@ pub(crate) fn examine(entry: &mut CtEntry, table: CtTable, glance: &Glance) -> S
         if !glance.dry_run {
             sight.due = touch(entry, reply, glance);
         }
+        sight.flags = entry.flags;
     } else {
         sight.step = Step::Denied;
         if !glance.dry_run {
@@ -206,12 +211,13 @@ pub(crate) fn examine_related(entry: &mut CtEntry, table: CtTable, glance: &Glan
         word,
         reply: false,
         due: false,
+        flags: 0,
         nat: entry.nat,
     }
 }
 
 #[inline(always)]
-const fn is_closed(flags: u16) -> bool {
+pub(crate) const fn is_closed(flags: u16) -> bool {
     let both = CtFlags::TX_CLOSING | CtFlags::RX_CLOSING;
     flags & both == both
 }

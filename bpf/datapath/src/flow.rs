@@ -122,6 +122,17 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
                     self.maps
                         .ct_move(CtTable::Unanswered, CtTable::Answered, &key.0);
                 }
+                if H::DIRECTION as u8 == Direction::Egress as u8
+                    && self.scratch.translation.change as u8 == Change::Forward as u8
+                {
+                    let is_new = self.scratch.translation.is_new;
+                    let closed = conntrack::is_closed(sight.flags);
+                    if closed && !is_new {
+                        self.keep_as_closed();
+                    } else if !closed && is_new && sight.table as u8 == CtTable::Answered as u8 {
+                        self.keep_as_answered();
+                    }
+                }
                 self.scratch.report.pass(&sight);
                 if self.maps.always_asks() {
                     return Ok(self.ask_again(tuple, sight, Purpose::Alone));

@@ -10,10 +10,13 @@
 //! answers, with the **frontend's** id in place of a backend's ([`oxilium_abi::ServiceFlow`]). A packet to the loopback
 //! address of which nothing is remembered is judged as any other packet to an address outside.
 //!
+//! Both are kept as new at first (`choices`): the backend's side is one of an answered flow with its
+//! first answer, and the client's with the client's next packet.
+//!
 //! The packet is handed to the pod's end of the veth, past the hooks of the host's end: the one redirect
 //! of chaining mode.
 
-use oxilium_abi::{ChoiceWord, Direction, DropReason, FlowKind, ServiceFlow, bind};
+use oxilium_abi::{ChoiceWord, CtFlags, Direction, DropReason, FlowKind, bind};
 
 use crate::{
     address::Address,
@@ -22,7 +25,7 @@ use crate::{
     flow::Aligned,
     hook::Hook,
     judge::{Judge, next},
-    maps::FlowMaps,
+    maps::{ChoiceTable, FlowMaps},
     packet::Packet,
     services::Change,
 };
@@ -64,9 +67,26 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
     /// comes from the frontend.
     #[inline(always)]
     fn answers_itself(&mut self) -> bool {
+        let answered = self.leads_back(ChoiceTable::Answered);
+        if !answered && !self.leads_back(ChoiceTable::New) {
+            return false;
+        }
+        let is_answer =
+            self.scratch.facts.class as u8 != Class::Error as u8 && !self.scratch.glance.resets();
+        if !answered && is_answer && !self.scratch.glance.dry_run {
+            let (tuple, word) = (self.scratch.question.tuple, self.scratch.translation.choice);
+            // Without room it stays where it is, and the next answer tries again.
+            self.keep(ChoiceTable::Answered, &tuple, word, CtFlags::SEEN_NON_SYN);
+        }
+        true
+    }
+
+    /// Whether the table has the way back for the flow in the question.
+    #[inline(always)]
+    fn leads_back(&mut self, table: ChoiceTable) -> bool {
         let tuple = &self.scratch.question.tuple;
         let key = Aligned(A::ct_key(tuple, self.scratch.config.endpoint));
-        let Some(flow) = self.maps.service_flow(&key.0) else {
+        let Some(flow) = self.maps.service_flow(table, &key.0) else {
             return false;
         };
         let choice = ChoiceWord(crate::volatile::read(&flow.word));
@@ -84,6 +104,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         }
         let translation = &mut self.scratch.translation;
         translation.chosen = false;
+        translation.choice = choice.0;
         translation.to = A::from_wide(&frontend.address);
         translation.port = frontend.port;
         true
@@ -135,24 +156,33 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             facts.destination_port,
         );
         let word = ChoiceWord::new(frontend as u32, bound).0;
-        let expires =
-            self.scratch.glance.now + lifetime(facts.class, oxilium_abi::CtFlags::SEEN_NON_SYN);
-        let key = Aligned(A::ct_key(&tuple, self.scratch.config.endpoint));
-        if let Some(mut known) = self.maps.service_flow(&key.0)
-            && crate::volatile::read(&known.word) == word
-        {
-            known.expires = expires;
+        if self.is_kept(ChoiceTable::Answered, &tuple, word) {
+            if translation.is_new {
+                self.keep_as_answered();
+            }
             return Ok(());
         }
-        let flow = ServiceFlow {
-            word,
-            expires,
-            reserved: 0,
-        };
-        if self.maps.service_flow_insert(&key.0, &flow) {
+        if self.is_kept(ChoiceTable::New, &tuple, word)
+            || self.keep(ChoiceTable::New, &tuple, word, CtFlags::SEEN_NON_SYN)
+        {
             Ok(())
         } else {
             Err(DropReason::CtInsertFailed)
         }
+    }
+
+    /// Whether the table has this word for the flow; it then lives on.
+    #[inline(always)]
+    fn is_kept(&self, table: ChoiceTable, tuple: &Tuple<A>, word: u64) -> bool {
+        let key = Aligned(A::ct_key(tuple, self.scratch.config.endpoint));
+        let Some(mut known) = self.maps.service_flow(table, &key.0) else {
+            return false;
+        };
+        if crate::volatile::read(&known.word) != word {
+            return false;
+        }
+        known.expires =
+            self.scratch.glance.now + lifetime(self.scratch.facts.class, CtFlags::SEEN_NON_SYN);
+        true
     }
 }

@@ -22,6 +22,7 @@
 #![cfg_attr(not(any(test, feature = "testing")), no_std)]
 
 mod address;
+mod choices;
 mod conntrack;
 mod ethernet;
 mod facts;
@@ -48,7 +49,7 @@ pub use address::{Address, V4, V6};
 pub use hook::{FromContainer, Hook, ToContainer};
 pub use ipv4::check_options;
 pub use judge::{Phase, Scratch, run_phase};
-pub use maps::{CtTable, FlowMaps, Maps, Namespace, SCRATCH_SIZE, Socket};
+pub use maps::{ChoiceTable, CtTable, FlowMaps, Maps, Namespace, SCRATCH_SIZE, Socket};
 pub use packet::Packet;
 pub use policy::{Answer, Query, aggregate, lookup};
 pub use services::{Choice, MIDDLE_BACKENDS, choose, frontend};

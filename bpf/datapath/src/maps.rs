@@ -41,6 +41,16 @@ impl CtTable {
     }
 }
 
+/// The maps of a family in which the choices of backends are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ChoiceTable {
+    /// Of flows that were answered.
+    Answered = 0,
+    /// Of the latest flows, answered or not.
+    New = 1,
+}
+
 /// What a socket lookup found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -181,10 +191,13 @@ pub trait FlowMaps<A: Address>: Maps {
     type Flow: DerefMut<Target = ServiceFlow>;
 
     /// Finds the choice of a flow to a frontend, in place: it may be given to another flow at any time.
-    fn service_flow(self, key: &A::CtKey) -> Option<Self::Flow>;
+    fn service_flow(self, table: ChoiceTable, key: &A::CtKey) -> Option<Self::Flow>;
 
     /// Remembers a choice; false if there is no room.
-    fn service_flow_insert(self, key: &A::CtKey, flow: &ServiceFlow) -> bool;
+    fn service_flow_insert(self, table: ChoiceTable, key: &A::CtKey, flow: &ServiceFlow) -> bool;
+
+    /// Forgets that a flow of this choice was answered, if it is remembered.
+    fn service_flow_forget_answered(self, key: &A::CtKey);
 
     /// What a first fragment left.
     fn fragment(self, key: &A::FragmentKey) -> Option<FragmentEntry>;

@@ -4,7 +4,7 @@
 //!
 //! The choice is made for a flow's **first** packet (SYN; UDP and SCTP without a remembered choice) and
 //! kept under the frontend's tuple ([`oxilium_abi::ServiceFlow`]); every later packet to the frontend finds
-//! it there. Conntrack and policy see the flow with the **backend** as its peer: the conntrack key, the
+//! it there (`choices`). Conntrack and policy see the flow with the **backend** as its peer: the conntrack key, the
 //! identity, the port and so the epoch contract are those of any flow. What the conntrack entry keeps besides is
 //! the frontend's id ([`oxilium_abi::NatWord`]): the answers' source becomes the frontend's again.
 //!
@@ -18,26 +18,18 @@
 //! egress policy admits **every** backend; nothing is remembered, since backends change without
 //! making verdicts stale. With more than [`MIDDLE_BACKENDS`] it is dropped.
 //!
-//! # What a remembered choice is worth
-//!
-//! It names an id and is bound to flow, life of the endpoint, and the backend's address
-//! ([`oxilium_abi::bind`]): an element given to another flow, an id given to another backend, a recycled pod
-//! address are each as if nothing were remembered. A backend that rests goes on to serve TCP
-//! connections; for UDP and SCTP, and for a SYN that is sent again, another one is chosen.
-//!
 //! # Cost
 //!
 //! Conntrack is asked first, with the packet's own tuple. So an established flow to anything but a
 //! frontend costs nothing more, and a first packet one node word where there are no services.
 
 use oxilium_abi::{
-    Affinity, AffinityKey, Be16, ChoiceWord, Direction, DropReason, FlowKind, LbAddress, NatWord,
-    NodeWord, ServiceFlow, ServiceKey, ServiceWord, bind, mix,
+    AffinityKey, Be16, ChoiceWord, Direction, DropReason, FlowKind, LbAddress, NatWord, NodeWord,
+    ServiceKey, ServiceWord, bind, mix,
 };
 
 use crate::{
     address::{Address, pack_rest},
-    conntrack::lifetime,
     facts::{Class, Facts, Fragment, SCTP, Tuple},
     flow::Aligned,
     hook::Hook,
@@ -80,6 +72,8 @@ pub(crate) struct Translation<A> {
     pub(crate) change: Change,
     /// The choice was made just now and is to be kept.
     pub(crate) chosen: bool,
+    /// It is remembered, but not as that of an answered flow.
+    pub(crate) is_new: bool,
     /// The frontend has affinity: the client's choice is to be kept as well.
     pub(crate) sticky: bool,
     /// New port.
@@ -233,43 +227,10 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
 
     /// The tuple of the pod's flow to a frontend, as choices are kept under.
     #[inline(always)]
-    fn service_tuple(&self) -> Tuple<A> {
+    pub(crate) fn service_tuple(&self) -> Tuple<A> {
         let mut tuple = self.scratch.facts.tuple(Direction::Egress);
         tuple.kind = FlowKind::Service;
         tuple
-    }
-
-    /// Takes the choice that was made for the flow, if it still holds.
-    #[inline(always)]
-    fn remembered(&mut self, tuple: &Tuple<A>) -> Result<bool, DropReason> {
-        let key = Aligned(A::ct_key(tuple, self.scratch.config.endpoint));
-        let now = self.scratch.glance.now;
-        let Some(mut flow) = self.maps.service_flow(&key.0) else {
-            return Ok(false);
-        };
-        let choice = ChoiceWord(crate::volatile::read(&flow.word));
-        if flow.expires < now {
-            return Ok(false);
-        }
-        let id = choice.backend();
-        if !self.maps.backend(id, &mut self.scratch.backend) {
-            return Ok(false);
-        }
-        let backend = &self.scratch.backend;
-        let bound = bind(self.life(tuple), &backend.address, backend.port);
-        let goes_on = backend.is_active()
-            || self.scratch.facts.class as u8 == Class::Tcp as u8 && !self.scratch.glance.opens();
-        if !backend.is_of(id) || ChoiceWord::new(id, bound) != choice || !goes_on {
-            return Ok(false);
-        }
-        if !self.scratch.glance.dry_run {
-            // As long as its conntrack entry may live.
-            flow.expires =
-                now + lifetime(self.scratch.facts.class, oxilium_abi::CtFlags::SEEN_NON_SYN);
-        }
-        drop(flow);
-        self.go_to(tuple)?;
-        Ok(true)
     }
 
     /// [`crate::Phase::Choose`]: chooses for a packet of which nothing is remembered.
@@ -367,7 +328,7 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
 
     /// The packet goes to the backend that was found.
     #[inline(always)]
-    fn go_to(&mut self, tuple: &Tuple<A>) -> Result<(), DropReason> {
+    pub(crate) fn go_to(&mut self, tuple: &Tuple<A>) -> Result<(), DropReason> {
         let backend = &self.scratch.backend;
         if tuple.protocol == SCTP && backend.port != tuple.remote_port {
             return Err(DropReason::SctpPortTranslation);
@@ -383,44 +344,11 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
             Change::Forward
         };
         translation.chosen = false;
+        translation.is_new = false;
         translation.sticky = false;
         translation.to = A::from_wide(&backend.address);
         translation.port = backend.port;
         translation.nat = nat.0;
-        Ok(())
-    }
-
-    /// Keeps the choice that was made, now that the packet passes.
-    #[inline(always)]
-    pub(crate) fn keep_choice(&self) -> Result<(), DropReason> {
-        let translation = &self.scratch.translation;
-        if self.scratch.glance.dry_run {
-            return Ok(());
-        }
-        let tuple = self.service_tuple();
-        let key = Aligned(A::ct_key(&tuple, self.scratch.config.endpoint));
-        let now = self.scratch.glance.now;
-        let flow = ServiceFlow {
-            word: translation.choice,
-            expires: now + lifetime(self.scratch.facts.class, 0),
-            reserved: 0,
-        };
-        if !self.maps.service_flow_insert(&key.0, &flow) {
-            return Err(DropReason::CtInsertFailed);
-        }
-        if translation.sticky {
-            let client = AffinityKey {
-                endpoint: self.scratch.config.endpoint,
-                frontend: NatWord(translation.nat).frontend(),
-            };
-            let affinity = Affinity {
-                word: translation.client,
-                used: now,
-                reserved: 0,
-            };
-            // Without room the client is not sticky: no reason to drop its packet.
-            self.maps.affinity_insert(&client, &affinity);
-        }
         Ok(())
     }
 

@@ -24,6 +24,8 @@ const ACCESSES: usize = 14;
 /// A plan: its writes, in steps that no packet can see a part of, and whether the flow is allowed under it.
 struct Plan {
     steps: Vec<Vec<Write>>,
+    /// Before this step it waits until every packet has ended that began before.
+    barrier: Option<usize>,
     allows: bool,
 }
 
@@ -70,6 +72,7 @@ fn staged(epoch: u64, allows: bool) -> Plan {
     fill.extend([word(1, table, epoch), begin(epoch)]);
     Plan {
         steps: vec![fill, vec![word(0, table, epoch)], vec![publish(epoch)]],
+        barrier: None,
         allows,
     }
 }
@@ -84,10 +87,12 @@ fn in_place(epoch: u64, allows: bool) -> Plan {
     assert_eq!(key.table, World::TABLE);
     Plan {
         steps: vec![
-            vec![begin(epoch), entry],
+            vec![begin(epoch)],
+            vec![entry],
             vec![word(0, World::TABLE, epoch)],
             vec![publish(epoch)],
         ],
+        barrier: None,
         allows,
     }
 }
@@ -98,13 +103,12 @@ fn identity(epoch: u64, allows: bool) -> Plan {
     let ipcache = IpcacheWord::new(0, Epoch::new(epoch)).0;
     Plan {
         steps: vec![
-            vec![
-                begin(epoch),
-                World::address(IpcacheKey::v4(World::PEER4, 32), identity),
-            ],
+            vec![begin(epoch)],
+            vec![World::address(IpcacheKey::v4(World::PEER4, 32), identity)],
             vec![Write::NodeWord(NodeWord::Ipcache, ipcache)],
             vec![publish(epoch)],
         ],
+        barrier: None,
         allows,
     }
 }
@@ -133,6 +137,7 @@ fn banks(epoch: u64, allows: bool) -> Plan {
             vec![publish(epoch)],
             vec![World::address(key, identity), word(bank ^ 1, table, epoch)],
         ],
+        barrier: Some(3),
         allows,
     }
 }
@@ -297,15 +302,29 @@ fn begun(plans: &[Plan; 3], done: usize) -> usize {
     }
 }
 
+/// Whether no packet that began before a barrier meets what comes behind it.
+fn heeds_barriers(case: Case, plans: &[Plan; 3], schedule: &[usize]) -> bool {
+    let mut first = 0;
+    plans[1..].iter().all(|plan| {
+        let met = plan.barrier.map(|behind| {
+            let (before, behind) = (schedule[first + behind - 1], schedule[first + behind]);
+            before > 0 && behind < case.meetings()
+        });
+        first += plan.steps.len();
+        met != Some(true)
+    })
+}
+
 fn exhaustively(plan: fn(u64, bool) -> Plan, others: &[usize]) {
-    for verdicts in [[false, true], [true, false], [false, false]] {
+    for verdicts in [[false, true], [true, false], [false, false], [true, true]] {
         for (flow, reply) in [
             (Flow::Unknown, false),
             (Flow::Answered, false),
             (Flow::Answered, true),
             (Flow::Unanswered, true),
         ] {
-            let at_first = flow != Flow::Unknown || !verdicts[0];
+            // Where every plan allows it, the flow is never dropped.
+            let at_first = flow != Flow::Unknown || !verdicts[0] || verdicts[1];
             let plans = [
                 plan(1, at_first),
                 plan(2, verdicts[0]),
@@ -322,7 +341,10 @@ fn exhaustively(plan: fn(u64, bool) -> Plan, others: &[usize]) {
                     other_at,
                 };
                 schedules(steps.len(), case.meetings(), |schedule| {
-                    check(case, &plans, &steps, schedule);
+                    // Without the barrier a packet may meet a mixture of two plans: that allows nothing, but may deny what both allow.
+                    if verdicts != [true, true] || heeds_barriers(case, &plans, schedule) {
+                        check(case, &plans, &steps, schedule);
+                    }
                 });
             }
         }

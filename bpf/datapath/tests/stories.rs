@@ -52,7 +52,7 @@ fn each_story_goes_as_told() {
 
 #[test]
 fn every_reason_that_a_packet_alone_can_have_is_told_of() {
-    // These need a map that races or is full: tests of their own.
+    // These need a map that races or is full (flows.rs), or a packet that cannot be written to (rewrites.rs).
     let elsewhere = [
         DropReason::MapRace,
         DropReason::CtInsertFailed,

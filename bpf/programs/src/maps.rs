@@ -20,7 +20,7 @@ use oxilium_abi::{
     PolicyKey, PolicyValue, ServiceFlow, ServiceKey, ServiceValue, counter_index,
 };
 use oxilium_datapath::{
-    CtTable, FlowMaps, Hook, Maps, Namespace, Phase, SCRATCH_SIZE, Scratch, Socket, V4, V6,
+    ChoiceTable, CtTable, FlowMaps, Hook, Maps, Namespace, Phase, SCRATCH_SIZE, Scratch, Socket, V4, V6,
 };
 
 use crate::{
@@ -111,6 +111,12 @@ static REVERSE_NAT: HashMap<u32, LbAddress> = HashMap::with_max_entries(1 << 16,
 static SERVICE_FLOWS4: LruHashMap<CtKey4, ServiceFlow> = LruHashMap::with_max_entries(1 << 16, 0);
 #[map(name = "ox_svc_flows6")]
 static SERVICE_FLOWS6: LruHashMap<CtKey6, ServiceFlow> = LruHashMap::with_max_entries(1 << 16, 0);
+#[map(name = "ox_svc_new4")]
+static SERVICE_FLOWS4_NEW: LruHashMap<CtKey4, ServiceFlow> =
+    LruHashMap::with_max_entries(1 << 14, 0);
+#[map(name = "ox_svc_new6")]
+static SERVICE_FLOWS6_NEW: LruHashMap<CtKey6, ServiceFlow> =
+    LruHashMap::with_max_entries(1 << 14, 0);
 #[map(name = "ox_affinity")]
 static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(1 << 16, 0);
 #[map(name = "ox_counters")]
@@ -413,7 +419,7 @@ fn take_token(time: u64) -> bool {
 }
 
 macro_rules! flow_maps {
-    ($family:ty, $key:ty, $fragment_key:ty, $answered:ident, $denied:ident, $unanswered:ident, $fragments:ident, $service_flows:ident, $loopback:ident, $phases:ident) => {
+    ($family:ty, $key:ty, $fragment_key:ty, $answered:ident, $denied:ident, $unanswered:ident, $fragments:ident, $service_flows:ident, $new_service_flows:ident, $loopback:ident, $phases:ident) => {
         impl FlowMaps<$family> for KernelMaps {
             #[inline(always)]
             fn with_scratch<R>(self, run: impl FnOnce(&mut Scratch<$family>) -> R) -> Option<R> {
@@ -495,15 +501,37 @@ macro_rules! flow_maps {
             type Flow = &'static mut ServiceFlow;
 
             #[inline(always)]
-            fn service_flow(self, key: &$key) -> Option<&'static mut ServiceFlow> {
-                let flow = $service_flows.get_ptr_mut(key)?;
+            fn service_flow(
+                self,
+                table: ChoiceTable,
+                key: &$key,
+            ) -> Option<&'static mut ServiceFlow> {
+                let flow = match table {
+                    ChoiceTable::Answered => $service_flows.get_ptr_mut(key),
+                    ChoiceTable::New => $new_service_flows.get_ptr_mut(key),
+                }?;
                 // SAFETY: as for an entry of conntrack.
                 Some(unsafe { &mut *flow })
             }
 
             #[inline(always)]
-            fn service_flow_insert(self, key: &$key, flow: &ServiceFlow) -> bool {
-                $service_flows.insert(key, flow, 0).is_ok()
+            fn service_flow_insert(
+                self,
+                table: ChoiceTable,
+                key: &$key,
+                flow: &ServiceFlow,
+            ) -> bool {
+                match table {
+                    ChoiceTable::Answered => $service_flows.insert(key, flow, 0),
+                    ChoiceTable::New => $new_service_flows.insert(key, flow, 0),
+                }
+                .is_ok()
+            }
+
+            #[inline(always)]
+            fn service_flow_forget_answered(self, key: &$key) {
+                // Gone already is as good.
+                $service_flows.remove(key).unwrap_or(());
             }
 
             #[inline(always)]
@@ -565,6 +593,7 @@ flow_maps!(
     CT4_UNANSWERED,
     FRAGMENTS4,
     SERVICE_FLOWS4,
+    SERVICE_FLOWS4_NEW,
     LOOPBACK4,
     v4
 );
@@ -577,6 +606,7 @@ flow_maps!(
     CT6_UNANSWERED,
     FRAGMENTS6,
     SERVICE_FLOWS6,
+    SERVICE_FLOWS6_NEW,
     LOOPBACK6,
     v6
 );

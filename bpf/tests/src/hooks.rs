@@ -29,6 +29,11 @@ impl Hooks {
 
     /// Runs the hook's program on a packet; it passes.
     pub fn passes(&self, direction: Direction, frame: &Frame) -> Result<bool> {
+        Ok(self.passed(direction, frame)?.is_some())
+    }
+
+    /// Runs the hook's program on a packet; the bytes that it passes on, if it does.
+    pub fn passed(&self, direction: Direction, frame: &Frame) -> Result<Option<Vec<u8>>> {
         let program = match direction {
             Direction::Egress => &self.from,
             Direction::Ingress => &self.to,
@@ -37,6 +42,9 @@ impl Hooks {
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame.bytes);
         options.ctx_in = Some(&context);
-        Ok(program.test_run(options)?.return_value == NEXT)
+        let mut bytes = vec![0; frame.bytes.len()];
+        options.data_out = Some(&mut bytes);
+        let passes = program.test_run(options)?.return_value == NEXT;
+        Ok(passes.then_some(bytes))
     }
 }

@@ -164,8 +164,12 @@ impl Object {
         for name in [map::CT6, map::CT6_UNANSWERED, map::CT6_DENIED] {
             self.forget::<40, 64>(name)?;
         }
-        self.forget::<16, 16>(map::SERVICE_FLOWS4)?;
-        self.forget::<40, 16>(map::SERVICE_FLOWS6)?;
+        for name in [map::SERVICE_FLOWS4, map::SERVICE_FLOWS4_NEW] {
+            self.forget::<16, 16>(name)?;
+        }
+        for name in [map::SERVICE_FLOWS6, map::SERVICE_FLOWS6_NEW] {
+            self.forget::<40, 16>(name)?;
+        }
         self.forget::<4, 16>(map::AFFINITY)
     }
 

@@ -9,8 +9,8 @@ use aya::programs::{
 };
 use oxilium_abi::{Direction, DropReason};
 use oxilium_datapath::testing::{
-    Frame, Ipv4, PolicyEntry, World, Write,
-    stories::{self, Step},
+    Frame, PolicyEntry, World, Write,
+    stories::{self, Family, Step, Who},
     tcp, udp,
 };
 use oxilium_e2e::require::{Need, require};
@@ -149,40 +149,74 @@ fn stories_of_what_a_pod_sends_on_clsact() -> Result<()> {
 }
 
 #[test]
-fn headers_outside_the_linear_part_are_read() -> Result<()> {
+fn headers_outside_the_linear_part_are_read_on_tcx() -> Result<()> {
+    if !require(&[Need::Root, Need::Tcx]) {
+        return Ok(());
+    }
+    send_long_frames(Hook::Tcx)
+}
+
+#[test]
+fn headers_outside_the_linear_part_are_read_on_clsact() -> Result<()> {
     if !require(&[Need::Root]) {
         return Ok(());
     }
+    send_long_frames(Hook::Clsact)
+}
+
+/// Of each only the link-layer header need lie in the linear part.
+fn send_long_frames(hook: Hook) -> Result<()> {
     enter_namespace()?;
     ip("link set ox7 mtu 9000")?;
     ip("link set ox8 mtu 9000")?;
     let mut object = Object::load(Constants::default())?;
-    attach(&mut object, Hook::Clsact)?;
-    let allow = [
-        PolicyEntry::allow(Direction::Egress, World::PEER, 17, 53),
-        PolicyEntry::allow(Direction::Egress, World::PEER, 6, 80),
-    ];
-    for write in World::writes(&allow) {
+    attach(&mut object, hook)?;
+    let allow = [Direction::Egress, Direction::Ingress].map(|direction| {
+        [(17, 53), (6, 80)]
+            .map(|(protocol, port)| PolicyEntry::allow(direction, World::PEER, protocol, port))
+    });
+    for write in World::writes(&allow.concat()) {
         object.write(&write)?;
     }
-    let socket = PacketSocket::open(POD_END)?;
-    let payload = [0_u8; 6000];
-    let long = |port: u16| World::from4(World::PEER4, 17, &udp(999, port, &payload)).bytes;
-    let segment = |port: u16| World::from4(World::PEER4, 6, &tcp(999, port, 2, &payload)).bytes;
-    let mut cut = Ipv4::new(World::POD4, World::PEER4, 17);
-    cut.total_length = Some(7000);
-    let cut = World::from_pod(0x0800, &cut.with(&udp(999, 53, &payload))).bytes;
-    for (frame, expected) in [
-        (long(53), Ok(())),
-        (long(54), Err(DropReason::PolicyDenied)),
-        (segment(80), Ok(())),
-        (segment(81), Err(DropReason::PolicyDenied)),
-        (cut, Err(DropReason::InvalidPacket)),
+    for (direction, socket) in [
+        (Direction::Egress, PacketSocket::open(POD_END)?),
+        (Direction::Ingress, PacketSocket::open(World::IFINDEX)?),
     ] {
-        let seen = send(&mut object, &socket, Direction::Egress, &frame)?;
-        assert_eq!(seen, expected, "{} bytes", frame.len());
+        for family in [Family::V4, Family::V6] {
+            for (what, frame, expected) in long_frames(family, direction) {
+                let seen = send(&mut object, &socket, direction, &frame)?;
+                assert_eq!(seen, expected, "{family:?}, {direction:?}: {what}");
+            }
+        }
     }
     Ok(())
+}
+
+fn long_frames(
+    family: Family,
+    direction: Direction,
+) -> Vec<(&'static str, Vec<u8>, Result<(), DropReason>)> {
+    let payload = [0_u8; 6000];
+    let packet = |protocol, payload: &[u8]| match direction {
+        Direction::Egress => family.from(Who::Peer, protocol, payload).bytes,
+        Direction::Ingress => family.to(Who::Peer, protocol, payload).bytes,
+    };
+    let datagram = |port| packet(17, &udp(999, port, &payload));
+    let segment = |port| packet(6, &tcp(999, port, 2, &payload));
+    let mut cut = datagram(53);
+    // The length in the IP header.
+    let length = match family {
+        Family::V4 => 16..18,
+        Family::V6 => 18..20,
+    };
+    cut[length].copy_from_slice(&7000_u16.to_be_bytes());
+    vec![
+        ("UDP", datagram(53), Ok(())),
+        ("UDP", datagram(54), Err(DropReason::PolicyDenied)),
+        ("TCP", segment(80), Ok(())),
+        ("TCP", segment(81), Err(DropReason::PolicyDenied)),
+        ("cut off", cut, Err(DropReason::InvalidPacket)),
+    ]
 }
 
 #[test]

@@ -1,8 +1,12 @@
-//! Full conntrack tables: what the kernel evicts is counted, and a flood of one pod's new flows evicts nobody's answered ones.
+//! Full tables of flows: what the kernel evicts is counted, and a flood of one pod's new flows evicts nobody's answered ones.
 
 use anyhow::{Result, ensure};
 use oxilium_abi::{Direction, map};
-use oxilium_datapath::testing::{Frame, PolicyEntry, World, tcp, udp};
+use oxilium_datapath::testing::{
+    Frame, PolicyEntry, World,
+    stories::{self, Family, Who},
+    tcp, udp,
+};
 use oxilium_e2e::require::{Need, require};
 use oxilium_kernel::Node as _;
 use oxilium_program_tests::{
@@ -14,6 +18,8 @@ use oxilium_program_tests::{
 /// The entries that [`PinnedNode`]'s tables of flows have room for.
 const ROOM: usize = 1024;
 const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
 
 fn query(port: u16) -> Frame {
     World::to4(World::PEER4, 17, &udp(port, 53, b"?"))
@@ -99,5 +105,55 @@ fn a_flood_of_flows_without_an_answer_evicts_no_answered_one() -> Result<()> {
     assert!(unanswered <= ROOM, "{unanswered} entries for {ROOM}");
     assert_eq!(entries(&node, map::CT4)?, established);
     assert_eq!(evicted(&mut node)?, 0);
+    Ok(())
+}
+
+#[test]
+fn neither_a_flood_nor_short_connections_evict_the_choice_of_a_connection() -> Result<()> {
+    if !require(&[Need::Root, Need::Bpf, Need::Tools]) {
+        return Ok(());
+    }
+    for (family, answered, new) in [
+        (Family::V4, map::SERVICE_FLOWS4, map::SERVICE_FLOWS4_NEW),
+        (Family::V6, map::SERVICE_FLOWS6, map::SERVICE_FLOWS6_NEW),
+    ] {
+        let (mut node, hooks) = open()?;
+        for write in stories::service(family, 6, Who::Peer) {
+            node.write(&write)?;
+        }
+        let sent = |who, port, flags| family.from(who, 6, &tcp(port, 80, flags, &[]));
+        let answer = |port| family.to(Who::Peer, 6, &tcp(80, port, SYN | ACK, &[]));
+        // As it goes on to the backend.
+        let goes_on = |port, flags| -> Result<()> {
+            let to_service = sent(Who::Service, port, flags).with_checksums();
+            let to_backend = sent(Who::Peer, port, flags).with_checksums();
+            let passed = hooks.passed(Direction::Egress, &to_service)?;
+            ensure!(passed == Some(to_backend.bytes), "{family:?}, from {port}");
+            Ok(())
+        };
+        let established = 1000..1500;
+        for port in established.clone() {
+            goes_on(port, SYN)?;
+            ensure!(hooks.passes(Direction::Ingress, &answer(port))?);
+            goes_on(port, ACK)?;
+        }
+        assert_eq!(entries(&node, answered)?, established.len());
+        for port in 10_000..20_000 {
+            goes_on(port, SYN)?;
+        }
+        // Short connections.
+        for port in 20_000..22_000 {
+            goes_on(port, SYN)?;
+            ensure!(hooks.passes(Direction::Ingress, &answer(port))?);
+            goes_on(port, ACK)?;
+            goes_on(port, RST | ACK)?;
+        }
+        let flooded = entries(&node, new)?;
+        assert!(flooded <= ROOM, "{flooded} choices in a table for {ROOM}");
+        assert_eq!(entries(&node, answered)?, established.len());
+        for port in established {
+            goes_on(port, ACK)?;
+        }
+    }
     Ok(())
 }

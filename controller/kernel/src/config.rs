@@ -82,8 +82,10 @@ pub struct MapSizes {
     pub conntrack_denied: u32,
     /// Datagrams in fragments, for each family.
     pub fragments: u32,
-    /// Flows to frontends of services, for each family.
+    /// Answered flows to frontends of services, for each family.
     pub service_flows: u32,
+    /// The latest flows to frontends of services, answered or not, for each family.
+    pub service_flows_new: u32,
     /// Clients of frontends with affinity (Cilium's `bpf-lb-affinity-map-max`).
     pub affinity: u32,
     /// Entries of policy tables whose decisions are counted; those that decided last.
@@ -101,6 +103,7 @@ impl Default for MapSizes {
             conntrack_denied: 16 * 1024,
             fragments: 8 * 1024,
             service_flows: 64 * 1024,
+            service_flows_new: 16 * 1024,
             affinity: 64 * 1024,
             policy_counts: 16 * 1024,
             event_ring: 1024 * 1024,
@@ -129,6 +132,7 @@ impl MapSizes {
                 .saturating_add(clamp(RESTING_BACKENDS)),
             map::REVERSE_NAT => 1 << 16,
             map::SERVICE_FLOWS4 | map::SERVICE_FLOWS6 => self.service_flows,
+            map::SERVICE_FLOWS4_NEW | map::SERVICE_FLOWS6_NEW => self.service_flows_new,
             map::AFFINITY => self.affinity,
             map::POLICY_COUNTS => self.policy_counts,
             map::EVENTS => self.event_ring,

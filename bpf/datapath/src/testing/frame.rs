@@ -94,15 +94,27 @@ pub(crate) struct Changing {
     frame: Frame,
     bytes: RefCell<Vec<u8>>,
     received: Cell<bool>,
+    /// Writes that succeed before one fails; none if all do.
+    until_refused: Cell<Option<u32>>,
 }
 
 impl Changing {
-    pub(crate) fn new(frame: &Frame) -> Self {
+    /// The write of the number `refused`, from 0 on, fails.
+    pub(crate) fn new(frame: &Frame, refused: Option<u32>) -> Self {
         Self {
             frame: frame.clone(),
             bytes: RefCell::new(frame.bytes.clone()),
             received: Cell::new(false),
+            until_refused: Cell::new(refused),
         }
+    }
+
+    /// Whether the next write fails.
+    fn refuses(&self) -> bool {
+        let left = self.until_refused.get();
+        self.until_refused
+            .set(left.and_then(|left| left.checked_sub(1)));
+        left == Some(0)
     }
 
     pub(crate) fn into_frame(self) -> Frame {
@@ -140,6 +152,9 @@ impl Packet for &Changing {
     }
 
     fn store<const N: usize>(self, offset: u32, bytes: [u8; N]) -> bool {
+        if self.refuses() {
+            return false;
+        }
         let start = offset as usize;
         let mut all = self.bytes.borrow_mut();
         all.get_mut(start..start + N)
@@ -148,11 +163,11 @@ impl Packet for &Changing {
     }
 
     fn fix_l3(self, offset: u32, difference: u32) -> bool {
-        self.fix(offset, difference).is_some()
+        !self.refuses() && self.fix(offset, difference).is_some()
     }
 
     fn fix_l4(self, offset: u32, difference: u32, _pseudo: bool, udp: bool) -> bool {
-        let Some(field) = self.load::<[u8; 2]>(offset) else {
+        let Some(field) = self.load::<[u8; 2]>(offset).filter(|_| !self.refuses()) else {
             return false;
         };
         if udp && field == [0, 0] {
@@ -160,14 +175,16 @@ impl Packet for &Changing {
         }
         let fixed = self.fix(offset, difference).is_some();
         if udp && self.load::<[u8; 2]>(offset) == Some([0, 0]) {
-            return self.store(offset, [0xFF, 0xFF]);
+            let mut bytes = self.bytes.borrow_mut();
+            bytes[offset as usize..][..2].fill(0xFF);
         }
         fixed
     }
 
     fn make_received(self) -> bool {
-        self.received.set(true);
-        true
+        let made = !self.refuses();
+        self.received.set(made);
+        made
     }
 
     fn ifindex(self) -> u32 {

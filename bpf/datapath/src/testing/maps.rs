@@ -14,8 +14,8 @@ use oxilium_abi::{
 
 use super::{Changing, Frame};
 use crate::{
-    CtTable, Direction, FlowMaps, FromContainer, Hook, Maps, Namespace, Phase, Scratch, Socket,
-    ToContainer, V4, V6, check_options, judge, run_phase,
+    ChoiceTable, CtTable, Direction, FlowMaps, FromContainer, Hook, Maps, Namespace, Phase,
+    Scratch, Socket, ToContainer, V4, V6, check_options, judge, run_phase,
 };
 
 /// One write of a plan.
@@ -72,6 +72,8 @@ pub enum Access {
     ReverseNat,
     /// What a flow or a client remembers of a service.
     Choice,
+    /// A flow's choice is kept or forgotten.
+    ChoiceWrite(ChoiceTable),
 }
 
 /// A TCP socket that lookups find; a listener where the remote port is none.
@@ -105,8 +107,8 @@ pub struct MemoryMaps<'a> {
     services: RefCell<BTreeMap<ServiceKey, ServiceValue>>,
     backends: RefCell<BTreeMap<u32, LbAddress>>,
     reverse_nat: RefCell<BTreeMap<u32, LbAddress>>,
-    service_flows4: RefCell<BTreeMap<CtKey4, ServiceFlow>>,
-    service_flows6: RefCell<BTreeMap<CtKey6, ServiceFlow>>,
+    service_flows4: RefCell<BTreeMap<(ChoiceTable, CtKey4), ServiceFlow>>,
+    service_flows6: RefCell<BTreeMap<(ChoiceTable, CtKey6), ServiceFlow>>,
     affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     /// What the next choices among backends depend on; the last one stays.
     pub random: Cell<u32>,
@@ -122,6 +124,8 @@ pub struct MemoryMaps<'a> {
     pub accounts: Cell<bool>,
     /// Conntrack maps take no new entry.
     pub full: Cell<bool>,
+    /// Of the writes to each packet, from 0 on, the one of this number fails.
+    pub refused_write: Cell<Option<u32>>,
     /// Policy values read next, in place of the true ones: an element given to another key.
     pub moved_policy: RefCell<Vec<PolicyValue>>,
     /// Interfaces read next, in place of the true ones.
@@ -271,13 +275,28 @@ impl<'a> MemoryMaps<'a> {
         self.affinity.take();
     }
 
+    /// The tables of the choices that are kept for flows, those of IPv4 first.
+    pub fn choices(&self) -> Vec<ChoiceTable> {
+        let (four, six) = (self.service_flows4.borrow(), self.service_flows6.borrow());
+        let four = four.keys().map(|(table, _)| *table);
+        four.chain(six.keys().map(|(table, _)| *table)).collect()
+    }
+
+    /// Forgets all choices in a table, as an LRU that is flooded.
+    pub fn forget_choices(&self, of: ChoiceTable) {
+        let mut four = self.service_flows4.borrow_mut();
+        four.retain(|(table, _), _| *table != of);
+        let mut six = self.service_flows6.borrow_mut();
+        six.retain(|(table, _), _| *table != of);
+    }
+
     /// Puts an entry of one flow under the key of another, as an LRU that gives an element away.
     pub fn alias_flow4(&self, table: CtTable, key: CtKey4, entry: CtEntry) {
         self.ct4.borrow_mut().insert((table as u8, key), entry);
     }
 
     fn judge<H: Hook>(&self, frame: &Frame) -> Result<Frame, DropReason> {
-        let frame = Changing::new(frame);
+        let frame = Changing::new(frame, self.refused_write.get());
         let run = Run {
             maps: self,
             frame: &frame,
@@ -514,18 +533,34 @@ macro_rules! flow_maps {
 
             type Flow = RefMut<'m, ServiceFlow>;
 
-            fn service_flow(self, key: &$ct_key) -> Option<RefMut<'m, ServiceFlow>> {
+            fn service_flow(
+                self,
+                table: ChoiceTable,
+                key: &$ct_key,
+            ) -> Option<RefMut<'m, ServiceFlow>> {
                 self.maps.at(Access::Choice);
                 let flows = self.maps.$flows.borrow_mut();
-                RefMut::filter_map(flows, |flows| flows.get_mut(key)).ok()
+                RefMut::filter_map(flows, |flows| flows.get_mut(&(table, *key))).ok()
             }
 
-            fn service_flow_insert(self, key: &$ct_key, flow: &ServiceFlow) -> bool {
+            fn service_flow_insert(
+                self,
+                table: ChoiceTable,
+                key: &$ct_key,
+                flow: &ServiceFlow,
+            ) -> bool {
+                self.maps.at(Access::ChoiceWrite(table));
                 if self.maps.full.get() {
                     return false;
                 }
-                self.maps.$flows.borrow_mut().insert(*key, *flow);
+                self.maps.$flows.borrow_mut().insert((table, *key), *flow);
                 true
+            }
+
+            fn service_flow_forget_answered(self, key: &$ct_key) {
+                let table = ChoiceTable::Answered;
+                self.maps.at(Access::ChoiceWrite(table));
+                self.maps.$flows.borrow_mut().remove(&(table, *key));
             }
 
             fn fragment(self, key: &$fragment_key) -> Option<FragmentEntry> {

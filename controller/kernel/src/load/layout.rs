@@ -30,7 +30,7 @@ const NO_PREALLOC: u32 = 1;
 type Row = (&'static str, u32, usize, usize, u32);
 
 /// The maps of services.
-fn service_maps() -> [Row; 6] {
+fn service_maps() -> [Row; 8] {
     use map_type::{HASH, LRU_HASH};
     let index = size_of::<u32>();
     let address = size_of::<LbAddress>();
@@ -44,6 +44,8 @@ fn service_maps() -> [Row; 6] {
         (map::REVERSE_NAT, HASH, index, address, NO_PREALLOC),
         (map::SERVICE_FLOWS4, LRU_HASH, ct4, flow, 0),
         (map::SERVICE_FLOWS6, LRU_HASH, ct6, flow, 0),
+        (map::SERVICE_FLOWS4_NEW, LRU_HASH, ct4, flow, 0),
+        (map::SERVICE_FLOWS6_NEW, LRU_HASH, ct6, flow, 0),
         (map::AFFINITY, LRU_HASH, client, affinity, 0),
     ]
 }
@@ -168,6 +170,14 @@ pub(super) fn records() -> BTreeMap<String, Records> {
         (map::REVERSE_NAT, Records::of::<u32, LbAddress>()),
         (map::SERVICE_FLOWS4, Records::of::<CtKey4, ServiceFlow>()),
         (map::SERVICE_FLOWS6, Records::of::<CtKey6, ServiceFlow>()),
+        (
+            map::SERVICE_FLOWS4_NEW,
+            Records::of::<CtKey4, ServiceFlow>(),
+        ),
+        (
+            map::SERVICE_FLOWS6_NEW,
+            Records::of::<CtKey6, ServiceFlow>(),
+        ),
         (map::AFFINITY, Records::of::<AffinityKey, Affinity>()),
     ]
     .into_iter()

@@ -35,6 +35,7 @@ pub(crate) fn sizes() -> MapSizes {
         conntrack_denied: 1024,
         fragments: 64,
         service_flows: 1024,
+        service_flows_new: 1024,
         affinity: 64,
         policy_counts: 64,
         event_ring: 4096,

@@ -6,36 +6,42 @@ use oxilium_abi::DropReason::{
 
 use super::{
     super::{Frame, Ipv4, Ipv6, PolicyEntry, World, icmp, tcp, udp},
-    PASS, Step, Story, tell,
+    Family, PASS, Story, Way, Who, tell,
 };
 use crate::Direction::{Egress, Ingress};
 
 const SYN: u8 = 2;
 
 pub(super) fn stories() -> Vec<Story> {
-    let mut stories = ipv4();
-    stories.extend(ipv6());
-    stories.extend(l4());
+    let mut stories = Vec::new();
+    for way in Way::BOTH {
+        stories.extend(ipv4(way));
+        stories.extend(ipv6(way));
+        stories.extend(l4(way, Family::V4));
+        stories.extend(l4(way, Family::V6));
+    }
     stories
 }
 
-fn story(what: &str, frame: Frame, expect: Result<(), DropReason>) -> Story {
+fn story(way: Way, what: &str, frame: Frame, expect: Result<(), DropReason>) -> Story {
     let everything = [
         PolicyEntry::allow_all(Egress, 0),
         PolicyEntry::allow_all(Ingress, 0),
     ];
     tell(
-        &format!("malformed: {what}"),
+        &format!("malformed, {}", way.name(what)),
         &everything,
-        vec![Step::From(frame, expect)],
+        vec![way.step(frame, expect)],
     )
 }
 
 #[expect(clippy::too_many_lines, reason = "one table")]
-fn ipv4() -> Vec<Story> {
-    let header = || Ipv4::new(World::POD4, World::PEER4, 17);
+fn ipv4(way: Way) -> Vec<Story> {
+    let story = |what, frame, expect| story(way, what, frame, expect);
+    let (source, destination) = way.ends(World::POD4, World::PEER4);
+    let header = || Ipv4::new(source, destination, 17);
     let datagram = udp(1, 2, b"data");
-    let with = |header: Ipv4| World::from_pod(0x0800, &header.with(&udp(1, 2, b"data")));
+    let with = |header: Ipv4| way.frame(0x0800, &header.with(&udp(1, 2, b"data")));
     let options = |bytes: &[u8]| {
         with(Ipv4 {
             options: bytes.to_vec(),
@@ -45,7 +51,7 @@ fn ipv4() -> Vec<Story> {
     vec![
         story(
             "IPv4 cut inside its header",
-            World::from_pod(0x0800, &header().with(&[])[..12]),
+            way.frame(0x0800, &header().with(&[])[..12]),
             Err(CtTruncated),
         ),
         story(
@@ -101,7 +107,7 @@ fn ipv4() -> Vec<Story> {
         ),
         story(
             "IPv4 with an L4 header in its padding",
-            World::from_pod(
+            way.frame(
                 0x0800,
                 &Ipv4 {
                     total_length: Some(20),
@@ -113,7 +119,7 @@ fn ipv4() -> Vec<Story> {
         ),
         story(
             "IPv4 with padding behind it",
-            World::from_pod(0x0800, &[header().with(&datagram), vec![0; 10]].concat()),
+            way.frame(0x0800, &[header().with(&datagram), vec![0; 10]].concat()),
             PASS,
         ),
         story(
@@ -151,11 +157,13 @@ fn ipv4() -> Vec<Story> {
 }
 
 #[expect(clippy::too_many_lines, reason = "one table")]
-fn ipv6() -> Vec<Story> {
-    let header = |next| Ipv6::new(World::POD6, World::PEER6, next);
+fn ipv6(way: Way) -> Vec<Story> {
+    let story = |what, frame, expect| story(way, what, frame, expect);
+    let (source, destination) = way.ends(World::POD6, World::PEER6);
+    let header = |next| Ipv6::new(source, destination, next);
     let datagram = udp(1, 2, b"data");
     let behind = |next: u8, extension: &[u8]| {
-        World::from_pod(0x86DD, &header(next).with(&[extension, &datagram].concat()))
+        way.frame(0x86DD, &header(next).with(&[extension, &datagram].concat()))
     };
     let chain: Vec<u8> = (0..8)
         .flat_map(|n| [if n == 7 { 17 } else { 60 }, 0, 1, 4, 0, 0, 0, 0])
@@ -163,12 +171,12 @@ fn ipv6() -> Vec<Story> {
     vec![
         story(
             "IPv6 cut inside its header",
-            World::from_pod(0x86DD, &header(17).with(&[])[..30]),
+            way.frame(0x86DD, &header(17).with(&[])[..30]),
             Err(CtTruncated),
         ),
         story(
             "IPv6 of another version",
-            World::from_pod(
+            way.frame(
                 0x86DD,
                 &Ipv6 {
                     version: 4,
@@ -180,7 +188,7 @@ fn ipv6() -> Vec<Story> {
         ),
         story(
             "IPv6 longer than the packet",
-            World::from_pod(
+            way.frame(
                 0x86DD,
                 &Ipv6 {
                     payload_length: Some(1000),
@@ -192,7 +200,7 @@ fn ipv6() -> Vec<Story> {
         ),
         story(
             "IPv6 without payload",
-            World::from_pod(
+            way.frame(
                 0x86DD,
                 &Ipv6 {
                     payload_length: Some(0),
@@ -239,7 +247,7 @@ fn ipv6() -> Vec<Story> {
         ),
         story(
             "IPv6 cut inside an extension header",
-            World::from_pod(0x86DD, &header(60).with(&[17, 0, 1, 4])),
+            way.frame(0x86DD, &header(60).with(&[17, 0, 1, 4])),
             Err(CtTruncated),
         ),
         story(
@@ -274,28 +282,37 @@ fn ipv6() -> Vec<Story> {
         ),
         story(
             "IPv6 with no next header",
-            World::from_pod(0x86DD, &header(59).with(&[])),
+            way.frame(0x86DD, &header(59).with(&[])),
             PASS,
         ),
     ]
 }
 
-fn l4() -> Vec<Story> {
-    let from = |protocol, payload: &[u8]| World::from4(World::PEER4, protocol, payload);
+fn l4(way: Way, f: Family) -> Vec<Story> {
+    let story = |what, frame, expect| story(way, &f.name(what), frame, expect);
+    let packet = |protocol, payload: &[u8]| way.packet(f, protocol, payload);
+    let (ping, _) = f.echo();
+    let half_a_quote = match f {
+        Family::V4 => 10,
+        Family::V6 => 20,
+    };
     let segment = tcp(1, 2, SYN, &[]);
     let with = |index: usize, value: u8| {
         let mut segment = segment.clone();
         segment[index] = value;
-        from(6, &segment)
+        packet(6, &segment)
     };
     let mut short_length = udp(1, 2, b"");
     short_length[5] = 7;
     let mut long_length = udp(1, 2, b"");
     long_length[5] = 9;
+    let quoted = f.quote_from(Who::Peer, 17, &udp(1, 2, b""));
+    let quoted = &quoted[..half_a_quote];
+    let error = icmp(f.unreachable(), 0, &[&[0; 4], quoted].concat());
     vec![
         story(
             "TCP cut inside its header",
-            from(6, &segment[..19]),
+            packet(6, &segment[..19]),
             Err(CtTruncated),
         ),
         story(
@@ -320,45 +337,45 @@ fn l4() -> Vec<Story> {
         ),
         story(
             "UDP cut inside its header",
-            from(17, &[0; 7]),
+            packet(17, &[0; 7]),
             Err(CtTruncated),
         ),
         story(
             "UDP shorter than its header",
-            from(17, &short_length),
+            packet(17, &short_length),
             Err(InvalidPacket),
         ),
         story(
             "UDP longer than the packet",
-            from(17, &long_length),
+            packet(17, &long_length),
             Err(InvalidPacket),
         ),
         story(
             "a UDP superpacket whose length is a segment's",
             Frame {
                 gso: true,
-                ..from(17, &short_length)
+                ..packet(17, &short_length)
             },
             PASS,
         ),
         story(
             "SCTP cut inside its header",
-            from(132, &[0; 11]),
+            packet(132, &[0; 11]),
             Err(CtTruncated),
         ),
         story(
             "ICMP cut inside its header",
-            from(1, &[8, 0, 0]),
+            packet(f.icmp(), &[ping, 0, 0]),
             Err(CtTruncated),
         ),
         story(
             "an ICMP error without a quote",
-            from(1, &icmp(3, 0, &[0; 4])),
+            packet(f.icmp(), &icmp(f.unreachable(), 0, &[0; 4])),
             Err(CtTruncated),
         ),
         story(
             "an ICMP error with half a quote",
-            from(1, &icmp(3, 0, &[0x45, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+            packet(f.icmp(), &error),
             Err(CtTruncated),
         ),
     ]

@@ -12,7 +12,10 @@ mod verdicts;
 
 use oxilium_abi::{DropReason, SERVICE_LOOPBACK4, SERVICE_LOOPBACK6};
 
+pub use services::service;
+
 use super::{Frame, Ipv4, Ipv6, PolicyEntry, World, Write};
+use crate::Direction;
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -47,7 +50,9 @@ pub fn all() -> Vec<Story> {
     for family in [Family::V4, Family::V6] {
         stories.extend(verdicts::stories(family));
         stories.extend(flows::stories(family));
-        stories.extend(fragments::stories(family));
+        for way in Way::BOTH {
+            stories.extend(fragments::stories(family, way));
+        }
         stories.extend(services::stories(family));
         stories.extend(unresolved::stories(family));
     }
@@ -67,6 +72,61 @@ pub enum Family {
     V4,
     /// IPv6.
     V6,
+}
+
+/// Which way a packet goes, so that a story is told for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    From,
+    To,
+}
+
+impl Way {
+    const BOTH: [Self; 2] = [Self::From, Self::To];
+
+    const fn direction(self) -> Direction {
+        match self {
+            Self::From => Direction::Egress,
+            Self::To => Direction::Ingress,
+        }
+    }
+
+    /// Source and destination of a packet between the pod and a peer.
+    fn ends<T>(self, pod: T, peer: T) -> (T, T) {
+        match self {
+            Self::From => (pod, peer),
+            Self::To => (peer, pod),
+        }
+    }
+
+    fn frame(self, ether_type: u16, payload: &[u8]) -> Frame {
+        match self {
+            Self::From => World::from_pod(ether_type, payload),
+            Self::To => World::to_pod(ether_type, payload),
+        }
+    }
+
+    /// A packet between the pod and the neighbour pod.
+    fn packet(self, family: Family, protocol: u8, payload: &[u8]) -> Frame {
+        match self {
+            Self::From => family.from(Who::Peer, protocol, payload),
+            Self::To => family.to(Who::Peer, protocol, payload),
+        }
+    }
+
+    fn step(self, frame: Frame, expect: Result<(), DropReason>) -> Step {
+        match self {
+            Self::From => Step::From(frame, expect),
+            Self::To => Step::To(frame, expect),
+        }
+    }
+
+    fn name(self, what: &str) -> String {
+        match self {
+            Self::From => format!("from the pod: {what}"),
+            Self::To => format!("to the pod: {what}"),
+        }
+    }
 }
 
 /// Somebody whom the pod talks to.

@@ -103,6 +103,12 @@ impl Front {
     }
 }
 
+/// What a plan writes for a frontend of [`Who::Service`] at port 80 with this backend, at the same port.
+#[must_use]
+pub fn service(family: Family, protocol: u8, backend: Who) -> Vec<Write> {
+    Front::new(family, protocol, &[(70, backend, 80)]).writes()
+}
+
 /// A segment or datagram from port 999 of the pod.
 fn out(f: Family, who: Who, port: u16, protocol: u8, flags: u8) -> super::Frame {
     f.from(who, protocol, &payload(protocol, 999, port, flags))

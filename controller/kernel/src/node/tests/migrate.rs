@@ -86,6 +86,8 @@ fn other_sizes(bed: &KernelBed) -> KernelConfig {
     sizes.conntrack_unanswered /= 2;
     sizes.conntrack_denied *= 2;
     sizes.fragments *= 2;
+    sizes.service_flows *= 2;
+    sizes.service_flows_new *= 2;
     sizes.event_ring *= 2;
     config
 }
