@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::apiserver::ApiServer;
 use crate::process;
 
 /// The chart's folder.
@@ -49,5 +50,18 @@ pub fn render(values: &[&str]) -> Result<String> {
     for value in values {
         command.args(["--set", value]);
     }
+    process::run(&mut command)
+}
+
+/// `helm ARGS` in the namespace `kube-system` of that API server.
+///
+/// # Errors
+/// If helm refuses.
+pub fn on(api: &ApiServer, args: &[&str]) -> Result<String> {
+    let mut command = Command::new(find()?);
+    command
+        .args(args)
+        .args(["--namespace", "kube-system", "--kubeconfig"])
+        .arg(api.kubeconfig());
     process::run(&mut command)
 }

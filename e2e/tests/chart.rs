@@ -52,7 +52,7 @@ fn with_a_cni_configuration_of_one_s_own() {
         "k8sServiceHost=10.0.0.1",
         "k8sServicePort=6443",
         "policyEnforcementMode=always",
-        "extraConfig.labels=k8s:app",
+        "labels=k8s:app k8s:!team",
         "image.tag=v1",
     ]);
     insta::assert_snapshot!(rendered.unwrap());
@@ -80,6 +80,15 @@ fn what_is_no_value_or_not_done_is_refused() {
         ("policyAuditMode=true", "value must be false"),
         ("kubeProxyReplacement=true", "/kubeProxyReplacement"),
         ("routingMode=tunnel", "value must be 'native'"),
+        ("ipv4.enabled=false", "value must be true"),
+        ("ipam.mode=cluster-pool", "value must be 'delegated-plugin'"),
+        ("endpointRoutes.enabled=true", "value must be false"),
+        (
+            "agentNotReadyTaintKey=a/b",
+            "value must be 'node.cilium.io/agent-not-ready'",
+        ),
+        ("policyCIDRMatchMode=nodes", "/policyCIDRMatchMode"),
+        ("rollOutCiliumPods=false", "value must be true"),
         ("cluster.id=256", "maximum"),
         (
             "operator.identityGCInterval=often",
