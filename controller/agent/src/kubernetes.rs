@@ -1,5 +1,6 @@
 //! The connection to the Kubernetes API: where it is, as whom, with which patience.
 
+mod backoff;
 mod warning;
 
 use std::ffi::OsString;
@@ -11,6 +12,8 @@ use kube::client::ClientBuilder;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
+pub use backoff::Backoff;
+pub(crate) use backoff::chance;
 pub use warning::{Warning, warn};
 
 use crate::metrics::ApiCalls;
@@ -30,6 +33,24 @@ pub struct KubernetesOptions {
     /// URL of the API server, in place of the one that the kubeconfig or the pod's environment names.
     #[arg(long, env = "CILIUM_K8S_API_SERVER", value_name = "URL")]
     pub k8s_api_server: Option<String>,
+}
+
+/// Who asks, as the API server's log and its metrics name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Component {
+    /// `oxilium agent`.
+    Agent,
+    /// `oxilium operator`.
+    Operator,
+}
+
+impl Component {
+    const fn user_agent(self) -> &'static str {
+        match self {
+            Self::Agent => concat!("oxilium-agent/", env!("CARGO_PKG_VERSION"), " (linux)"),
+            Self::Operator => concat!("oxilium-operator/", env!("CARGO_PKG_VERSION"), " (linux)"),
+        }
+    }
 }
 
 /// The API server of a cluster.
@@ -125,6 +146,7 @@ async fn from_kubeconfig(path: &Path) -> Result<Config, KubeconfigError> {
 /// # Errors
 /// [`ClientError`].
 pub async fn connect(
+    component: Component,
     options: &KubernetesOptions,
     calls: &ApiCalls,
 ) -> Result<Cluster, ClientError> {
@@ -143,11 +165,7 @@ pub async fn connect(
     config.write_timeout = Some(WRITE);
     // Each user of the client waits and tries again as befits what it does.
     config.default_retry = false;
-    let agent = http::HeaderValue::from_static(concat!(
-        "oxilium-agent/",
-        env!("CARGO_PKG_VERSION"),
-        " (linux)"
-    ));
+    let agent = http::HeaderValue::from_static(component.user_agent());
     config.headers.push((http::header::USER_AGENT, agent));
     let url = config.cluster_url.to_string();
     let host = config.cluster_url.authority().map(ToString::to_string);
@@ -222,7 +240,10 @@ mod tests {
         ];
         let mut told = Vec::new();
         for case in cases {
-            let error = connect(&case, &ApiCalls::default()).await.err().unwrap();
+            let error = connect(Component::Agent, &case, &ApiCalls::default())
+                .await
+                .err()
+                .unwrap();
             told.push(error.to_string());
         }
         let told = told

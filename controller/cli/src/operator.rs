@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use kube::api::DynamicObject;
 use oxilium_agent::http::{self, Answer, OptionalAddress, Pages};
-use oxilium_agent::kubernetes::connect;
+use oxilium_agent::kubernetes::{Component, connect};
 use oxilium_operator::metrics::Metrics;
 use oxilium_operator::{Health, OperatorOptions};
 use serde_json::json;
@@ -59,7 +59,7 @@ pub(crate) fn run(options: &OperatorOptions) -> anyhow::Result<Verdict> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let client = connect(&options.kubernetes, &metrics.api_calls)
+        let client = connect(Component::Operator, &options.kubernetes, &metrics.api_calls)
             .await?
             .client;
         let (told, seen) = watch::channel(Health::Waiting);

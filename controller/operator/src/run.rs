@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::DynamicObject;
 use kube::{Api, Client};
@@ -75,9 +76,9 @@ async fn work(
         sleep(AGAIN).await;
     }
     health.send_replace(Health::Leading);
+    let follow = |kind| policies::Follower::new(client.clone(), kind).run();
     tokio::join!(
-        Box::pin(policies::follow(client, policies::KINDS[0])),
-        Box::pin(policies::follow(client, policies::KINDS[1])),
+        join_all(policies::KINDS.map(follow)),
         every(options.cilium_endpoint_gc_interval, async || {
             let pass = endpoints::collect(client).await;
             if let Ok(pass) = &pass {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::DynamicObject;
 use kube::{Api, Client};
-use oxilium_agent::kubernetes::{KubernetesOptions, connect};
+use oxilium_agent::kubernetes::{Component, KubernetesOptions, connect};
 use oxilium_agent::metrics::ApiCalls;
 use oxilium_e2e::apiserver::ApiServer;
 use oxilium_e2e::require::{Need, require};
@@ -28,7 +28,7 @@ fn client(runtime: &Runtime, kubeconfig: PathBuf) -> Client {
         k8s_api_server: None,
     };
     let calls = ApiCalls::default();
-    let connected = runtime.block_on(connect(&options, &calls));
+    let connected = runtime.block_on(connect(Component::Operator, &options, &calls));
     connected.unwrap().client
 }
 
@@ -462,16 +462,18 @@ impl Policies {
     /// Looks at all policies, as an operator does that becomes the leader.
     fn look(&self) {
         for kind in policies::KINDS {
-            let looked = self.runtime.block_on(policies::all(&self.client, kind));
-            looked.unwrap();
+            let mut follower = policies::Follower::new(self.client.clone(), kind);
+            self.runtime.block_on(follower.all()).unwrap();
         }
     }
 
     /// Types of the conditions that are `True`, and of the others with their status.
     fn said(&self, kind: &str, name: &str) -> String {
         let object = json_of(&self.api, &["get", kind, name]);
-        let conditions = object["status"]["conditions"].as_array().unwrap().iter();
+        let conditions = object["status"]["conditions"].as_array();
         let mut words: Vec<String> = conditions
+            .into_iter()
+            .flatten()
             .map(|condition| {
                 assert!(condition["lastTransitionTime"].is_string(), "{condition}");
                 let word = condition["type"].as_str().unwrap();
@@ -485,10 +487,41 @@ impl Policies {
         words.join(" ")
     }
 
-    fn events(&self) -> Vec<Value> {
-        let ours = "--field-selector=reason=PolicyRefused";
-        let list = json_of(&self.api, &["get", "events", ours]);
-        list["items"].as_array().unwrap().clone()
+    /// The events on a policy, by reason.
+    fn events(&self, kind: &str, name: &str) -> Vec<(String, String)> {
+        let about =
+            format!("--field-selector=involvedObject.kind={kind},involvedObject.name={name}");
+        let list = json_of(&self.api, &["get", "events", &about]);
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let items = list["items"].as_array().unwrap().iter();
+        let mut events: Vec<_> = items
+            .map(|event| (text(&event["reason"]), text(&event["message"])))
+            .collect();
+        events.sort();
+        events
+    }
+
+    fn reasons(&self, kind: &str, name: &str) -> Vec<String> {
+        let events = self.events(kind, name).into_iter();
+        events.map(|(reason, _)| reason).collect()
+    }
+
+    /// From now on the API server refuses `operation` on such objects whose names begin with `bad`.
+    fn refuse(&self, name: &str, group: &str, resource: &str, operation: &str) {
+        self.api
+            .apply(&format!(
+                "{{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicy, metadata: {{name: {name}}}, \
+                 spec: {{matchConstraints: {{resourceRules: [{{apiGroups: ['{group}'], apiVersions: ['*'], \
+                 operations: [{operation}], resources: ['{resource}']}}]}}, \
+                 validations: [{{expression: \"!object.metadata.name.startsWith('bad')\"}}]}}}}"
+            ))
+            .unwrap();
+        self.api
+            .apply(&format!(
+                "{{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicyBinding, metadata: {{name: {name}}}, \
+                 spec: {{policyName: {name}, validationActions: [Deny]}}}}"
+            ))
+            .unwrap();
     }
 
     fn versions(&self) -> Vec<Value> {
@@ -498,6 +531,10 @@ impl Policies {
             .map(|item| item["metadata"]["resourceVersion"].clone())
             .collect()
     }
+}
+
+fn until(what: &str, is: impl Fn() -> bool) {
+    wait::until(what, wait::LONG, || Ok(is().then_some(()))).unwrap();
 }
 
 #[test]
@@ -521,17 +558,16 @@ fn of_each_policy_is_said_whether_it_is_valid_and_nothing_twice() {
     ] {
         assert_eq!(lab.said(kind, name), expected, "{kind} {name}");
     }
-    let events = lab.events();
-    assert_eq!(events[0]["involvedObject"]["name"], "bad");
-    let message = events[0]["message"].as_str().unwrap();
+    let (reason, message) = lab.events(OF_NAMESPACE, "bad").remove(0);
     let field = "spec.ingress[0].fromCIDRSet[0].except";
+    assert_eq!(reason, "PolicyRefused");
     assert!(message.starts_with(field), "{message}");
 
     // What was said is not said again, whoever of the operators looks.
     let before = lab.versions();
     lab.look();
     assert_eq!(lab.versions(), before);
-    assert_eq!(lab.events().len(), 1);
+    assert_eq!(lab.events(OF_NAMESPACE, "bad").len(), 1);
 
     // Another owner of conditions keeps its own; put right, the policies are valid.
     let other = r#"{"status": {"conditions": [{"type": "Valid", "status": "False"}, {"type": "Theirs", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}"#;
@@ -544,4 +580,90 @@ fn of_each_policy_is_said_whether_it_is_valid_and_nothing_twice() {
     lab.look();
     assert_eq!(lab.said(OF_NAMESPACE, "bad"), "Theirs Valid");
     assert_eq!(lab.said(OF_NAMESPACE, "pruned"), "Valid");
+}
+
+#[test]
+fn events_tell_of_policies_that_do_not_do_what_they_say() {
+    const BUILT_IN: &str = "NetworkPolicy";
+    if !require(&[Need::ApiServer]) {
+        return;
+    }
+    let lab = Policies::start();
+    let http =
+        "{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{method: GET}]}}]}";
+    lab.apply(OF_NAMESPACE, "good", "{}");
+    lab.apply(OF_NAMESPACE, "http", http);
+    lab.apply(OF_CLUSTER, "http", http);
+    lab.apply(OF_NAMESPACE, "pruned", "{fromEndpoint: [{}]}");
+    for (name, rule) in [("good", "{}"), ("pruned", "{form: [{}]}")] {
+        let policy = format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: {BUILT_IN}, metadata: {{name: {name}}}, spec: {{podSelector: {{}}, ingress: [{rule}]}}}}"
+        );
+        lab.api
+            .kubectl_with(&["apply", "--validate=ignore", "-f", "-"], &policy)
+            .unwrap();
+    }
+    lab.look();
+    lab.look();
+    for (kind, name, expected) in [
+        (OF_NAMESPACE, "good", &[][..]),
+        (OF_NAMESPACE, "http", &["PolicyNotEnforced"]),
+        (OF_CLUSTER, "http", &["PolicyNotEnforced"]),
+        (OF_NAMESPACE, "pruned", &["PolicyFieldsPruned"]),
+        (BUILT_IN, "good", &[]),
+        (BUILT_IN, "pruned", &["PolicyFieldsPruned"]),
+    ] {
+        assert_eq!(lab.reasons(kind, name), expected, "{kind} {name}");
+    }
+}
+
+#[test]
+fn what_could_not_be_said_is_said_later() {
+    if !require(&[Need::ApiServer]) {
+        return;
+    }
+    let lab = Policies::start();
+    let outside = "{fromCIDRSet: [{cidr: 10.0.0.0/8, except: [192.0.2.0/24]}]}";
+    lab.refuse("events", "", "events", "CREATE");
+    lab.refuse(
+        "status",
+        "cilium.io",
+        "ciliumnetworkpolicies/status",
+        "UPDATE",
+    );
+    let follower = policies::Follower::new(lab.client.clone(), policies::KINDS[0]);
+    let follower = lab.runtime.spawn(follower.run());
+    // Admission policies take hold after a moment: a policy of which something could be said is none to try with.
+    let mut tries = 0..20;
+    let bad = tries.find_map(|number| {
+        let name = format!("bad-{number}");
+        lab.apply(OF_NAMESPACE, &name, outside);
+        let after = format!("after-{number}");
+        lab.apply(OF_NAMESPACE, &after, "{}");
+        // It comes later in the watch, so the other one was looked at.
+        until(&after, || lab.said(OF_NAMESPACE, &after) == "Valid");
+        lab.events(OF_NAMESPACE, &name).is_empty().then_some(name)
+    });
+    let bad = bad.expect("events are refused at last");
+    assert_eq!(lab.said(OF_NAMESPACE, &bad), "", "said before its event");
+
+    let allow = |name: &str| {
+        let of = |kind: &str| format!("{kind}/{name}");
+        let [binding, policy] = [
+            "ValidatingAdmissionPolicyBinding",
+            "ValidatingAdmissionPolicy",
+        ]
+        .map(of);
+        lab.api.kubectl(&["delete", &binding, &policy]).unwrap();
+    };
+    allow("events");
+    let told = ["PolicyRefused"];
+    until("the event", || lab.reasons(OF_NAMESPACE, &bad) == told);
+    assert_eq!(lab.said(OF_NAMESPACE, &bad), "", "the status is refused");
+    allow("status");
+    until("the condition", || {
+        lab.said(OF_NAMESPACE, &bad) == "Valid=False"
+    });
+    assert_eq!(lab.reasons(OF_NAMESPACE, &bad), told, "told once");
+    follower.abort();
 }

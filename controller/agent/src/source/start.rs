@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 
 use super::{KubernetesSource, ManifestSource};
 use crate::config::{AgentOptions, ObjectSource};
-use crate::kubernetes::{self, Cluster};
+use crate::kubernetes::{self, Cluster, Component};
 use crate::metrics::ApiCalls;
 use crate::offline::lower_options;
 use crate::reconcile::Input;
@@ -33,7 +33,8 @@ pub(crate) fn start<N: Send + 'static>(
             manifests(options, directory, node, inputs).map(|()| None)
         }
         ObjectSource::Kubernetes(cluster) => {
-            let connected = runtime.block_on(kubernetes::connect(cluster, calls))?;
+            let connected =
+                runtime.block_on(kubernetes::connect(Component::Agent, cluster, calls))?;
             api(options, connected, node, inputs, runtime).map(Some)
         }
     }

@@ -19,6 +19,13 @@ pub const NOT_ENFORCED: &str = "NotEnforced";
 /// Every condition that is this operator's affair.
 const OURS: [&str; 3] = [VALID, FIELDS_PRUNED, NOT_ENFORCED];
 
+/// Conditions of which an event tells as well: with which status, and the event's reason.
+const EVENTS: [(&str, &str, &str); 3] = [
+    (VALID, "False", "PolicyRefused"),
+    (NOT_ENFORCED, "True", "PolicyNotEnforced"),
+    (FIELDS_PRUNED, "True", "PolicyFieldsPruned"),
+];
+
 fn condition(kind: &str, is: bool, reason: &str, message: String) -> Condition {
     Condition {
         condition: kind.to_owned(),
@@ -68,6 +75,18 @@ pub fn conditions(object: &Value) -> Vec<Condition> {
         conditions.push(condition(FIELDS_PRUNED, true, FIELDS_PRUNED, message));
     }
     conditions
+}
+
+/// The events that tell of these conditions: a reason and a message each.
+pub fn events(conditions: &[Condition]) -> Vec<(&'static str, String)> {
+    let told = conditions.iter().filter_map(|condition| {
+        let is = |(kind, status, _): &&(&str, &str, _)| {
+            condition.condition == *kind && condition.status == *status
+        };
+        let (.., reason) = EVENTS.iter().find(is)?;
+        Some((*reason, condition.message.clone().unwrap_or_default()))
+    });
+    told.collect()
 }
 
 /// The conditions to be written, with the times since when they are so; none if the object says all that already.
@@ -146,6 +165,29 @@ mod tests {
             said(&policy(&l7)),
             pairs(&[("Valid", "True"), ("NotEnforced", "True")])
         );
+        let told = |spec| {
+            let told = events(&conditions(&policy(spec))).into_iter();
+            told.map(|(reason, _)| reason).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&good), [""; 0]);
+        assert_eq!(told(&bad), ["PolicyRefused"]);
+        assert_eq!(told(&l7), ["PolicyNotEnforced"]);
+    }
+
+    /// Older API servers take addresses that mean different things to different readers.
+    #[test]
+    fn a_network_policy_can_be_refused_as_well() {
+        let object = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"name": "p", "namespace": "default", "uid": "1"},
+            "spec": {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "010.0.0.0/8"}}]}]},
+        });
+        let events = events(&conditions(&object));
+        let [("PolicyRefused", message)] = &events[..] else {
+            panic!("{events:?}");
+        };
+        let field = "spec.ingress[0].from[0].ipBlock.cidr: ";
+        assert!(message.starts_with(field), "{message}");
     }
 
     #[test]

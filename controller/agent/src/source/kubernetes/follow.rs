@@ -18,16 +18,14 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::backoff::{Backoff, chance};
 use super::convert::{self, Change, Reading};
 use super::health::{Failure, Health};
 use super::requests::{Crd, Requests, Version};
 use super::resource::{Definition, Resource};
+use crate::kubernetes::{Backoff, chance};
 
 /// A watch that says nothing for so long, not even how far it is, is asked for anew.
 const SILENCE: Duration = Duration::from_secs(150);
-/// A watch that lasted so long worked.
-const WORKED: Duration = Duration::from_secs(5);
 /// Pages that wait to be read at most.
 const PAGES_AT_ONCE: usize = 3;
 /// Deletions of one moment are looked into together.
@@ -94,7 +92,7 @@ impl Follower {
             definition: None,
             deleted: BTreeSet::new(),
             next_look: Instant::now(),
-            backoff: Backoff::new(),
+            backoff: Backoff::default(),
         }
     }
 
@@ -120,12 +118,12 @@ impl Follower {
     async fn failed(&mut self, failure: Failure) -> Result<(), End> {
         let Failure::Unwell(health) = failure else {
             self.version = None;
-            sleep(self.backoff.next()).await;
+            sleep(self.backoff.wait()).await;
             return Ok(());
         };
         let undefined = matches!(health, Health::Missing | Health::Terminating);
         self.tell(Told::Health(self.resource, health)).await?;
-        sleep(self.backoff.next()).await;
+        sleep(self.backoff.wait()).await;
         if undefined {
             // Whatever comes after this is another list.
             self.version = None;
@@ -144,10 +142,10 @@ impl Follower {
         };
         let started = Instant::now();
         let watched = self.watch(&version).await;
-        if started.elapsed() > WORKED {
+        if started.elapsed() > Backoff::WORKED {
             self.backoff.reset();
         } else if watched.is_ok() {
-            sleep(self.backoff.next()).await;
+            sleep(self.backoff.wait()).await;
         }
         watched
     }

@@ -9,7 +9,6 @@
 //! arrived; no timeout stands in for it. Even a deletion is looked into ([`follow`]).
 
 mod admitted;
-mod backoff;
 mod convert;
 mod follow;
 mod health;

@@ -4,8 +4,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 /// Waits that double, each by chance up to half shorter or longer: a thousand nodes do not ask at once.
-#[derive(Debug)]
-pub(super) struct Backoff {
+#[derive(Debug, Default)]
+pub struct Backoff {
     tries: u32,
 }
 
@@ -13,17 +13,16 @@ impl Backoff {
     const FIRST: Duration = Duration::from_millis(500);
     const LONGEST: Duration = Duration::from_secs(30);
 
-    pub(super) fn new() -> Self {
-        Self { tries: 0 }
-    }
+    /// What lasted so long worked.
+    pub const WORKED: Duration = Duration::from_secs(5);
 
     /// It worked.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.tries = 0;
     }
 
     /// The next wait.
-    pub(super) fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let wait = Self::FIRST
             .saturating_mul(1 << self.tries.min(10))
             .min(Self::LONGEST);
@@ -33,7 +32,7 @@ impl Backoff {
 }
 
 /// Any number.
-pub(super) fn chance() -> u64 {
+pub(crate) fn chance() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
@@ -49,16 +48,16 @@ mod tests {
 
     #[test]
     fn waits_grow_to_a_limit_and_begin_anew_after_success() {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::default();
         for tries in 0..20 {
             let middle = (Backoff::FIRST * (1 << tries.min(10))).min(Backoff::LONGEST);
-            let wait = backoff.next();
+            let wait = backoff.wait();
             assert!(
                 wait >= middle / 2 && wait <= middle * 3 / 2,
                 "{tries}: {wait:?}"
             );
         }
         backoff.reset();
-        assert!(backoff.next() <= Backoff::FIRST * 3 / 2);
+        assert!(backoff.wait() <= Backoff::FIRST * 3 / 2);
     }
 }
