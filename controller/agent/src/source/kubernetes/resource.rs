@@ -200,12 +200,7 @@ impl Resource {
 
     /// Its objects are policies.
     pub(crate) const fn is_policy(self) -> bool {
-        matches!(self.source(), Source::Policies)
-    }
-
-    /// Its objects come and go with every pod of the cluster.
-    pub(crate) const fn is_busy(self) -> bool {
-        matches!(self, Self::CiliumEndpoints | Self::CiliumIdentities)
+        matches!(self.source(), Some(Source::Policies))
     }
 
     /// How an object of this kind is called.
