@@ -1,5 +1,10 @@
 //! The chart on a real API server: every object is admitted as it is, no field unknown.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test helper that fails should say where"
+)]
+
 use std::collections::BTreeSet;
 
 use nix::sys::signal::Signal;

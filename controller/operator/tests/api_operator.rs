@@ -524,10 +524,6 @@ impl Policies {
             .unwrap();
     }
 
-    fn until(&self, what: &str, is: impl Fn() -> bool) {
-        wait::until(what, wait::LONG, || Ok(is().then_some(()))).unwrap();
-    }
-
     fn versions(&self) -> Vec<Value> {
         let list = json_of(&self.api, &["get", OF_NAMESPACE]);
         let items = list["items"].as_array().unwrap().iter();
@@ -535,6 +531,10 @@ impl Policies {
             .map(|item| item["metadata"]["resourceVersion"].clone())
             .collect()
     }
+}
+
+fn until(what: &str, is: impl Fn() -> bool) {
+    wait::until(what, wait::LONG, || Ok(is().then_some(()))).unwrap();
 }
 
 #[test]
@@ -641,7 +641,7 @@ fn what_could_not_be_said_is_said_later() {
         let after = format!("after-{number}");
         lab.apply(OF_NAMESPACE, &after, "{}");
         // It comes later in the watch, so the other one was looked at.
-        lab.until(&after, || lab.said(OF_NAMESPACE, &after) == "Valid");
+        until(&after, || lab.said(OF_NAMESPACE, &after) == "Valid");
         lab.events(OF_NAMESPACE, &name).is_empty().then_some(name)
     });
     let bad = bad.expect("events are refused at last");
@@ -658,10 +658,10 @@ fn what_could_not_be_said_is_said_later() {
     };
     allow("events");
     let told = ["PolicyRefused"];
-    lab.until("the event", || lab.reasons(OF_NAMESPACE, &bad) == told);
+    until("the event", || lab.reasons(OF_NAMESPACE, &bad) == told);
     assert_eq!(lab.said(OF_NAMESPACE, &bad), "", "the status is refused");
     allow("status");
-    lab.until("the condition", || {
+    until("the condition", || {
         lab.said(OF_NAMESPACE, &bad) == "Valid=False"
     });
     assert_eq!(lab.reasons(OF_NAMESPACE, &bad), told, "told once");

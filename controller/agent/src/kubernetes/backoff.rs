@@ -22,7 +22,7 @@ impl Backoff {
     }
 
     /// The next wait.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let wait = Self::FIRST
             .saturating_mul(1 << self.tries.min(10))
             .min(Self::LONGEST);
@@ -51,13 +51,13 @@ mod tests {
         let mut backoff = Backoff::default();
         for tries in 0..20 {
             let middle = (Backoff::FIRST * (1 << tries.min(10))).min(Backoff::LONGEST);
-            let wait = backoff.next();
+            let wait = backoff.wait();
             assert!(
                 wait >= middle / 2 && wait <= middle * 3 / 2,
                 "{tries}: {wait:?}"
             );
         }
         backoff.reset();
-        assert!(backoff.next() <= Backoff::FIRST * 3 / 2);
+        assert!(backoff.wait() <= Backoff::FIRST * 3 / 2);
     }
 }

@@ -93,7 +93,7 @@ impl Follower {
                     tracing::warn!(kind, %error, "policies are not looked at; trying again");
                 }
             }
-            sleep(self.backoff.next()).await;
+            sleep(self.backoff.wait()).await;
         }
     }
 
@@ -205,7 +205,7 @@ impl Follower {
             tracing::warn!(kind = kind.kind, %name, %error, "not all is said of a policy; trying again");
             if self.unsaid.is_empty() {
                 self.tries.reset();
-                self.next_try = Instant::now() + self.tries.next();
+                self.next_try = Instant::now() + self.tries.wait();
             }
             self.unsaid.insert(name, object);
         }
@@ -214,7 +214,7 @@ impl Follower {
     /// Looks again at those of which not all was said.
     async fn again(&mut self) {
         let unsaid = self.unsaid.values().cloned().collect();
-        self.next_try = Instant::now() + self.tries.next();
+        self.next_try = Instant::now() + self.tries.wait();
         self.look(unsaid).await;
     }
 }

@@ -227,7 +227,7 @@ mod tests {
         let unused = given.iter().filter(|right| !right.is_used(&used));
         assert_eq!(
             named(unused),
-            "list pods, get crds c, update crds c, watch crds a, watch crds b, watch crds c"
+            "watch crds a, watch crds b, get crds c, update crds c, watch crds c, list pods"
         );
     }
 }

@@ -120,12 +120,12 @@ impl Follower {
     async fn failed(&mut self, failure: Failure) -> Result<(), End> {
         let Failure::Unwell(health) = failure else {
             self.version = None;
-            sleep(self.backoff.next()).await;
+            sleep(self.backoff.wait()).await;
             return Ok(());
         };
         let undefined = matches!(health, Health::Missing | Health::Terminating);
         self.tell(Told::Health(self.resource, health)).await?;
-        sleep(self.backoff.next()).await;
+        sleep(self.backoff.wait()).await;
         if undefined {
             // Whatever comes after this is another list.
             self.version = None;
@@ -147,7 +147,7 @@ impl Follower {
         if started.elapsed() > Backoff::WORKED {
             self.backoff.reset();
         } else if watched.is_ok() {
-            sleep(self.backoff.next()).await;
+            sleep(self.backoff.wait()).await;
         }
         watched
     }

@@ -246,7 +246,7 @@ impl KubernetesSource {
     fn keep(&mut self) {
         self.unkept = self.write().err().map(|error| error.to_string());
         match &self.unkept {
-            Some(_) => self.next_try = Instant::now() + self.tries.next(),
+            Some(_) => self.next_try = Instant::now() + self.tries.wait(),
             None => self.tries.reset(),
         }
     }
@@ -273,14 +273,12 @@ impl KubernetesSource {
             .collect();
         let report = Arc::new(self.report());
         let mut objects = self.store.objects();
-        match (&self.unkept, &self.kept) {
-            (Some(_), Some(kept)) => objects.policies = kept.clone(),
-            // Nothing is known that could stay: none of them in force would be worse than a restart that knows less.
-            (Some(_), None) => {}
-            (None, _) if synced.contains(&Source::Policies) => {
-                self.kept = Some(objects.policies.clone());
-            }
-            (None, _) => {}
+        if self.unkept.is_none() {
+            let all_read = synced.contains(&Source::Policies);
+            self.kept = all_read.then(|| objects.policies.clone());
+        } else if let Some(kept) = &self.kept {
+            // Where nothing is known that could stay, none in force would be worse than a restart that knows less.
+            objects.policies = kept.clone();
         }
         Delivery::of(Arc::new(objects), synced, report)
     }

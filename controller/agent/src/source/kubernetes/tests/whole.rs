@@ -147,9 +147,9 @@ fn owner(objects: &Objects) -> Option<IdentityLabels> {
     Some(identity.labels.clone())
 }
 
-fn labels(app: &str) -> Option<IdentityLabels> {
+fn labels(app: &str) -> IdentityLabels {
     let label = Label::parse(&format!("k8s:app={app}")).unwrap();
-    Some(vec![label].into())
+    vec![label].into()
 }
 
 /// Whichever of the two is heard of first: that its pod is gone, or that another has its address.
@@ -173,13 +173,13 @@ async fn an_address_that_another_pod_has_is_not_its_former_owners() {
                 names.any(|known| known == name)
             };
             let expected = match (has("old"), has("new")) {
-                (true, false) => labels("old"),
-                (false, true) => labels("new"),
+                (true, false) => Some(labels("old")),
+                (false, true) => Some(labels("new")),
                 // Of two nobody can say: it is the world's.
                 _ => None,
             };
             assert_eq!(owner(&objects), expected, "new first: {new_first}");
-            if expected == labels("new") {
+            if expected == Some(labels("new")) {
                 break;
             }
         }
