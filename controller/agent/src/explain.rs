@@ -1,6 +1,7 @@
 //! Why a packet passes or not: the verdict of the tables, and what each rule said.
 
 mod frame;
+mod left_out;
 mod packet;
 mod service;
 
@@ -14,10 +15,11 @@ use oxilium_kernel::ObserveError;
 use oxilium_model::identity::{NumericIdentity, Protocol};
 use oxilium_model::node_state::{Endpoint, EntryKey, NodeState};
 use oxilium_model::policy::rule::{Action, Policy};
-use oxilium_model::policy::table::{Entry, EntryKey as TableKey, Origin, Packet};
+use oxilium_model::policy::table::{DirectionTable, Entry, EntryKey as TableKey, Origin, Packet};
 use oxilium_model::policy::{Answer, Judgement, Step, SubjectView, judge};
 use oxilium_model::world::{PodRef, World};
 
+pub use left_out::LeftOut;
 pub use packet::explain_packet;
 
 /// A question that cannot be answered.
@@ -68,22 +70,29 @@ struct Party {
     addresses: Vec<IpAddr>,
 }
 
+/// What the answers follow from.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// The inputs.
+    pub world: &'a World,
+    /// What they come to.
+    pub state: &'a NodeState,
+    /// What of that the ipcache lacks.
+    pub left_out: &'a LeftOut,
+}
+
 /// What becomes of a packet, and why.
 ///
 /// # Errors
 /// [`ExplainError`] when the question makes no sense on this node.
-pub fn explain(
-    world: &World,
-    state: &NodeState,
-    query: &ExplainQuery,
-) -> Result<ExplainReport, ExplainError> {
+pub fn explain(known: Known<'_>, query: &ExplainQuery) -> Result<ExplainReport, ExplainError> {
     let (protocol, port) = parse_port(&query.port)?;
-    let from = party(world, state, &query.from)?;
-    let frontends = service::frontends(state, &query.to, protocol, port)?;
+    let from = known.party(&query.from)?;
+    let frontends = service::frontends(known.state, &query.to, protocol, port)?;
     if !frontends.is_empty() {
-        return service::explain(world, state, &from, &frontends);
+        return service::explain(known, &from, &frontends);
     }
-    let to = party(world, state, &query.to)?;
+    let to = known.party(&query.to)?;
     if from.endpoint.is_none() && to.endpoint.is_none() {
         return Err(ExplainError::Elsewhere {
             from: from.name,
@@ -97,9 +106,7 @@ pub fn explain(
             protocol,
             port,
         };
-        Some(explain_side(
-            world, state, endpoint, remote, direction, packet,
-        ))
+        Some(known.explain_side(endpoint, remote, direction, packet))
     };
     let egress = side(&from, &to, Direction::Egress);
     let ingress = side(&to, &from, Direction::Ingress);
@@ -129,116 +136,134 @@ fn parse_port(text: &str) -> Result<(Protocol, u16), ExplainError> {
     Ok((protocol, port.parse().map_err(|_| error())?))
 }
 
-fn party(world: &World, state: &NodeState, text: &str) -> Result<Party, ExplainError> {
-    let of_endpoint = |endpoint: &Arc<Endpoint>| Party {
-        name: endpoint.pod.to_string(),
-        identity: endpoint.identity,
-        endpoint: Some(Arc::clone(endpoint)),
-        addresses: endpoint.addresses.iter().copied().collect(),
-    };
-    let named = |identity: NumericIdentity, addresses: &[IpAddr]| Party {
-        name: text.to_owned(),
-        identity,
-        endpoint: None,
-        addresses: addresses.to_vec(),
-    };
-    if let Ok(address) = text.parse::<IpAddr>() {
+impl Known<'_> {
+    fn party(self, text: &str) -> Result<Party, ExplainError> {
+        let Self { world, state, .. } = self;
+        let of_endpoint = |endpoint: &Arc<Endpoint>| Party {
+            name: endpoint.pod.to_string(),
+            identity: endpoint.identity,
+            endpoint: Some(Arc::clone(endpoint)),
+            addresses: endpoint.addresses.iter().copied().collect(),
+        };
+        let named = |identity: NumericIdentity, addresses: &[IpAddr]| Party {
+            name: text.to_owned(),
+            identity,
+            endpoint: None,
+            addresses: addresses.to_vec(),
+        };
+        if let Ok(address) = text.parse::<IpAddr>() {
+            let local = state
+                .endpoints
+                .values()
+                .find(|endpoint| endpoint.addresses.contains(&address));
+            return Ok(match local {
+                Some(endpoint) => of_endpoint(endpoint),
+                None => named(self.resolve_address(address), &[address]),
+            });
+        }
+        let by_id = text.parse::<u16>().ok();
+        if let Some(endpoint) = by_id.and_then(|id| state.endpoints.get(&id)) {
+            return Ok(of_endpoint(endpoint));
+        }
+        let number = text.strip_prefix("identity:").unwrap_or_default();
+        if let Ok(number) = number.parse() {
+            return Ok(named(NumericIdentity(number), &[]));
+        }
+        let reserved = text.strip_prefix("reserved:").unwrap_or(text);
+        if let Some(identity) = NumericIdentity::from_name(reserved) {
+            return Ok(named(identity, &[]));
+        }
+        let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
+        let pod = PodRef::new(namespace, name);
         let local = state
             .endpoints
             .values()
-            .find(|endpoint| endpoint.addresses.contains(&address));
-        return Ok(match local {
-            Some(endpoint) => of_endpoint(endpoint),
-            None => named(resolve_address(world, state, address), &[address]),
-        });
+            .find(|endpoint| endpoint.pod == pod);
+        if let Some(endpoint) = local {
+            return Ok(of_endpoint(endpoint));
+        }
+        let remote = world.remote_endpoints.get(&pod);
+        let addresses: Vec<IpAddr> = remote
+            .into_iter()
+            .flat_map(|remote| remote.addresses.iter().copied())
+            .collect();
+        match addresses.first() {
+            Some(address) => Ok(named(self.resolve_address(*address), &addresses)),
+            None => Err(ExplainError::Party(text.to_owned())),
+        }
     }
-    let by_id = text.parse::<u16>().ok();
-    if let Some(endpoint) = by_id.and_then(|id| state.endpoints.get(&id)) {
-        return Ok(of_endpoint(endpoint));
-    }
-    let number = text.strip_prefix("identity:").unwrap_or_default();
-    if let Ok(number) = number.parse() {
-        return Ok(named(NumericIdentity(number), &[]));
-    }
-    let reserved = text.strip_prefix("reserved:").unwrap_or(text);
-    if let Some(identity) = NumericIdentity::from_name(reserved) {
-        return Ok(named(identity, &[]));
-    }
-    let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
-    let pod = PodRef::new(namespace, name);
-    let local = state
-        .endpoints
-        .values()
-        .find(|endpoint| endpoint.pod == pod);
-    if let Some(endpoint) = local {
-        return Ok(of_endpoint(endpoint));
-    }
-    let remote = world.remote_endpoints.get(&pod);
-    let addresses: Vec<IpAddr> = remote
-        .into_iter()
-        .flat_map(|remote| remote.addresses.iter().copied())
-        .collect();
-    match addresses.first() {
-        Some(address) => Ok(named(resolve_address(world, state, *address), &addresses)),
-        None => Err(ExplainError::Party(text.to_owned())),
-    }
-}
 
-/// The identity that the ipcache has for an address: of the longest prefix that it is in.
-fn resolve_address(world: &World, state: &NodeState, address: IpAddr) -> NumericIdentity {
-    let whole = IpNet::from(address).prefix_len();
-    (0..=whole)
-        .rev()
-        .filter_map(|len| IpNet::new(address, len).ok())
-        .find_map(|prefix| state.ipcache.get(&prefix.trunc()))
-        .map_or_else(
-            || match (world.config.policy.families.ipv4, address) {
+    /// The identity that the ipcache has for an address: of the longest prefix that it is in.
+    fn resolve_address(self, address: IpAddr) -> NumericIdentity {
+        let whole = IpNet::from(address).prefix_len();
+        (0..=whole)
+            .rev()
+            .filter_map(|len| IpNet::new(address, len).ok())
+            .find_map(|prefix| self.left_out.identity(self.state, &prefix.trunc()))
+            .unwrap_or(match (self.world.config.policy.families.ipv4, address) {
                 (true, IpAddr::V4(_)) => NumericIdentity::WORLD_IPV4,
                 _ => NumericIdentity::WORLD_IPV6,
-            },
-            |target| target.identity,
-        )
+            })
+    }
+
+    fn explain_side(
+        self,
+        endpoint: &Endpoint,
+        remote: &Party,
+        direction: Direction,
+        packet: Packet,
+    ) -> ExplainSide {
+        let Self { world, state, .. } = self;
+        let table = endpoint.policy.resolved.policy.table.direction(direction);
+        let (verdict, winner) = judge_by_table(table, packet, world.config.policy.cluster_id);
+        let policies: Vec<Policy> = world.policies.values().map(|p| (**p).clone()).collect();
+        let subject = SubjectView {
+            labels: endpoint.labels.clone(),
+            named_ports: endpoint.named_ports.clone(),
+        };
+        let config = &world.config.policy;
+        let judgement = judge(
+            &policies,
+            &state.identities,
+            &subject,
+            config,
+            direction,
+            packet,
+        );
+        ExplainSide {
+            subject: endpoint.pod.to_string(),
+            subject_identity: endpoint.identity.0,
+            remote: remote.name.clone(),
+            remote_identity: remote.identity.0,
+            enforced: table.enforced,
+            verdict,
+            reason: reason(verdict, table.enforced, direction, endpoint),
+            entry: winner.map(|(key, entry)| describe_entry(key, entry)),
+            rules: winner
+                .map(|(_, entry)| entry.origins.iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
+            otherwise: otherwise(&judgement),
+            programs: Vec::new(),
+        }
+    }
 }
 
-fn explain_side(
-    world: &World,
-    state: &NodeState,
-    endpoint: &Endpoint,
-    remote: &Party,
-    direction: Direction,
+/// What the programs come to by a table, and the entry that decides.
+fn judge_by_table(
+    table: &DirectionTable,
     packet: Packet,
-) -> ExplainSide {
-    let table = endpoint.policy.resolved.policy.table.direction(direction);
-    let winner = table.lookup(packet, world.config.policy.cluster_id);
-    let policies: Vec<Policy> = world.policies.values().map(|p| (**p).clone()).collect();
-    let subject = SubjectView {
-        labels: endpoint.labels.clone(),
-        named_ports: endpoint.named_ports.clone(),
-    };
-    let config = &world.config.policy;
-    let judgement = judge(
-        &policies,
-        &state.identities,
-        &subject,
-        config,
-        direction,
-        packet,
-    );
-    let verdict = winner.map_or(Explained::NotAllowed, |(_, entry)| verdict_of(entry));
-    ExplainSide {
-        subject: endpoint.pod.to_string(),
-        subject_identity: endpoint.identity.0,
-        remote: remote.name.clone(),
-        remote_identity: remote.identity.0,
-        enforced: table.enforced,
-        verdict,
-        reason: reason(verdict, table.enforced, direction, endpoint),
-        entry: winner.map(|(key, entry)| describe_entry(key, entry)),
-        rules: winner
-            .map(|(_, entry)| entry.origins.iter().map(ToString::to_string).collect())
-            .unwrap_or_default(),
-        otherwise: otherwise(&judgement),
-        programs: Vec::new(),
+    cluster: u8,
+) -> (Explained, Option<(&TableKey, &Entry)>) {
+    let is_unresolved = packet.identity == NumericIdentity::UNRESOLVED;
+    if is_unresolved && table.shapes().restricts() {
+        // It may be whoever is restricted.
+        return (Explained::NoRoom, None);
+    }
+    let winner = table.lookup(packet, cluster);
+    match winner.map_or(Explained::NotAllowed, |(_, entry)| verdict_of(entry)) {
+        Explained::Allow => (Explained::Allow, winner),
+        _ if is_unresolved => (Explained::NoRoom, winner),
+        verdict => (verdict, winner),
     }
 }
 
@@ -276,6 +301,9 @@ fn reason(verdict: Explained, enforced: bool, direction: Direction, endpoint: &E
         Explained::Auth => {
             "a rule asks for authentication, which is not available yet: it is dropped".to_owned()
         }
+        Explained::NoRoom => {
+            "the ipcache has no room for who that is, and not everybody may this".to_owned()
+        }
     }
 }
 
@@ -284,7 +312,7 @@ fn describe_entry(key: &TableKey, entry: &Entry) -> String {
         Explained::Deny => "deny",
         Explained::Redirect => "redirect",
         Explained::Auth => "allow with authentication",
-        Explained::Allow | Explained::NotAllowed => "allow",
+        Explained::Allow | Explained::NotAllowed | Explained::NoRoom => "allow",
     };
     format!("{key} {action} (precedence {:#010x})", entry.precedence.0)
 }

@@ -17,7 +17,7 @@ use oxilium_model::world::{
 };
 
 use crate::config::AgentOptions;
-use crate::explain::{ExplainError, explain};
+use crate::explain::{ExplainError, Known, LeftOut, explain};
 use crate::reconcile::Objects;
 use crate::source;
 
@@ -160,7 +160,12 @@ impl OfflineNode {
     /// [`OfflineError::Explain`].
     pub fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, OfflineError> {
         let state = desired(&self.world);
-        Ok(explain(&self.world, &state, query)?)
+        let known = Known {
+            world: &self.world,
+            state: &state,
+            left_out: &LeftOut::default(),
+        };
+        Ok(explain(known, query)?)
     }
 }
 

@@ -131,6 +131,8 @@ pub enum Explained {
     Redirect,
     /// A rule asks for authentication, which is not available: dropped.
     Auth,
+    /// The ipcache has no room for who the other side is, and not everybody may this: dropped.
+    NoRoom,
 }
 
 /// An entry that matched and did not win.

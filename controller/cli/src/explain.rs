@@ -119,6 +119,7 @@ const fn words(verdict: Explained) -> &'static str {
         Explained::NotAllowed => "not allowed",
         Explained::Redirect => "dropped: redirect",
         Explained::Auth => "dropped: authentication required",
+        Explained::NoRoom => "dropped: no room for who that is",
     }
 }
 

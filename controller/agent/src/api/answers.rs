@@ -225,6 +225,6 @@ pub fn condition_of(condition: CrdCondition) -> Condition {
 }
 
 pub(super) fn explain(view: &View, query: &ExplainQuery) -> Result<ExplainReport, ApiError> {
-    explain::explain(&view.world, &view.state, query)
+    explain::explain(view.known(), query)
         .map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.to_string()))
 }

@@ -31,7 +31,7 @@ pub(super) fn explain_packet<N: Node>(
     view: &View,
     query: &ExplainQuery,
 ) -> Result<ExplainReport, ApiError> {
-    explain::explain_packet(node, &view.world, &view.state, query).map_err(|error| match error {
+    explain::explain_packet(node, view.known(), query).map_err(|error| match error {
         ExplainError::Kernel(error) => kernel(&error),
         error => ApiError::new(ErrorCode::InvalidRequest, error.to_string()),
     })

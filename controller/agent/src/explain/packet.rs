@@ -7,12 +7,11 @@ use oxilium_api::{ExplainQuery, ExplainReport, Explained, ProgramVerdict};
 use oxilium_kernel::Node;
 use oxilium_kernel::port::TryPacket;
 use oxilium_model::identity::{NumericIdentity, Protocol};
-use oxilium_model::node_state::{Endpoint, Frontend, FrontendState, Hook, NodeState};
+use oxilium_model::node_state::{Endpoint, Frontend, FrontendState, Hook};
 use oxilium_model::policy::table::Packet;
-use oxilium_model::world::World;
 
 use super::frame::{Ends, can_be_made, first_of_flow};
-use super::{ExplainError, Party, parse_port, party, resolve_address, verdict_of};
+use super::{ExplainError, Known, Party, judge_by_table, parse_port};
 
 /// Kept for documentation: nobody's, so the world's unless the ipcache says otherwise.
 const NOBODYS: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
@@ -23,23 +22,21 @@ const NOBODYS: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 /// [`ExplainError`]; also when no packet can be made, or the kernel does not run the programs on it.
 pub fn explain_packet<N: Node>(
     node: &mut N,
-    world: &World,
-    state: &NodeState,
+    known: Known<'_>,
     query: &ExplainQuery,
 ) -> Result<ExplainReport, ExplainError> {
-    let mut report = super::explain(world, state, query)?;
+    let mut report = super::explain(known, query)?;
     let (protocol, port) = parse_port(&query.port)?;
-    let from = party(world, state, &query.from)?;
-    let frontends = super::service::frontends(state, &query.to, protocol, port)?;
+    let from = known.party(&query.from)?;
+    let frontends = super::service::frontends(known.state, &query.to, protocol, port)?;
     if !frontends.is_empty() {
-        return try_service(node, world, state, &from, &frontends);
+        return try_service(node, known, &from, &frontends);
     }
-    let to = party(world, state, &query.to)?;
-    let pairs = pairs(world, state, (&from, &to), protocol, port)?;
+    let to = known.party(&query.to)?;
+    let pairs = pairs(known, (&from, &to), protocol, port)?;
     let mut trial = Trial {
         node,
-        world,
-        state,
+        known,
         protocol,
         port,
     };
@@ -60,17 +57,16 @@ pub fn explain_packet<N: Node>(
 /// chooses a backend, as it does for a flow's first packet: it must say what the tables say of one of them.
 fn try_service<N: Node>(
     node: &mut N,
-    world: &World,
-    state: &NodeState,
+    known: Known<'_>,
     from: &Party,
     frontends: &[(Frontend, &FrontendState)],
 ) -> Result<ExplainReport, ExplainError> {
-    let mut report = super::service::explain(world, state, from, frontends)?;
+    let mut report = super::service::explain(known, from, frontends)?;
     let Some(endpoint) = from.endpoint.as_deref() else {
         return Ok(report);
     };
     let mut programs = Vec::new();
-    for (frontend, known) in frontends {
+    for (frontend, service) in frontends {
         let to = frontend.address;
         let of_family = |address: &&IpAddr| address.is_ipv4() == to.is_ipv4();
         let Some(source) = from.addresses.iter().find(of_family) else {
@@ -78,24 +74,23 @@ fn try_service<N: Node>(
         };
         let mut trial = Trial {
             node: &mut *node,
-            world,
-            state,
+            known,
             protocol: Protocol(frontend.protocol),
             port: frontend.port,
         };
         let answer = trial.answer(Direction::Egress, endpoint, from, *source, to)?;
-        let said: Vec<Explained> = known
+        let said: Vec<Explained> = service
             .backends
             .iter()
             .filter(|backend| backend.address != *source)
             .map(|backend| {
                 trial.port = backend.port;
-                let remote = resolve_address(world, state, backend.address);
+                let remote = known.resolve_address(backend.address);
                 trial.by_table(Direction::Egress, endpoint, remote)
             })
             .collect();
-        let itself = known.backends.len() > said.len();
-        let none = known.backends.is_empty() && answer == Some(DropReason::NoServiceBackend);
+        let itself = service.backends.len() > said.len();
+        let none = service.backends.is_empty() && answer == Some(DropReason::NoServiceBackend);
         let table = said.iter().copied().find(|said| reason_of(*said) == answer);
         programs.push(ProgramVerdict {
             program: Hook::FromContainer.program().to_owned(),
@@ -115,8 +110,7 @@ fn try_service<N: Node>(
 
 /// Source and destination, for each family that both sides have and the packet can be made in.
 fn pairs(
-    world: &World,
-    state: &NodeState,
+    known: Known<'_>,
     (from, to): (&Party, &Party),
     protocol: Protocol,
     port: u16,
@@ -130,7 +124,7 @@ fn pairs(
             "of {protocol} only what begins a flow can be tried: TCP, UDP and SCTP on any port, 8/ICMP, 128/ICMPv6; not {port}/{protocol}"
         )));
     }
-    let addresses = [from, to].map(|party| addresses(world, state, party));
+    let addresses = [from, to].map(|party| addresses(known, party));
     let pairs: Vec<(IpAddr, IpAddr)> = made
         .into_iter()
         .filter_map(|ipv4| {
@@ -148,12 +142,13 @@ fn pairs(
 }
 
 /// Addresses that a packet of this side may have: its own, or any that its identity is found by.
-fn addresses(world: &World, state: &NodeState, party: &Party) -> Vec<IpAddr> {
+fn addresses(known: Known<'_>, party: &Party) -> Vec<IpAddr> {
     if !party.addresses.is_empty() {
         return party.addresses.clone();
     }
     let nobodys = NOBODYS.iter().filter_map(|text| text.parse().ok());
-    let known = state
+    let of_identity = known
+        .state
         .ipcache
         .iter()
         .filter(|(_, target)| target.identity == party.identity)
@@ -164,19 +159,18 @@ fn addresses(world: &World, state: &NodeState, party: &Party) -> Vec<IpAddr> {
             ]
         });
     let is_it = |address: &IpAddr| {
-        let found = resolve_address(world, state, *address);
+        let found = known.resolve_address(*address);
         found == party.identity
             || party.identity == NumericIdentity::WORLD
                 && [NumericIdentity::WORLD_IPV4, NumericIdentity::WORLD_IPV6].contains(&found)
     };
-    known.chain(nobodys).filter(is_it).collect()
+    of_identity.chain(nobodys).filter(is_it).collect()
 }
 
 /// What is needed to ask.
 struct Trial<'a, N> {
     node: &'a mut N,
-    world: &'a World,
-    state: &'a NodeState,
+    known: Known<'a>,
     protocol: Protocol,
     port: u16,
 }
@@ -195,7 +189,7 @@ impl<N: Node> Trial<'_, N> {
             Direction::Egress => (Hook::FromContainer, destination),
             Direction::Ingress => (Hook::ToContainer, source),
         };
-        let remote = resolve_address(self.world, self.state, remote);
+        let remote = self.known.resolve_address(remote);
         let table = self.by_table(direction, endpoint, remote);
         Ok(ProgramVerdict {
             program: hook.program().to_owned(),
@@ -232,7 +226,7 @@ impl<N: Node> Trial<'_, N> {
             ),
             Direction::Ingress => (Hook::ToContainer, endpoint.host_mac, endpoint.mac, source),
         };
-        let remote = resolve_address(self.world, self.state, remote);
+        let remote = self.known.resolve_address(remote);
         let ends = Ends {
             source_mac,
             destination_mac,
@@ -269,9 +263,8 @@ impl<N: Node> Trial<'_, N> {
             port: self.port,
         };
         let table = endpoint.policy.resolved.policy.table.direction(direction);
-        table
-            .lookup(packet, self.world.config.policy.cluster_id)
-            .map_or(Explained::NotAllowed, |(_, entry)| verdict_of(entry))
+        let cluster = self.known.world.config.policy.cluster_id;
+        judge_by_table(table, packet, cluster).0
     }
 }
 
@@ -283,5 +276,6 @@ const fn reason_of(verdict: Explained) -> Option<DropReason> {
         Explained::NotAllowed => Some(DropReason::PolicyDenied),
         Explained::Redirect => Some(DropReason::ProxyUnavailable),
         Explained::Auth => Some(DropReason::AuthRequired),
+        Explained::NoRoom => Some(DropReason::NoRoomForIdentity),
     }
 }

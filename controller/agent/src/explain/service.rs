@@ -7,9 +7,8 @@ use oxilium_api::{ExplainBackend, ExplainReport, ExplainService, ExplainSide, Ex
 use oxilium_model::identity::Protocol;
 use oxilium_model::node_state::{Frontend, FrontendState, NodeState};
 use oxilium_model::policy::table::Packet;
-use oxilium_model::world::World;
 
-use super::{ExplainError, Party, explain_side, party};
+use super::{ExplainError, Known, Party};
 
 /// What names a service in a question.
 const PREFIX: &str = "service:";
@@ -79,8 +78,7 @@ struct Judged {
 /// # Errors
 /// The sender is no pod of this node: nothing is translated for it here.
 pub(super) fn explain(
-    world: &World,
-    state: &NodeState,
+    known: Known<'_>,
     from: &Party,
     frontends: &[(Frontend, &FrontendState)],
 ) -> Result<ExplainReport, ExplainError> {
@@ -95,10 +93,10 @@ pub(super) fn explain(
         });
     }
     let mut judged = Vec::new();
-    for (frontend, known) in frontends {
-        for backend in &known.backends {
+    for (frontend, service) in frontends {
+        for backend in &service.backends {
             let socket = SocketAddr::new(backend.address, backend.port);
-            judged.push(judge(world, state, from, frontend.protocol, socket)?);
+            judged.push(judge(known, from, frontend.protocol, socket)?);
         }
     }
     let deciding = judged
@@ -133,13 +131,12 @@ pub(super) fn explain(
 }
 
 fn judge(
-    world: &World,
-    state: &NodeState,
+    known: Known<'_>,
     from: &Party,
     protocol: u8,
     socket: SocketAddr,
 ) -> Result<Judged, ExplainError> {
-    let backend = party(world, state, &socket.ip().to_string())?;
+    let backend = known.party(&socket.ip().to_string())?;
     let itself = from.addresses.contains(&socket.ip());
     let side = |subject: &Party, remote: &Party, direction| {
         let endpoint = subject.endpoint.as_ref().filter(|_| !itself)?;
@@ -148,9 +145,7 @@ fn judge(
             protocol: Protocol(protocol),
             port: socket.port(),
         };
-        Some(explain_side(
-            world, state, endpoint, remote, direction, packet,
-        ))
+        Some(known.explain_side(endpoint, remote, direction, packet))
     };
     let egress = side(from, &backend, Direction::Egress);
     let ingress = side(&backend, from, Direction::Ingress);

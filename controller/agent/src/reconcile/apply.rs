@@ -14,6 +14,7 @@ use oxilium_model::world::Complete;
 use super::failures::Object;
 use super::fights::Ground;
 use super::{Reconciler, fold, settle};
+use crate::explain::LeftOut;
 use crate::metrics::Phase;
 
 /// Plans that one turn makes at most: each failure needs another look at the kernel.
@@ -96,6 +97,10 @@ impl<N: Node> Reconciler<N> {
 
     /// What there is no room for is told for as long as it is so.
     fn note_left_out(&mut self, plan: &Plan, now: Instant) {
+        let left_out = LeftOut::of(plan);
+        if *self.left_out != left_out {
+            self.left_out = Arc::new(left_out);
+        }
         let Some(first) = plan.left_out().first() else {
             self.failures.works(&Object::Room);
             return;

@@ -35,6 +35,7 @@ use oxilium_model::world::{AttachmentId, NodeConfig, World};
 use tokio::sync::{oneshot, watch};
 
 use crate::disk::{Attachments, BootDirectory, ClaimsFile, DiskError};
+use crate::explain::LeftOut;
 use crate::metrics::Instruments;
 use crate::publish::{PublishReport, StatusDirectory};
 use crate::source::{Delivery, SourceReport, Tombstones};
@@ -136,6 +137,8 @@ pub struct Reconciler<N> {
     observed: Option<Observed>,
     world: Arc<World>,
     state: Arc<NodeState>,
+    /// What of it the ipcache lacks.
+    left_out: Arc<LeftOut>,
     revisions: Revisions,
     links_changed: bool,
     /// Not all of the last plan is applied: the rest comes after other inputs.
@@ -211,6 +214,7 @@ impl<N: Node> Reconciler<N> {
             observed: None,
             world: Arc::default(),
             state: Arc::default(),
+            left_out: Arc::default(),
             revisions: Revisions::default(),
             links_changed: true,
             unfinished: false,

@@ -14,6 +14,7 @@ use oxilium_model::world::{Attachment, World};
 use super::failures::{Failing, Failures, by_number};
 use super::life::Lives;
 use super::{InDoubt, Reconciler};
+use crate::explain::{Known, LeftOut};
 use crate::publish::{Names, PublishReport};
 use crate::source::SourceReport;
 use crate::staged::StagedReports;
@@ -71,6 +72,8 @@ pub struct View {
     pub world: Arc<World>,
     /// What they come to.
     pub state: Arc<NodeState>,
+    /// What of that the ipcache lacks for want of room.
+    pub left_out: Arc<LeftOut>,
     /// How far that is applied.
     pub revisions: Revisions,
     /// The last sweep.
@@ -112,6 +115,15 @@ impl View {
             ));
         }
         Ok(())
+    }
+
+    /// What the verdicts on packets follow from.
+    pub fn known(&self) -> Known<'_> {
+        Known {
+            world: &self.world,
+            state: &self.state,
+            left_out: &self.left_out,
+        }
     }
 
     /// The endpoint of that id, or of the pod `namespace/name`.
@@ -201,6 +213,7 @@ impl<N: Node> Reconciler<N> {
         let view = Arc::new(View {
             world: Arc::clone(&self.world),
             state: Arc::clone(&self.state),
+            left_out: Arc::clone(&self.left_out),
             revisions: self.revisions,
             sweep: self.sweep,
             unwell: self.unwell(&failing, &fights, &endpoints),

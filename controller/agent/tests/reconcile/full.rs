@@ -1,10 +1,16 @@
 //! Tables without room: what was enforced stays, what is wrong is told, and all goes on when there is room again.
 
+use std::collections::BTreeSet;
+use std::sync::mpsc;
 use std::time::Duration;
 
-use oxilium_api::ErrorCode;
+use oxilium_abi::{DropReason, IpcacheKey};
+use oxilium_agent::explain::{explain, explain_packet};
+use oxilium_agent::reconcile::Input;
+use oxilium_api::{ErrorCode, ExplainQuery, ExplainReport, Explained};
 use oxilium_model::condition::{Condition, Reason};
 use oxilium_model::identity::NumericIdentity;
+use oxilium_model::node_state::Hook;
 use oxilium_model::world::Capacities;
 
 use crate::lab::{Lab, pod_yaml};
@@ -38,7 +44,7 @@ metadata: {{name: far-{number}, namespace: default}}
 status:
   id: {number}
   state: ready
-  identity: {{id: 5000, labels: [\"k8s:app=far\", \"k8s:io.kubernetes.pod.namespace=default\"]}}
+  identity: {{id: 5000, labels: [\"k8s:app=far\", \"k8s:io.kubernetes.pod.namespace=default\", \"k8s:io.cilium.k8s.policy.cluster=default\"]}}
   networking:
     node: 192.0.2.9
     addressing: [{{ipv4: 10.2.0.{number}}}]
@@ -165,4 +171,65 @@ fn a_pod_of_this_node_has_its_place_in_a_full_ipcache() {
     lab.until(|lab| lab.attached(7));
     assert!(answer.get().is_ok());
     assert_told(&lab, "addresses of pods on other nodes have no entry");
+}
+
+/// What the tables say and what the programs say of a packet from there to port 80 of `web`.
+fn explained(lab: &mut Lab, from: &str, drop: Option<DropReason>) -> [ExplainReport; 2] {
+    let query = ExplainQuery {
+        from: from.to_owned(),
+        to: "default/web".to_owned(),
+        port: "80/TCP".to_owned(),
+    };
+    lab.kernel.set_verdict(Hook::ToContainer, drop);
+    let (answer, answered) = mpsc::channel();
+    lab.take(Input::Errand(Box::new(move |node, view| {
+        let by_tables = explain(view.known(), &query).unwrap();
+        let by_programs = explain_packet(node, view.known(), &query).unwrap();
+        answer.send([by_tables, by_programs]).unwrap();
+    })));
+    answered.recv().unwrap()
+}
+
+#[test]
+fn what_is_explained_of_an_address_without_room_is_what_the_programs_do() {
+    let everybody: String = (1..=40).map(elsewhere).collect();
+    let small = Capacities {
+        ipcache: 40,
+        ..Capacities::default()
+    };
+    let from_far = DENY_ALL.replace("[{}]", "[{fromEndpoints: [{matchLabels: {app: far}}]}]");
+    let no_room = (Explained::NoRoom, Some(DropReason::NoRoomForIdentity));
+    let may = (Explained::Allow, None);
+    for (policy, of_left_out) in [("", may), (from_far.as_str(), no_room)] {
+        let mut lab = Lab::of_size(small);
+        lab.manifests(&(pod_yaml("web", "{app: web}") + policy + &everybody));
+        lab.turn();
+        lab.veth(7);
+        let mut answer = lab.add("web", 7, LONG);
+        lab.until(|lab| lab.attached(7));
+        assert!(answer.get().is_ok());
+        let ipcache = lab.kernel.tables().ipcache;
+        let mut seen = BTreeSet::new();
+        for number in 1..=40 {
+            let has_room = ipcache.contains_key(&IpcacheKey::v4([10, 2, 0, number], 32));
+            seen.insert(has_room);
+            let (verdict, drop) = if has_room { may } else { of_left_out };
+            let by_name = format!("default/far-{number}");
+            for from in [format!("10.2.0.{number}"), by_name] {
+                for report in explained(&mut lab, &from, drop) {
+                    let side = report.ingress.as_ref().unwrap();
+                    assert_eq!(side.verdict, verdict, "{policy} {report:?}");
+                    assert_eq!(report.allowed, drop.is_none());
+                    let expected = if has_room {
+                        5000
+                    } else {
+                        NumericIdentity::UNRESOLVED.0
+                    };
+                    assert_eq!(side.remote_identity, expected, "{report:?}");
+                    assert!(!report.contradicts_itself(), "{report:?}");
+                }
+            }
+        }
+        assert_eq!(seen, BTreeSet::from([false, true]));
+    }
 }

@@ -60,8 +60,13 @@ pub fn plan(
                 ..
             },
         ) => match fit(observed, desired, capacities) {
-            Fit::Without { state, left_out } => Ok(Plan {
+            Fit::Without {
+                state,
                 left_out,
+                covers,
+            } => Ok(Plan {
+                left_out,
+                covers: covers.into_iter().collect(),
                 ..whole(observed, &state, config, capacities)?
             }),
             Fit::AfterRemoval { covers, gone } => make_room(observed, &covers, &gone),

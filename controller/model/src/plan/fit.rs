@@ -21,10 +21,11 @@ use crate::world::Capacities;
 
 /// What there is room for.
 pub(super) enum Fit {
-    /// This state, which lacks these.
+    /// This state, which lacks these and has the others around them.
     Without {
         state: Box<NodeState>,
         left_out: Vec<IpNet>,
+        covers: BTreeSet<IpNet>,
     },
     /// For what must be there, once these are gone, and the others stand around them.
     AfterRemoval {
@@ -109,10 +110,11 @@ pub(super) fn fit(observed: &Observed, desired: &NodeState, capacities: &Capacit
     };
     state
         .ipcache
-        .extend(covers.into_iter().map(|prefix| (prefix, NOBODY)));
+        .extend(covers.iter().map(|prefix| (*prefix, NOBODY)));
     Fit::Without {
         state: Box::new(state),
         left_out,
+        covers,
     }
 }
 

@@ -92,6 +92,7 @@ pub enum Reason {
 pub struct Plan {
     steps: Vec<Step>,
     left_out: Vec<IpNet>,
+    covers: Vec<IpNet>,
     goes_on: bool,
 }
 
@@ -110,6 +111,11 @@ impl Plan {
     /// everybody may, and no more.
     pub fn left_out(&self) -> &[IpNet] {
         &self.left_out
+    }
+
+    /// The prefixes around what is left out.
+    pub fn covers(&self) -> &[IpNet] {
+        &self.covers
     }
 
     /// Once it is made, another plan is to follow at once, from what is there then.
