@@ -101,10 +101,10 @@ pub struct MonitorEvent {
     pub source_identity: u32,
     /// Identity of the receiver; 0 where none was found.
     pub destination_identity: u32,
-    /// `namespace/pod` or the reserved name of the sender's identity, where known.
+    /// `namespace/pod`, or else the reserved name or the labels of the sender's identity, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_name: Option<String>,
-    /// `namespace/pod` or the reserved name of the receiver's identity, where known.
+    /// `namespace/pod`, or else the reserved name or the labels of the receiver's identity, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination_name: Option<String>,
     /// Source, `address` or `address:port`.

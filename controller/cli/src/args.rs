@@ -258,10 +258,10 @@ pub(crate) struct MonitorArgs {
     /// One JSON object a line.
     #[arg(long, short)]
     pub(crate) json: bool,
-    /// Names of pods beside their identities.
+    /// Numbers of identities beside their names.
     #[arg(long, short)]
     pub(crate) verbose: bool,
-    /// Numbers of identities in place of the names of reserved ones.
+    /// Numbers of identities in place of their names.
     #[arg(long, short, conflicts_with = "verbose")]
     pub(crate) numeric: bool,
 }

@@ -119,7 +119,8 @@ fn service(event: &MonitorEvent) -> String {
     }
 }
 
-/// As Cilium has it, the name for what is reserved and else the number; with `--verbose` also who it is.
+/// Who it is, where that is known: the reserved name as Cilium has it, or a pod, or labels; with `--verbose` its number too,
+/// and who has a reserved one.
 fn identity(number: u32, name: Option<&str>, args: &MonitorArgs) -> String {
     if args.numeric {
         return number.to_string();
@@ -130,6 +131,7 @@ fn identity(number: u32, name: Option<&str>, args: &MonitorArgs) -> String {
         }
         (Some(reserved), _) => reserved.to_owned(),
         (None, Some(name)) if args.verbose => format!("{number} ({name})"),
-        (None, _) => number.to_string(),
+        (None, Some(name)) => name.to_owned(),
+        (None, None) => number.to_string(),
     }
 }

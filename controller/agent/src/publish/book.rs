@@ -70,6 +70,10 @@ impl Names for Named<'_> {
     fn remote_pod(&self, address: IpAddr) -> Option<String> {
         self.pods.get(&address).map(ToString::to_string)
     }
+
+    fn identity_labels(&self, identity: NumericIdentity) -> Option<String> {
+        self.view.identity_labels(identity)
+    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ pub trait Names {
     fn service(&self, frontend: &Frontend) -> Option<String>;
     /// `namespace/pod` of the address of a pod on another node.
     fn remote_pod(&self, address: IpAddr) -> Option<String>;
+    /// Labels of an identity.
+    fn identity_labels(&self, identity: NumericIdentity) -> Option<String>;
 
     /// `namespace/pod` of an address.
     fn address(&self, address: IpAddr) -> Option<String> {
@@ -75,9 +77,12 @@ pub fn describe(event: &Event, names: &impl Names) -> Option<MonitorEvent> {
         };
         named
             .or_else(|| names.remote_pod(address?))
-            .or_else(|| match identity {
-                0 => None,
-                identity => NumericIdentity(identity).name().map(str::to_owned),
+            .or_else(|| match NumericIdentity(identity) {
+                NumericIdentity::ANY => None,
+                identity => match identity.name() {
+                    Some(reserved) => Some(reserved.to_owned()),
+                    None => names.identity_labels(identity),
+                },
             })
     };
     let dropped = kind == MonitorKind::Drop;

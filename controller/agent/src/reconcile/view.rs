@@ -174,6 +174,11 @@ impl Names for View {
         let pod = pods.find(|pod| pod.addresses.contains(&address))?;
         Some(pod.reference.to_string())
     }
+
+    fn identity_labels(&self, identity: NumericIdentity) -> Option<String> {
+        let labels = self.labels(identity);
+        (!labels.is_empty()).then(|| labels.join(","))
+    }
 }
 
 impl<N: Node> Reconciler<N> {

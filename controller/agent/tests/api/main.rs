@@ -240,6 +240,17 @@ fn events_are_made_only_while_somebody_monitors_and_reach_everybody_who_does() {
         (seen.source_identity, seen.destination_identity),
         (9, attached.identity)
     );
+    assert_eq!(seen.source_name.as_deref(), Some("world-ipv4"));
+
+    // Nobody known has the address.
+    let unknown = Event {
+        remote_identity: attached.identity,
+        ..event(DropReason::PolicyDenied)
+    };
+    assert!(node.kernel.emit(unknown));
+    let seen = all.next().unwrap().unwrap();
+    let labels = seen.source_name.unwrap();
+    assert!(labels.contains("k8s:app=web,"), "{labels}");
     drop((all, other));
     until(|| readers() == 0);
     until(|| !node.kernel.emit(event(DropReason::PolicyDenied)));

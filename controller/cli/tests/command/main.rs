@@ -206,6 +206,7 @@ fn monitor_prints_the_lines_that_people_know_and_json_for_programs() {
     insta::assert_snapshot!(agent.run(&["monitor", "-v"]).out);
     let numeric = agent.run(&["monitor", "--numeric"]).out;
     assert!(numeric.contains("identity 9->11747"), "{numeric}");
+    assert!(numeric.contains("identity 22373->11747"), "{numeric}");
     let json = agent.run(&["monitor", "-o", "json"]).out;
     assert!(
         json.lines().next().unwrap().contains(r#""type":"drop""#),
