@@ -112,6 +112,26 @@ pub struct ConntrackFlow {
     pub flags: u16,
     /// Identity of the peer when the verdict was found.
     pub remote_identity: u32,
+    /// Id of the frontend that the flow was sent to; 0 where it goes to no service.
+    #[serde(default)]
+    pub rev_nat: u16,
+    /// Id of the backend that it goes to in the frontend's place; 0 for none, or where that is no backend any more.
+    #[serde(default)]
+    pub backend_id: u32,
+}
+
+/// Packets that had one fate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BpfMetric {
+    /// Why they were dropped; `Success` of those that were let through.
+    pub reason: String,
+    /// `ingress` or `egress`, seen from the endpoint.
+    pub direction: String,
+    /// How many, of all CPUs.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// The flows that an endpoint has with peers of one identity.

@@ -24,8 +24,8 @@ mod time;
 mod wire;
 
 pub use bpf::{
-    BpfEndpoint, BpfPolicyTable, ConntrackFlow, ConntrackTalker, IpcacheEntry, PolicyEntry,
-    PolicyEntryType,
+    BpfEndpoint, BpfMetric, BpfPolicyTable, ConntrackFlow, ConntrackTalker, IpcacheEntry,
+    PolicyEntry, PolicyEntryType,
 };
 pub use client::{Client, ClientError, Stream};
 pub use endpoint::{

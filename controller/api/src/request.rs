@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, ConntrackTalker, Endpoint, ExplainReport,
-    IpcacheEntry, LoadBalancing, ManifestFile, MonitorFilter, PlanReport, Policies, StatusReport,
-    endpoint::ApiIdentity,
+    BpfEndpoint, BpfMetric, BpfPolicyTable, Call, ConntrackFlow, ConntrackTalker, Endpoint,
+    ExplainReport, IpcacheEntry, LoadBalancing, ManifestFile, MonitorFilter, PlanReport, Policies,
+    StatusReport, endpoint::ApiIdentity,
 };
 
 /// Everything that a client may ask.
@@ -44,6 +44,8 @@ pub enum Request {
     BpfConntrack(Option<u16>),
     /// Who fills the conntrack tables.
     BpfConntrackTop,
+    /// Packets by their fate.
+    BpfMetrics,
     /// Endpoints and interfaces as the kernel holds them.
     BpfEndpoints,
     /// Services as the kernel holds them.
@@ -196,9 +198,9 @@ macro_rules! calls {
 /// Calls without parameters, and those whose parameter is no type of its own.
 pub mod call {
     use super::{
-        ApiIdentity, BpfEndpoint, BpfPolicyTable, Call, ConntrackFlow, ConntrackTalker, Endpoint,
-        ExplainQuery, ExplainReport, IpcacheEntry, LoadBalancing, ManifestFile, PlanReport,
-        Policies, Request, StatusReport,
+        ApiIdentity, BpfEndpoint, BpfMetric, BpfPolicyTable, Call, ConntrackFlow, ConntrackTalker,
+        Endpoint, ExplainQuery, ExplainReport, IpcacheEntry, LoadBalancing, ManifestFile,
+        PlanReport, Policies, Request, StatusReport,
     };
 
     /// [`Request::Status`].
@@ -221,6 +223,8 @@ pub mod call {
     pub struct BpfConntrack(pub Option<u16>);
     /// [`Request::BpfConntrackTop`].
     pub struct BpfConntrackTop;
+    /// [`Request::BpfMetrics`].
+    pub struct BpfMetrics;
     /// [`Request::BpfEndpoints`].
     pub struct BpfEndpoints;
     /// [`Request::BpfServices`].
@@ -241,6 +245,7 @@ pub mod call {
         BpfIpcache => Vec<IpcacheEntry>, _call => Request::BpfIpcache;
         BpfConntrack => Vec<ConntrackFlow>, call => Request::BpfConntrack(call.0);
         BpfConntrackTop => Vec<ConntrackTalker>, _call => Request::BpfConntrackTop;
+        BpfMetrics => Vec<BpfMetric>, _call => Request::BpfMetrics;
         BpfEndpoints => Vec<BpfEndpoint>, _call => Request::BpfEndpoints;
         BpfServices => LoadBalancing, _call => Request::BpfServices;
         Plan => PlanReport, call => Request::Plan(call.0);

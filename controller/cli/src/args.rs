@@ -150,6 +150,8 @@ pub(crate) enum Bpf {
     /// Connection tracking.
     #[command(subcommand)]
     Ct(Ct),
+    /// Packets let through and dropped, by reason and direction.
+    Metrics(Listing),
     /// Endpoints and their interfaces.
     Endpoint(Listing),
     /// Load balancing: services, backends, reverse NAT.
@@ -196,8 +198,20 @@ pub(crate) struct BpfPolicy {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BpfPolicyGet {
+    /// The tables of all endpoints, or of one.
+    #[command(visible_alias = "ls")]
+    List {
+        /// Endpoint id.
+        #[arg(conflicts_with = "all")]
+        endpoint: Option<u16>,
+        /// Each endpoint's, which is so without an id.
+        #[arg(long)]
+        all: bool,
+        /// Numbers of identities in place of their labels.
+        #[arg(long, short)]
+        numeric: bool,
+    },
     /// The table of an endpoint, or with --all of each.
-    #[command(visible_alias = "list")]
     Get {
         /// Endpoint id.
         #[arg(required_unless_present = "all")]

@@ -1,4 +1,4 @@
-//! `bpf policy|ipcache|ct|endpoint`: what the kernel holds.
+//! `bpf policy|ipcache|ct|metrics|endpoint`: what the kernel holds.
 
 use std::io::{self, Write};
 
@@ -13,19 +13,25 @@ pub(crate) fn policy<W: Write>(
     args: &BpfPolicy,
     out: &mut Out<W>,
 ) -> anyhow::Result<Verdict> {
-    let BpfPolicyGet::Get {
-        endpoint,
-        all,
-        numeric,
-    } = &args.get;
-    let tables = client.call(call::BpfPolicy(if *all { None } else { *endpoint }))?;
+    let (endpoint, numeric) = match args.get {
+        BpfPolicyGet::Get {
+            endpoint,
+            all,
+            numeric,
+        } => (endpoint.filter(|_| !all), numeric),
+        BpfPolicyGet::List {
+            endpoint, numeric, ..
+        } => (endpoint, numeric),
+    };
+    let all = endpoint.is_none();
+    let tables = client.call(call::BpfPolicy(endpoint))?;
     out.print(&tables, |table| {
         tables.iter().try_for_each(|policy| {
-            if *all {
+            if all {
                 writeln!(table, "Endpoint ID: {}", policy.endpoint)?;
             }
-            policy_table(table, policy, *numeric)?;
-            if *all {
+            policy_table(table, policy, numeric)?;
+            if all {
                 writeln!(table)?;
             }
             Ok(())
@@ -122,11 +128,15 @@ pub(crate) fn ipcache<W: Write>(client: &Client, out: &mut Out<W>) -> anyhow::Re
     out.print(&entries, |table| {
         writeln!(table, "IP PREFIX/ADDRESS\tIDENTITY")?;
         entries.iter().try_for_each(|entry| {
-            writeln!(
+            write!(
                 table,
                 "{}\tidentity={} encryptkey=0 tunnelendpoint={} flags=<none>",
                 entry.cidr, entry.identity, entry.tunnelendpoint
-            )
+            )?;
+            match &entry.labels[..] {
+                [] => writeln!(table),
+                labels => writeln!(table, " labels={}", labels.join(",")),
+            }
         })
     })?;
     Ok(Verdict::Yes)
@@ -212,7 +222,7 @@ fn flow_line(table: &mut dyn Write, flow: &ConntrackFlow) -> io::Result<()> {
     writeln!(
         table,
         "{} {} {from} -> {to} expires={} Packets={} Bytes={} RxFlagsSeen={:#04x} LastRxReport={} TxFlagsSeen={:#04x} \
-         LastTxReport={} Flags={:#06x} [ {}] RevNAT=0 SourceSecurityID={} BackendID=0 Verdict={} Endpoint={}",
+         LastTxReport={} Flags={:#06x} [ {}] RevNAT={} SourceSecurityID={} BackendID={} Verdict={} Endpoint={}",
         protocol(flow.protocol),
         flow.direction,
         flow.expires,
@@ -224,10 +234,26 @@ fn flow_line(table: &mut dyn Write, flow: &ConntrackFlow) -> io::Result<()> {
         flow.last_tx_report,
         flow.flags,
         flags.concat(),
+        flow.rev_nat,
         flow.remote_identity,
+        flow.backend_id,
         flow.verdict,
         flow.endpoint,
     )
+}
+
+pub(crate) fn metrics<W: Write>(client: &Client, out: &mut Out<W>) -> anyhow::Result<Verdict> {
+    let metrics = client.call(call::BpfMetrics)?;
+    out.print(&metrics, |table| {
+        // Lines and files of sources, which Cilium has as well, mean nothing here.
+        writeln!(table, "REASON\tDIRECTION\tPACKETS\tBYTES")?;
+        metrics.iter().try_for_each(|metric| {
+            let direction = metric.direction.to_uppercase();
+            let (reason, packets, bytes) = (&metric.reason, metric.packets, metric.bytes);
+            writeln!(table, "{reason}\t{direction}\t{packets}\t{bytes}")
+        })
+    })?;
+    Ok(Verdict::Yes)
 }
 
 pub(crate) fn endpoints<W: Write>(client: &Client, out: &mut Out<W>) -> anyhow::Result<Verdict> {

@@ -125,6 +125,7 @@ fn run(cli: Cli) -> anyhow::Result<Verdict> {
         Command::Bpf(Bpf::Ipcache(_)) => bpf::ipcache(&client, &mut out),
         Command::Bpf(Bpf::Ct(Ct::List { scope })) => bpf::conntrack(&client, &scope, &mut out),
         Command::Bpf(Bpf::Ct(Ct::Top { number })) => bpf::conntrack_top(&client, number, &mut out),
+        Command::Bpf(Bpf::Metrics(_)) => bpf::metrics(&client, &mut out),
         Command::Bpf(Bpf::Endpoint(_)) => bpf::endpoints(&client, &mut out),
         Command::Bpf(Bpf::Lb(Lb::List(args))) => service::tables(&client, &args, &mut out),
         Command::Service(ServiceCommand::List { no_headers }) => {

@@ -1,14 +1,13 @@
 //! What the kernel holds, in words: read there, for people who do not trust pictures.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use oxilium_abi::{Counter, CtWord, Direction, PolicyCountKey, ShapeMask};
+use oxilium_abi::{COUNTER_FORWARDED, Counter, Direction, DropReason, PolicyCountKey, ShapeMask};
 use oxilium_api::{
-    ApiError, BpfEndpoint, BpfPolicyTable, ConntrackFlow, ConntrackTalker, ErrorCode, ExplainQuery,
+    ApiError, BpfEndpoint, BpfMetric, BpfPolicyTable, ConntrackTalker, ErrorCode, ExplainQuery,
     ExplainReport, IpcacheEntry, ManifestFile, PlanReport, PolicyEntry, PolicyEntryType,
 };
-use oxilium_kernel::port::Flow;
 use oxilium_kernel::{Node, ObserveError};
 use oxilium_model::identity::NumericIdentity;
 use oxilium_model::node_state::EntryKey;
@@ -21,7 +20,7 @@ use crate::explain::{self, ExplainError};
 use crate::offline;
 use crate::reconcile::{View, mac_text};
 
-fn kernel(error: &ObserveError) -> ApiError {
+pub(super) fn kernel(error: &ObserveError) -> ApiError {
     ApiError::new(ErrorCode::Kernel, error.to_string())
 }
 
@@ -146,21 +145,6 @@ pub(super) fn ipcache<N: Node>(node: &mut N, view: &View) -> Result<Vec<IpcacheE
         .collect())
 }
 
-/// Flows of one endpoint or of all.
-pub(super) fn conntrack<N: Node>(
-    node: &mut N,
-    endpoint: Option<u16>,
-) -> Result<Vec<ConntrackFlow>, ApiError> {
-    let flows = node.flows().map_err(|error| kernel(&error))?;
-    let mut flows: Vec<ConntrackFlow> = flows
-        .iter()
-        .filter(|flow| endpoint.is_none_or(|id| flow.endpoint == id))
-        .map(flow)
-        .collect();
-    flows.sort_by(|a, b| (a.endpoint, &a.local, &a.remote).cmp(&(b.endpoint, &b.local, &b.remote)));
-    Ok(flows)
-}
-
 /// Who fills the conntrack tables, the most first.
 pub(super) fn conntrack_top<N: Node>(
     node: &mut N,
@@ -170,38 +154,27 @@ pub(super) fn conntrack_top<N: Node>(
     Ok(talkers(&flows, view))
 }
 
-fn flow(flow: &Flow) -> ConntrackFlow {
-    let entry = &flow.entry;
-    let word = CtWord(entry.word);
-    let with_port = |address: IpAddr, port: u16| match address {
-        IpAddr::V4(address) => format!("{address}:{port}"),
-        IpAddr::V6(address) => format!("[{address}]:{port}"),
-    };
-    ConntrackFlow {
-        endpoint: flow.endpoint,
-        protocol: flow.protocol,
-        direction: match word.direction() {
-            Direction::Ingress => "IN",
-            Direction::Egress => "OUT",
-        }
-        .to_owned(),
-        local: with_port(flow.local, flow.local_port),
-        remote: with_port(flow.remote, flow.remote_port),
-        verdict: if word.allowed() { "allowed" } else { "denied" }.to_owned(),
-        stamp: word.stamp().get(),
-        expires: entry.expires,
-        remaining: flow.remaining,
-        rx_packets: entry.rx_packets,
-        rx_bytes: entry.rx_bytes,
-        tx_packets: entry.tx_packets,
-        tx_bytes: entry.tx_bytes,
-        rx_flags_seen: entry.rx_tcp_flags,
-        tx_flags_seen: entry.tx_tcp_flags,
-        last_rx_report: entry.last_rx_report,
-        last_tx_report: entry.last_tx_report,
-        flags: entry.flags,
-        remote_identity: entry.remote_identity,
-    }
+/// Packets by their fate, as `cilium bpf metrics list` sorts them.
+pub(super) fn metrics<N: Node>(node: &mut N) -> Result<Vec<BpfMetric>, ApiError> {
+    let counters = node.counters().map_err(|error| kernel(&error))?;
+    let mut metrics: Vec<BpfMetric> = counters
+        .iter()
+        .filter_map(|((direction, reason), counter)| {
+            let reason = match *reason {
+                COUNTER_FORWARDED => "Success",
+                // What else is counted is counted besides.
+                reason => DropReason::from_number(reason)?.text(),
+            };
+            Some(BpfMetric {
+                reason: reason.to_owned(),
+                direction: direction_word(*direction).to_lowercase(),
+                packets: counter.packets,
+                bytes: counter.bytes,
+            })
+        })
+        .collect();
+    metrics.sort_by(|a, b| (&a.reason, &a.direction).cmp(&(&b.reason, &b.direction)));
+    Ok(metrics)
 }
 
 /// Interfaces and endpoint words.

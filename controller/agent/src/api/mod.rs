@@ -2,6 +2,7 @@
 
 mod answers;
 mod dumps;
+mod flows;
 mod health;
 mod monitor;
 mod netfilter;

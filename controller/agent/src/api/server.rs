@@ -16,7 +16,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 
-use super::{Monitors, answers, dumps, monitor, status};
+use super::{Monitors, answers, dumps, flows, monitor, status};
 use crate::config::AgentOptions;
 use crate::disk::{DiskError, make_directory};
 use crate::metrics::Instruments;
@@ -221,9 +221,10 @@ async fn answer<N: Node + 'static>(
         }
         Request::BpfIpcache => reply!(errand(service, dumps::ipcache).await),
         Request::BpfConntrack(endpoint) => {
-            reply!(errand(service, move |node, _| dumps::conntrack(node, endpoint)).await)
+            reply!(errand(service, move |node, _| flows::conntrack(node, endpoint)).await)
         }
         Request::BpfConntrackTop => reply!(errand(service, dumps::conntrack_top).await),
+        Request::BpfMetrics => reply!(errand(service, |node, _| dumps::metrics(node)).await),
         Request::BpfEndpoints => reply!(errand(service, |node, _| dumps::endpoints(node)).await),
         Request::BpfServices => reply!(errand(service, super::services::services).await),
         Request::Plan(files) => {

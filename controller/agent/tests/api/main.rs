@@ -14,13 +14,32 @@ use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
-use node::{Node, attach};
-use oxilium_abi::{Be16, Direction, DropReason, Event, EventKind};
+use node::{Node, PODS, attach};
+use oxilium_abi::{
+    Be16, COUNTER_EVENT_LOST, COUNTER_FORWARDED, Counter, CtEntry, Direction, DropReason, Event,
+    EventKind, NatWord,
+};
 use oxilium_agent::api::{Server, SocketError};
 use oxilium_api::{
     ClientError, ComponentState, Detach, ErrorCode, ExplainQuery, ManifestFile, MonitorFilter,
     MonitorKind, PolicyEnabled, PolicyMode, Ready, call, read_line,
 };
+use oxilium_kernel::port::{CtTable, Flow};
+
+/// A service whose backend is 10.1.0.9:8080.
+const SERVICE: &str = "---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: default}
+spec: {type: ClusterIP, clusterIP: 10.96.0.20, clusterIPs: [10.96.0.20], selector: {app: db}, ports: [{port: 80, targetPort: 8080, protocol: TCP}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: default, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+endpoints: [{addresses: [10.1.0.9], conditions: {ready: true}}]
+ports: [{name: '', port: 8080, protocol: TCP}]
+";
 
 #[test]
 fn only_root_may_open_the_socket() {
@@ -128,6 +147,73 @@ fn a_pod_is_added_shown_and_deleted() {
     client.call(Detach { key }).unwrap();
     let endpoints = client.call(call::EndpointList).unwrap();
     assert_eq!(endpoints.len(), 1, "its device lives");
+}
+
+/// A flow of the pod's to `10.1.0.9:8080`.
+fn flow(endpoint: u16, nat: NatWord) -> Flow {
+    Flow {
+        table: CtTable::Answered,
+        local: [10, 1, 0, 7].into(),
+        remote: [10, 1, 0, 9].into(),
+        local_port: 40_000,
+        remote_port: 8080,
+        endpoint,
+        protocol: 6,
+        kind: None,
+        entry: CtEntry {
+            nat: nat.0,
+            ..CtEntry::default()
+        },
+        remaining: 1,
+    }
+}
+
+#[test]
+fn a_flow_to_a_service_tells_its_frontend_and_backend() {
+    let node = Node::ready();
+    let client = node.client();
+    let attached = client.call(attach()).unwrap();
+    node.manifests(&(PODS.to_owned() + SERVICE));
+    let tables = || client.call(call::BpfServices).unwrap();
+    until(|| !tables().reverse_nat.is_empty());
+    let tables = tables();
+    let (frontend, backend) = (tables.reverse_nat[0].id, tables.backends[0].id);
+    let to_service = flow(attached.endpoint, NatWord::new(frontend, 7));
+    let gone = flow(attached.endpoint, NatWord::new(frontend + 1, 7));
+    let direct = flow(attached.endpoint, NatWord::NONE);
+    node.kernel.set_flows(vec![to_service, gone, direct]);
+    let flows = client.call(call::BpfConntrack(None)).unwrap();
+    let told: Vec<(u16, u32)> = flows.iter().map(|f| (f.rev_nat, f.backend_id)).collect();
+    assert_eq!(told, [(frontend, backend), (frontend + 1, 0), (0, 0)]);
+}
+
+#[test]
+fn what_the_programs_count_is_told_by_reason_and_direction() {
+    let node = Node::ready();
+    let counter = |packets| Counter {
+        packets,
+        bytes: packets * 60,
+    };
+    let denied = DropReason::PolicyDenied as u8;
+    for (direction, reason, packets) in [
+        (Direction::Egress, COUNTER_FORWARDED, 5),
+        (Direction::Ingress, denied, 3),
+        (Direction::Ingress, COUNTER_EVENT_LOST, 9),
+    ] {
+        node.kernel.count(direction, reason, counter(packets));
+    }
+    let metrics = node.client().call(call::BpfMetrics).unwrap();
+    let told: Vec<_> = metrics
+        .iter()
+        .map(|m| (m.reason.as_str(), m.direction.as_str(), m.packets, m.bytes))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("Policy denied", "ingress", 3, 180),
+            ("Success", "egress", 5, 300)
+        ]
+    );
 }
 
 #[test]

@@ -112,12 +112,56 @@ fn bpf_policy_get_names_identities_and_rules() {
 }
 
 #[test]
+fn bpf_policy_list_is_of_all_endpoints_unless_one_is_named() {
+    for (args, asked) in [
+        (&["list"][..], None),
+        (&["list", "--all"], None),
+        (&["list", "34"], Some(34)),
+        (&["get", "--all"], None),
+        (&["get", "34"], Some(34)),
+    ] {
+        let agent = FakeAgent::new(move |request| {
+            assert!(
+                matches!(request, Request::BpfPolicy(id) if id == asked),
+                "{request:?}"
+            );
+            vec![ok(&vec![sample::table()])]
+        });
+        let outcome = agent.run(&[&["bpf", "policy"], args].concat());
+        assert_eq!(outcome.status, 0, "{args:?}: {outcome:?}");
+        let told = outcome.out.contains("Endpoint ID: 34");
+        assert_eq!(told, asked.is_none(), "{args:?}: {outcome:?}");
+    }
+    let nobody = FakeAgent::saying(&vec![sample::table()]).run(&["bpf", "policy", "get"]);
+    assert_eq!(nobody.status, 2, "{nobody:?}");
+}
+
+#[test]
+fn bpf_metrics_list_is_packets_by_their_fate() {
+    let agent = FakeAgent::saying(&sample::metrics());
+    insta::assert_snapshot!(agent.run(&["bpf", "metrics", "list"]).out, @r"
+    REASON          DIRECTION   PACKETS   BYTES
+    Policy denied   INGRESS     3         180
+    Success         EGRESS      1200      72000
+    Success         INGRESS     1100      66000
+    ");
+    let json = agent.run(&["bpf", "metrics", "list", "-o", "json"]).out;
+    let told: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let first = serde_json::json!({
+        "reason": "Policy denied", "direction": "ingress", "packets": 3, "bytes": 180
+    });
+    assert_eq!(told[0], first);
+    let yaml = agent.run(&["bpf", "metrics", "list", "-o", "yaml"]).out;
+    assert!(yaml.contains("reason: Policy denied"), "{yaml}");
+}
+
+#[test]
 fn bpf_ipcache_list_is_one_line_a_prefix() {
     let agent = FakeAgent::saying(&sample::ipcache());
     insta::assert_snapshot!(agent.run(&["bpf", "ipcache", "list"]).out, @r"
     IP PREFIX/ADDRESS   IDENTITY
     0.0.0.0/0           identity=9 encryptkey=0 tunnelendpoint=0.0.0.0 flags=<none>
-    10.244.1.2/32       identity=11747 encryptkey=0 tunnelendpoint=0.0.0.0 flags=<none>
+    10.244.1.2/32       identity=11747 encryptkey=0 tunnelendpoint=0.0.0.0 flags=<none> labels=k8s:app=web,k8s:io.kubernetes.pod.namespace=default
     ");
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use oxilium_api::{
-    Addressing, Alternative, ApiIdentity, BpfEndpoint, BpfPolicyTable, ComponentState,
+    Addressing, Alternative, ApiIdentity, BpfEndpoint, BpfMetric, BpfPolicyTable, ComponentState,
     ComponentStatus, Condition, ConfigurationStatus, ConntrackFlow, ConntrackTalker,
     DirectionStatus, Endpoint, EndpointHealth, EndpointPolicy, EndpointState, EndpointStatus,
     ExplainReport, ExplainSide, Explained, ExternalIdentifiers, FailingObject, HealthState,
@@ -237,13 +237,16 @@ pub(crate) fn table() -> BpfPolicyTable {
 }
 
 pub(crate) fn ipcache() -> Vec<IpcacheEntry> {
-    let entry = |cidr: &str, identity| IpcacheEntry {
+    let entry = |cidr: &str, identity, labels: &[String]| IpcacheEntry {
         cidr: text(cidr),
         identity,
-        labels: Vec::new(),
+        labels: labels.to_vec(),
         tunnelendpoint: text("0.0.0.0"),
     };
-    vec![entry("0.0.0.0/0", 9), entry("10.244.1.2/32", 11747)]
+    vec![
+        entry("0.0.0.0/0", 9, &[]),
+        entry("10.244.1.2/32", 11747, &labels()),
+    ]
 }
 
 pub(crate) fn services() -> LoadBalancing {
@@ -332,8 +335,33 @@ pub(crate) fn flows() -> Vec<ConntrackFlow> {
         last_tx_report: 991,
         flags,
         remote_identity: 22373,
+        rev_nat: 0,
+        backend_id: 0,
     };
-    vec![flow("IN", "allowed", 0b1100), flow("OUT", "denied", 0)]
+    let to_service = ConntrackFlow {
+        rev_nat: 3,
+        backend_id: 17,
+        ..flow("OUT", "allowed", 0b1000)
+    };
+    vec![
+        flow("IN", "allowed", 0b1100),
+        flow("OUT", "denied", 0),
+        to_service,
+    ]
+}
+
+pub(crate) fn metrics() -> Vec<BpfMetric> {
+    let metric = |reason: &str, direction: &str, packets| BpfMetric {
+        reason: text(reason),
+        direction: text(direction),
+        packets,
+        bytes: packets * 60,
+    };
+    vec![
+        metric("Policy denied", "ingress", 3),
+        metric("Success", "egress", 1200),
+        metric("Success", "ingress", 1100),
+    ]
 }
 
 pub(crate) fn bpf_endpoints() -> Vec<BpfEndpoint> {
