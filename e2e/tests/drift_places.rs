@@ -147,6 +147,11 @@ fn pins_that_somebody_removes_come_back() {
         Ok((pins(&root) == before).then_some(()))
     })
     .unwrap();
+    wait::until("status counts them", wait::LONG, || {
+        let restored = stage.status()?["reconcile"]["pins-restored"].as_u64();
+        Ok(restored.filter(|restored| *restored > 10))
+    })
+    .unwrap();
     stage.until_settled();
     assert!(!stage.lie_arrives());
     // What they are for.

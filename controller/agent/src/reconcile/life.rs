@@ -157,7 +157,7 @@ impl Lives {
             Some((object, reason)) => {
                 life.failing = Some(object.clone());
                 let (pod, ms) = (&life.pod, life.millis());
-                tracing::warn!(%pod, ms, reason, "something of the endpoint fails, and is tried again");
+                tracing::info!(%pod, ms, reason, "something of the endpoint fails, and is tried again");
                 life.note("not-ready", &format!("fails, and is tried again: {reason}"));
             }
             None => life.works(),
