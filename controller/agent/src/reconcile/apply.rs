@@ -8,11 +8,10 @@ use oxilium_kernel::{ApplyError, Node, Retry};
 use oxilium_model::desired_with;
 use oxilium_model::node_state::AttachPoint;
 use oxilium_model::observed::Settled;
-use oxilium_model::plan::{Plan, Table, Write, plan};
+use oxilium_model::plan::{Plan, Write, plan};
 use oxilium_model::world::Complete;
 
 use super::failures::Object;
-use super::fights::Ground;
 use super::{Reconciler, fold, settle};
 use crate::explain::LeftOut;
 use crate::metrics::Phase;
@@ -217,33 +216,6 @@ impl<N: Node> Reconciler<N> {
                 self.failures
                     .failed(Object::Tables, error.to_string(), false, now);
                 None
-            }
-        }
-    }
-
-    /// The sweep that this plan follows found the kernel other than remembered: so the plan repairs.
-    fn note_drift(&mut self, plan: &Plan, now: Instant) {
-        let drifted = std::mem::take(&mut self.drifted);
-        let repairs = plan
-            .steps()
-            .iter()
-            .filter(|step| !settle::is_settling(step));
-        let targets: Vec<Table> = repairs
-            .filter_map(|step| step.write.target())
-            .map(|(table, _)| table)
-            .collect();
-        if drifted.is_empty() || targets.is_empty() {
-            return;
-        }
-        self.sweep.repaired += targets.len() as u64;
-        tracing::warn!(
-            writes = targets.len(),
-            "the kernel is not as it was left; repairing:\n{plan}"
-        );
-        for table in drifted {
-            // What a repair writes besides is not fought over; of each hook by itself it is told by whoever looks at hooks.
-            if targets.contains(&table) && table != Table::Attachments {
-                self.undone(Ground::Table(table), now);
             }
         }
     }

@@ -8,6 +8,7 @@ mod adopt;
 mod apply;
 mod attach;
 mod devices;
+mod drift;
 mod failures;
 mod fights;
 mod fold;
@@ -45,7 +46,7 @@ use adopt::Adoption;
 pub use adopt::InDoubt;
 pub(crate) use devices::{mac_text, parse_mac};
 use failures::{Failures, Object};
-use fights::{Fights, Ground};
+use fights::Fights;
 use hooks::Looks;
 use index::Index;
 pub use index::{OBJECT_SOURCES, Objects};
@@ -416,16 +417,6 @@ impl<N: Node> Reconciler<N> {
         }
     }
 
-    /// The kernel is to be compared with what it should hold, whatever is remembered of it.
-    fn begin_sweep(&mut self, now: Instant) {
-        self.links_changed = true;
-        self.adoption.due = true;
-        self.sweep.due = true;
-        self.untidy = true;
-        self.read_tombstones(now);
-        self.next_sweep = now + jitter(self.sweep_every);
-    }
-
     /// Attachments whose device is gone are over once the kernel holds nothing of them.
     fn drop_gone(&mut self, now: Instant) {
         if self.links_changed || self.revisions.applied < self.index.revision() {
@@ -450,48 +441,6 @@ impl<N: Node> Reconciler<N> {
             .collect();
         self.lives.retain(|id| living.contains(id));
         self.note_room();
-    }
-
-    /// Removes pins that nothing needs any more, once everything is written.
-    fn tidy(&mut self, now: Instant) {
-        let settled = self.revisions.applied > 0
-            && self.revisions.applied == self.index.revision()
-            && !self.links_changed;
-        if !self.untidy || !settled || self.failures.waits(&Object::Pins, now) {
-            return;
-        }
-        let tidied = self.node.tidy();
-        let restored = self.node.restored_pins();
-        self.sweep.pins_restored += restored.len() as u64;
-        // With their place all pins go.
-        let of_others = |path: &&PathBuf| {
-            let mut places = restored.iter().filter(|place| place != path);
-            !places.any(|place| path.starts_with(place))
-        };
-        for path in restored.iter().filter(of_others) {
-            self.undone(Ground::Pin(path.clone()), now);
-        }
-        match tidied {
-            Ok(changed) => {
-                self.untidy = false;
-                self.failures.works(&Object::Pins);
-                if changed > 0 {
-                    tracing::info!(changed, "put the pins in order");
-                }
-            }
-            Err(error) => {
-                self.failures
-                    .failed(Object::Pins, error.to_string(), true, now);
-            }
-        }
-    }
-
-    /// This was found other than it was left. Where that happens again and again, the next look at all comes later.
-    fn undone(&mut self, ground: Ground, now: Instant) {
-        let wait = self.fights.undone(ground, now);
-        if !wait.is_zero() {
-            self.next_sweep = self.next_sweep.max(now + self.sweep_every + wait);
-        }
     }
 
     /// Removes flows that ended, a bounded number at a time.
