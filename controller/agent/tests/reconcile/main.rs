@@ -11,6 +11,7 @@ mod full;
 mod lab;
 mod staged;
 mod status;
+mod synced;
 
 use std::collections::BTreeSet;
 use std::fs;
