@@ -20,7 +20,8 @@ use oxilium_abi::{
     PolicyKey, PolicyValue, ServiceFlow, ServiceKey, ServiceValue, counter_index,
 };
 use oxilium_datapath::{
-    ChoiceTable, CtTable, FlowMaps, Hook, Maps, Namespace, Phase, SCRATCH_SIZE, Scratch, Socket, V4, V6,
+    ChoiceTable, CtTable, FlowMaps, Hook, Maps, Namespace, Phase, SCRATCH_SIZE, Scratch, Socket,
+    V4, V6,
 };
 
 use crate::{

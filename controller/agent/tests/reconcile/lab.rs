@@ -77,12 +77,17 @@ impl Lab {
     }
 
     pub(crate) fn restart_in(&mut self, boot: &str, manifests: &str) {
+        self.restart_blind(boot);
+        self.manifests(manifests);
+    }
+
+    /// The same, and nobody has told the new one anything yet.
+    pub(crate) fn restart_blind(&mut self, boot: &str) {
         self.agent = None;
         self.kernel.clear_history();
         let directory = self.directory.path();
         let (agent, view) = start(&self.kernel, self.capacities, self.sweep, directory, boot);
         (self.agent, self.view) = (Some(agent), view);
-        self.manifests(manifests);
     }
 
     pub(crate) fn agent(&mut self) -> &mut Reconciler<FakeNode> {

@@ -12,6 +12,7 @@ mod full;
 mod lab;
 mod staged;
 mod status;
+mod synced;
 
 use std::collections::BTreeSet;
 use std::fs;
