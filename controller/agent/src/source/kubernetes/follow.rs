@@ -30,6 +30,8 @@ const SILENCE: Duration = Duration::from_secs(150);
 const PAGES_AT_ONCE: usize = 3;
 /// Deletions of one moment are looked into together.
 const GATHER: Duration = Duration::from_millis(20);
+/// Between two looks into deletions. So long a pod of another node can be gone while its address still has its identity.
+const PACE: Duration = Duration::from_millis(200);
 
 /// What the owner of all objects is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -250,13 +252,8 @@ impl Follower {
 
     /// Believes the deletions if what defines the objects still stands.
     async fn believe(&mut self) -> Result<(), End> {
-        let pace = if self.resource.is_busy() {
-            Duration::from_secs(5)
-        } else {
-            Duration::from_millis(200)
-        };
         let found = self.look().await?;
-        self.next_look = Instant::now() + pace;
+        self.next_look = Instant::now() + PACE;
         let same = match (&found, &self.definition) {
             (Some(found), Some(known)) => found.uid == known.uid,
             _ => false,

@@ -7,6 +7,9 @@
 //! Nothing that the API server does not say counts as said: one that is away, that lacks a definition or refuses an answer
 //! leaves in force what it said last ([`health`] tells it in `status`). A kind counts as read when its first full list
 //! arrived; no timeout stands in for it. Even a deletion is looked into ([`follow`]).
+//!
+//! What a restart must know of policies is on disk before they are in force ([`record`], [`admitted`]). While it cannot be
+//! written, policies stay as they were; everything else goes on, for an address must not keep the identity of a pod that is gone.
 
 mod admitted;
 mod convert;
@@ -30,8 +33,10 @@ use std::time::SystemTime;
 use kube::Client;
 use oxilium_api::{ComponentState, ComponentStatus, FailingObject, SourceStatus, rfc3339};
 use oxilium_manifest::LowerOptions;
-use oxilium_model::world::Source;
+use oxilium_model::policy::rule::{Policy, PolicyRef};
+use oxilium_model::world::{Source, Table};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 
 use self::admitted::Admitted;
 use self::convert::Reading;
@@ -43,11 +48,15 @@ use self::requests::{Requests, Version};
 use self::resource::Resource;
 use self::store::Store;
 use crate::disk::DiskError;
+use crate::kubernetes::Backoff;
 use crate::reconcile::OBJECT_SOURCES;
 use crate::source::{Delivery, SourceReport};
 
 /// Messages of followers that wait to be taken in.
 const QUEUE: usize = 1024;
+
+/// See [`crate::reconcile::Objects::policies`].
+type Policies = Table<Arc<PolicyRef>, Arc<Policy>>;
 
 /// What the API server says of itself.
 struct Server {
@@ -84,8 +93,13 @@ pub struct KubernetesSource {
     store: Store,
     kinds: BTreeMap<Resource, Kind>,
     record: Record,
-    /// Why the record is not on disk.
+    /// Why what a restart must know is not on disk.
     unkept: Option<String>,
+    /// When that is tried again at the latest.
+    next_try: Instant,
+    tries: Backoff,
+    /// The policies when all of it was on disk last; none before the first full list was.
+    kept: Option<Policies>,
     server: Server,
     told: mpsc::Receiver<Told>,
     /// See [`heartbeat`].
@@ -122,6 +136,9 @@ impl KubernetesSource {
             kinds,
             record,
             unkept: None,
+            next_try: Instant::now(),
+            tries: Backoff::default(),
+            kept: None,
             server: Server {
                 url: url.to_owned(),
                 version: None,
@@ -159,6 +176,7 @@ impl KubernetesSource {
                     }
                 }
                 () = taken(&mut under_way), if under_way.is_some() => under_way = None,
+                () = sleep_until(self.next_try), if self.unkept.is_some() && !changed => changed = true,
             }
         }
     }
@@ -222,9 +240,17 @@ impl KubernetesSource {
         });
     }
 
-    /// What a restart must know is on disk before it is in force.
+    /// Brings to disk what a restart must know.
     fn keep(&mut self) {
-        let mut unkept = None;
+        self.unkept = self.write().err().map(|error| error.to_string());
+        match &self.unkept {
+            Some(_) => self.next_try = Instant::now() + self.tries.wait(),
+            None => self.tries.reset(),
+        }
+    }
+
+    fn write(&mut self) -> Result<(), DiskError> {
+        let mut written = Ok(());
         for (resource, kind) in &self.kinds {
             let former = self.former(*resource);
             let uid = match kind.record(self.store.count(*resource), former) {
@@ -232,23 +258,26 @@ impl KubernetesSource {
                 kind::Record::Uid(uid) => Some(uid),
                 kind::Record::Nothing => None,
             };
-            if let Err(error) = self.record.set(*resource, uid) {
-                unkept = Some(error.to_string());
-            }
+            written = self.record.set(*resource, uid).and(written);
         }
-        if let Err(error) = self.store.keep() {
-            unkept = Some(error.to_string());
-        }
-        self.unkept = unkept;
+        self.store.keep().and(written)
     }
 
     fn delivery(&mut self) -> Delivery {
-        let synced = OBJECT_SOURCES
+        let synced: BTreeSet<Source> = OBJECT_SOURCES
             .into_iter()
             .filter(|source| self.is_synced(*source))
             .collect();
         let report = Arc::new(self.report());
-        Delivery::of(self.store.objects(), synced, report)
+        let mut objects = self.store.objects();
+        if self.unkept.is_none() {
+            let all_read = synced.contains(&Source::Policies);
+            self.kept = all_read.then(|| objects.policies.clone());
+        } else if let Some(kept) = &self.kept {
+            // Where nothing is known that could stay, none in force would be worse than a restart that knows less.
+            objects.policies = kept.clone();
+        }
+        Delivery::of(Arc::new(objects), synced, report)
     }
 
     /// Every kind that it consists of was read.
@@ -279,9 +308,10 @@ impl KubernetesSource {
         let away = (server.status.state != ComponentState::Ok)
             .then(|| format!("Kubernetes: {}", server.status.msg));
         SourceReport {
-            problem: away
-                .or_else(|| problems.next())
-                .or_else(|| self.unkept.clone()),
+            problem: away.or_else(|| problems.next()).or_else(|| {
+                let unkept = self.unkept.as_ref()?;
+                Some(format!("{unkept}; until then policies stay as they are"))
+            }),
             components: std::iter::once(server).chain(of_kinds).collect(),
             refused: refused.collect(),
             pruned: self.store.pruned(),

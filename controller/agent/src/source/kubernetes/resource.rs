@@ -203,11 +203,6 @@ impl Resource {
         matches!(self.source(), Source::Policies)
     }
 
-    /// Its objects come and go with every pod of the cluster.
-    pub(crate) const fn is_busy(self) -> bool {
-        matches!(self, Self::CiliumEndpoints | Self::CiliumIdentities)
-    }
-
     /// How an object of this kind is called.
     pub(crate) fn object(self, namespace: &str, name: &str) -> ObjectId {
         ObjectId {

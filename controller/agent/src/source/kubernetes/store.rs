@@ -106,14 +106,14 @@ impl Store {
     }
 
     /// Everything in force.
-    pub(super) fn objects(&mut self) -> Arc<Objects> {
+    pub(super) fn objects(&mut self) -> Objects {
         if std::mem::take(&mut self.services_changed) {
             self.read_policies_again();
             self.find_api_servers();
             self.services
                 .join(&self.reading.node, &mut self.objects.services);
         }
-        Arc::new(self.objects.clone())
+        self.objects.clone()
     }
 
     /// Objects that are not in force as they stand.

@@ -3,3 +3,4 @@
 mod server;
 mod store;
 mod stories;
+mod whole;
