@@ -11,6 +11,7 @@ use oxilium_manifest::pruned::{self, Pruned};
 use oxilium_manifest::tree::{FromJson, Member, Node, Position, Value};
 use serde::Deserialize;
 
+use super::node_config::NodeConfig;
 use super::requests::Page;
 use super::resource::Resource;
 
@@ -32,6 +33,8 @@ pub(super) enum Content {
     Admitted(Input),
     /// A policy that names services: what it says depends on them.
     NamesServices(Input, Arc<Node>),
+    /// Options of some nodes.
+    NodeConfig(NodeConfig),
     /// It says nothing, yet or any more.
     Nothing,
     /// What is wrong with it.
@@ -148,6 +151,16 @@ impl Reading {
                 let input = Input::ClusterIdentity(number, identity);
                 (admitted(id, input), read.version)
             }),
+            Resource::CiliumNodeConfigs => {
+                let (id, version) = named(resource, json);
+                let read = NodeConfig::read(json);
+                let change = Change {
+                    id,
+                    content: read.map_or_else(Content::Refused, Content::NodeConfig),
+                    policy: None,
+                };
+                Some((change, version))
+            }
             _ => None,
         };
         direct.unwrap_or_else(|| self.tree(resource, json))

@@ -17,6 +17,7 @@ mod follow;
 mod health;
 mod heartbeat;
 mod kind;
+mod node_config;
 mod record;
 mod requests;
 mod resource;
@@ -189,6 +190,7 @@ impl KubernetesSource {
                 let replaced = self
                     .kind(resource)
                     .is_some_and(|kind| kind.listed(definition.as_ref()));
+                let replaced = replaced && resource.source().is_some();
                 if definition.is_some_and(|found| found.gives_up_former) {
                     self.store.give_up_former(resource);
                 }
@@ -251,7 +253,8 @@ impl KubernetesSource {
 
     fn write(&mut self) -> Result<(), DiskError> {
         let mut written = Ok(());
-        for (resource, kind) in &self.kinds {
+        let enforced = |(resource, _): &(&Resource, _)| resource.source().is_some();
+        for (resource, kind) in self.kinds.iter().filter(enforced) {
             let former = self.former(*resource);
             let uid = match kind.record(self.store.count(*resource), former) {
                 kind::Record::AsIs => continue,
@@ -283,7 +286,7 @@ impl KubernetesSource {
     /// Every kind that it consists of was read.
     fn is_synced(&self, source: Source) -> bool {
         let mut kinds = self.kinds.iter();
-        kinds.all(|(resource, kind)| resource.source() != source || kind.is_synced())
+        kinds.all(|(resource, kind)| resource.source() != Some(source) || kind.is_synced())
     }
 
     fn report(&self) -> SourceReport {
@@ -313,7 +316,7 @@ impl KubernetesSource {
                 Some(format!("{unkept}; until then policies stay as they are"))
             }),
             components: std::iter::once(server).chain(of_kinds).collect(),
-            refused: refused.collect(),
+            refused: refused.chain(self.store.not_followed()).collect(),
             pruned: self.store.pruned(),
         }
     }

@@ -22,6 +22,8 @@ pub(crate) enum Resource {
     Nodes,
     /// CiliumNode.
     CiliumNodes,
+    /// CiliumNodeConfig.
+    CiliumNodeConfigs,
     /// CiliumIdentity.
     CiliumIdentities,
     /// CiliumEndpoint.
@@ -69,7 +71,7 @@ const fn names(
 
 impl Resource {
     /// All of them.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::CiliumNetworkPolicies,
         Self::CiliumClusterwideNetworkPolicies,
         Self::NetworkPolicies,
@@ -78,6 +80,7 @@ impl Resource {
         Self::Namespaces,
         Self::Nodes,
         Self::CiliumNodes,
+        Self::CiliumNodeConfigs,
         Self::CiliumIdentities,
         Self::CiliumEndpoints,
         Self::Pods,
@@ -113,6 +116,7 @@ impl Resource {
             Self::Namespaces => names("", "v1", "namespaces", "Namespace"),
             Self::Nodes => names("", "v1", "nodes", "Node"),
             Self::CiliumNodes => names(CILIUM, "v2", "ciliumnodes", "CiliumNode"),
+            Self::CiliumNodeConfigs => names(CILIUM, "v2", "ciliumnodeconfigs", "CiliumNodeConfig"),
             Self::CiliumIdentities => names(CILIUM, "v2", "ciliumidentities", "CiliumIdentity"),
             Self::CiliumEndpoints => names(CILIUM, "v2", "ciliumendpoints", "CiliumEndpoint"),
             Self::Pods => names("", "v1", "pods", "Pod"),
@@ -172,7 +176,7 @@ impl Resource {
             | Self::CiliumNodes
             | Self::CiliumIdentities
             | Self::CiliumEndpoints => Definition::Required,
-            Self::ClusterNetworkPolicies => Definition::Optional,
+            Self::ClusterNetworkPolicies | Self::CiliumNodeConfigs => Definition::Optional,
             Self::NetworkPolicies
             | Self::Namespaces
             | Self::Nodes
@@ -182,9 +186,9 @@ impl Resource {
         }
     }
 
-    /// Which of the agent's sources it belongs to.
-    pub(crate) const fn source(self) -> Source {
-        match self {
+    /// Which of the agent's sources it belongs to; none: nothing is enforced by what it says.
+    pub(crate) const fn source(self) -> Option<Source> {
+        Some(match self {
             Self::CiliumNetworkPolicies
             | Self::CiliumClusterwideNetworkPolicies
             | Self::NetworkPolicies
@@ -192,15 +196,16 @@ impl Resource {
             Self::CiliumCidrGroups => Source::CidrGroups,
             Self::Namespaces => Source::Namespaces,
             Self::Nodes | Self::CiliumNodes => Source::Nodes,
+            Self::CiliumNodeConfigs => return None,
             Self::CiliumIdentities | Self::CiliumEndpoints => Source::Endpoints,
             Self::Pods => Source::Pods,
             Self::Services | Self::EndpointSlices => Source::Services,
-        }
+        })
     }
 
     /// Its objects are policies.
     pub(crate) const fn is_policy(self) -> bool {
-        matches!(self.source(), Source::Policies)
+        matches!(self.source(), Some(Source::Policies))
     }
 
     /// How an object of this kind is called.
@@ -222,7 +227,10 @@ mod tests {
 
     #[test]
     fn every_source_of_objects_is_fed() {
-        let fed: BTreeSet<Source> = Resource::ALL.map(Resource::source).into();
+        let fed: BTreeSet<Source> = Resource::ALL
+            .into_iter()
+            .filter_map(Resource::source)
+            .collect();
         assert_eq!(fed, OBJECT_SOURCES.into());
     }
 

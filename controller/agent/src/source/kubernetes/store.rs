@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use oxilium_api::FailingObject;
 use oxilium_manifest::diagnostic::ObjectId;
 use oxilium_manifest::object::{Input, services};
 use oxilium_manifest::policy::service::Services;
@@ -21,6 +22,7 @@ use oxilium_model::world::{Node, PodRef, Table};
 
 use super::admitted::Admitted;
 use super::convert::{Change, Content, PolicyVersion, Reading};
+use super::node_config::NodeConfig;
 use super::resource::Resource;
 use super::services::ServiceStore;
 use crate::disk::DiskError;
@@ -42,6 +44,7 @@ pub(super) struct Store {
     objects: Objects,
     kubernetes_nodes: BTreeMap<Arc<str>, Arc<Node>>,
     cilium_nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    node_configs: BTreeMap<ObjectId, NodeConfig>,
     services: ServiceStore,
     /// What each policy object is in [`Objects::policies`]: its UID is part of that.
     policies: HashMap<ObjectId, Arc<PolicyRef>>,
@@ -80,6 +83,7 @@ impl Store {
             objects: Objects::default(),
             kubernetes_nodes: BTreeMap::new(),
             cilium_nodes: BTreeMap::new(),
+            node_configs: BTreeMap::new(),
             services: ServiceStore::default(),
             policies: HashMap::new(),
             name_services: BTreeMap::new(),
@@ -103,6 +107,14 @@ impl Store {
             Some((Arc::clone(policy), pruned::told(fields)))
         };
         self.pruned.iter().filter_map(known).collect()
+    }
+
+    /// CiliumNodeConfigs that somebody expects to hold for this node.
+    pub(super) fn not_followed(&self) -> impl Iterator<Item = FailingObject> {
+        let node = self.kubernetes_nodes.get(&*self.reading.node);
+        let labels = node.map(|node| node.labels.clone()).unwrap_or_default();
+        let configs = self.node_configs.iter();
+        configs.filter_map(move |(id, config)| config.told(id, &labels))
     }
 
     /// Everything in force.
@@ -141,6 +153,7 @@ impl Store {
             Resource::Namespaces => self.objects.namespaces.len(),
             Resource::Nodes => self.kubernetes_nodes.len(),
             Resource::CiliumNodes => self.cilium_nodes.len(),
+            Resource::CiliumNodeConfigs => self.node_configs.len(),
             Resource::CiliumIdentities => self.objects.cluster_identities.len(),
             Resource::CiliumEndpoints => self.objects.remote_endpoints.len(),
             Resource::Pods => self.objects.pods.len(),
@@ -212,6 +225,10 @@ impl Store {
                 self.refused.insert(id, refused);
             }
             Content::Nothing => self.delete(resource, &id),
+            Content::NodeConfig(config) => {
+                self.is_well(resource, &id);
+                self.node_configs.insert(id, config);
+            }
             Content::Admitted(input) => {
                 self.is_well(resource, &id);
                 self.note(&id, policy);
@@ -274,7 +291,7 @@ impl Store {
             Content::NamesServices(input, tree) => {
                 self.put_with_services(resource, id.clone(), input, tree);
             }
-            Content::Nothing => return false,
+            Content::Nothing | Content::NodeConfig(_) => return false,
             Content::Refused(reason) => {
                 tracing::warn!(object = %id, reason, "its earlier version is refused as well");
                 return false;
@@ -375,6 +392,7 @@ impl Store {
                 self.cilium_nodes.remove(&name);
                 self.merge_node(&name);
             }
+            Resource::CiliumNodeConfigs => drop(self.node_configs.remove(id)),
             Resource::CiliumIdentities => {
                 if let Some(number) = number(id) {
                     take(&mut objects.cluster_identities, &number);
@@ -420,6 +438,7 @@ impl Store {
             Resource::Namespaces => objects.namespaces.contains_key(name),
             Resource::Nodes => self.kubernetes_nodes.contains_key(name),
             Resource::CiliumNodes => self.cilium_nodes.contains_key(name),
+            Resource::CiliumNodeConfigs => self.node_configs.contains_key(id),
             Resource::CiliumIdentities => {
                 number(id).is_some_and(|number| objects.cluster_identities.contains_key(&number))
             }
@@ -455,6 +474,7 @@ impl Store {
             Resource::Namespaces => named(resource, &objects.namespaces),
             Resource::Nodes => named(resource, &self.kubernetes_nodes),
             Resource::CiliumNodes => named(resource, &self.cilium_nodes),
+            Resource::CiliumNodeConfigs => self.node_configs.keys().cloned().collect(),
             Resource::CiliumIdentities => objects
                 .cluster_identities
                 .keys()
