@@ -67,21 +67,62 @@ pub(crate) fn what_users_see(stage: &mut Stage<'_>) -> Result<()> {
     stage.compare("label of its identity", "web", label.unwrap_or("none"));
     stage.apply(L4_RULE)?;
     let arguments = ["--namespace", &stage.namespace, "get", "cnp", "l4-rule"];
-    wait::until("the policy's condition", LONG, || {
+    let valid = wait::until("the policy's condition", LONG, || {
         let policy = stage.cluster.json(&arguments)?;
         let conditions = policy["status"]["conditions"].as_array();
-        let valid = conditions
-            .into_iter()
-            .flatten()
-            .any(|condition| condition["type"] == "Valid" && condition["status"] == "True");
-        Ok(valid.then_some(()))
+        let mut conditions = conditions.into_iter().flatten();
+        let valid = conditions.find(|condition| condition["type"] == "Valid");
+        Ok(valid.and_then(|condition| condition["status"].as_str().map(str::to_owned)))
     })?;
-    stage.compare("the policy is valid", "True", "True");
-    let arguments = ["--namespace", &stage.namespace, "get", "cep,cnp"];
-    for line in stage.cluster.kubectl(&arguments)?.lines() {
-        say(line);
+    stage.compare("the policy is valid", "True", valid.as_str());
+
+    let number = number.to_string();
+    let namespace = stage.namespace.clone();
+    let columns = [
+        (
+            ["cep", "web"],
+            "NAME | SECURITY IDENTITY | ENDPOINT STATE | IPV4 | IPV6",
+            vec!["web", &number, "ready", &web.address],
+        ),
+        (
+            ["ciliumid", &number],
+            "NAME | NAMESPACE | AGE",
+            vec![&number, &namespace],
+        ),
+        (
+            ["cnp", "l4-rule"],
+            "NAME | AGE | VALID",
+            vec!["l4-rule", "True"],
+        ),
+    ];
+    for (what, header, expected) in columns {
+        let table = stage
+            .cluster
+            .kubectl(&["--namespace", &namespace, "get", what[0], what[1]])?;
+        table.lines().for_each(say);
+        let mut lines = table.lines().map(cells);
+        let found = lines.next().unwrap_or_default().join(" | ");
+        stage.compare(&format!("columns of {}", what[0]), header, found.as_str());
+        let row = lines.next().unwrap_or_default();
+        // Not how old it is, and not the addresses of a family that the cluster may have.
+        let row: Vec<&str> = row
+            .into_iter()
+            .filter(|cell| expected.contains(cell))
+            .collect();
+        let what = format!("what {} shows", what[0]);
+        stage.compare(
+            &what,
+            expected.join(" | ").as_str(),
+            row.join(" | ").as_str(),
+        );
     }
     Ok(())
+}
+
+/// The cells of a line of a table that are not empty.
+fn cells(line: &str) -> Vec<&str> {
+    let cells = line.split("  ").map(str::trim);
+    cells.filter(|cell| !cell.is_empty()).collect()
 }
 
 /// The DaemonSet, `l4-rule` and `icmp-rule`: from another node refused, deleted, works.
