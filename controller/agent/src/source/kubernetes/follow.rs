@@ -32,6 +32,8 @@ const PAGES_AT_ONCE: usize = 3;
 const GATHER: Duration = Duration::from_millis(20);
 /// Between two looks into deletions. So long a pod of another node can be gone while its address still has its identity.
 const PACE: Duration = Duration::from_millis(200);
+/// As long as deletions keep coming each look is followed by a longer wait, up to this: a thousand nodes look.
+const SLOWEST: Duration = Duration::from_secs(2);
 
 /// What the owner of all objects is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +64,7 @@ pub(super) struct Follower {
     /// Gone, it is said.
     deleted: BTreeSet<ObjectId>,
     next_look: Instant,
+    pace: Duration,
     backoff: Backoff,
 }
 
@@ -94,6 +97,7 @@ impl Follower {
             definition: None,
             deleted: BTreeSet::new(),
             next_look: Instant::now(),
+            pace: PACE,
             backoff: Backoff::default(),
         }
     }
@@ -253,7 +257,9 @@ impl Follower {
     /// Believes the deletions if what defines the objects still stands.
     async fn believe(&mut self) -> Result<(), End> {
         let found = self.look().await?;
-        self.next_look = Instant::now() + PACE;
+        let now = Instant::now();
+        self.pace = next_pace(self.pace, now.saturating_duration_since(self.next_look));
+        self.next_look = now + self.pace;
         let same = match (&found, &self.definition) {
             (Some(found), Some(known)) => found.uid == known.uid,
             _ => false,
@@ -265,5 +271,32 @@ impl Follower {
         let deleted = std::mem::take(&mut self.deleted);
         self.tell(Told::Deleted(self.resource, deleted.into_iter().collect()))
             .await
+    }
+}
+
+/// How long to wait after a look that was possible for `idle` before it was due.
+fn next_pace(pace: Duration, idle: Duration) -> Duration {
+    if idle > pace {
+        PACE
+    } else {
+        (pace * 2).min(SLOWEST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_grow_rare_while_deletions_keep_coming_and_are_quick_after_a_rest() {
+        let mut pace = PACE;
+        let waits: Vec<u128> = (0..5)
+            .map(|_| {
+                pace = next_pace(pace, GATHER);
+                pace.as_millis()
+            })
+            .collect();
+        assert_eq!(waits, [400, 800, 1600, 2000, 2000]);
+        assert_eq!(next_pace(pace, SLOWEST + GATHER), PACE);
     }
 }

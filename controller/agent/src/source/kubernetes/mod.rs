@@ -56,7 +56,7 @@ use crate::source::{Delivery, SourceReport};
 /// Messages of followers that wait to be taken in.
 const QUEUE: usize = 1024;
 
-/// See [`Objects::policies`].
+/// See [`crate::reconcile::Objects::policies`].
 type Policies = Table<Arc<PolicyRef>, Arc<Policy>>;
 
 /// What the API server says of itself.
