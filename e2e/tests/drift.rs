@@ -177,9 +177,10 @@ fn hooks_are_asked_each_second_however_seldom_the_tables_are_compared() {
     };
     let status = agent.cli().status().unwrap();
     let drifted = status["reconcile"]["hooks-drifted"].as_u64().unwrap();
-    // Filters are announced. Of links the first look finds those that are off by then, and all is compared after it.
+    // Filters are announced: whether the announcement or a look at the hooks comes first, time decides. Of links the first
+    // look finds those that are off by then, and all is compared after it.
     let asked = status["attach-mode"] == "TCX";
-    assert_eq!(drifted > 0, asked, "{status}");
+    assert!(drifted > 0 || !asked, "{status}");
     let writes = |status: &Value| status["kernel-writes"]["total"].as_u64().unwrap();
     agent.until_applied().unwrap();
     let before = agent.cli().status().unwrap();

@@ -64,6 +64,7 @@ pub(super) struct Follower {
     /// Gone, it is said.
     deleted: BTreeSet<ObjectId>,
     next_look: Instant,
+    looked: Instant,
     pace: Duration,
     backoff: Backoff,
 }
@@ -97,6 +98,7 @@ impl Follower {
             definition: None,
             deleted: BTreeSet::new(),
             next_look: Instant::now(),
+            looked: Instant::now(),
             pace: PACE,
             backoff: Backoff::default(),
         }
@@ -258,7 +260,8 @@ impl Follower {
     async fn believe(&mut self) -> Result<(), End> {
         let found = self.look().await?;
         let now = Instant::now();
-        self.pace = next_pace(self.pace, now.saturating_duration_since(self.next_look));
+        self.pace = next_pace(self.pace, now.saturating_duration_since(self.looked));
+        self.looked = now;
         self.next_look = now + self.pace;
         let same = match (&found, &self.definition) {
             (Some(found), Some(known)) => found.uid == known.uid,
@@ -274,9 +277,9 @@ impl Follower {
     }
 }
 
-/// How long to wait after a look that was possible for `idle` before it was due.
-fn next_pace(pace: Duration, idle: Duration) -> Duration {
-    if idle > pace {
+/// How long to wait after a look; the one before was so long ago.
+fn next_pace(pace: Duration, since: Duration) -> Duration {
+    if since > pace * 2 {
         PACE
     } else {
         (pace * 2).min(SLOWEST)
@@ -292,11 +295,11 @@ mod tests {
         let mut pace = PACE;
         let waits: Vec<u128> = (0..5)
             .map(|_| {
-                pace = next_pace(pace, GATHER);
+                pace = next_pace(pace, pace);
                 pace.as_millis()
             })
             .collect();
         assert_eq!(waits, [400, 800, 1600, 2000, 2000]);
-        assert_eq!(next_pace(pace, SLOWEST + GATHER), PACE);
+        assert_eq!(next_pace(pace, SLOWEST * 3), PACE);
     }
 }
