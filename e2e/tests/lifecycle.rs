@@ -259,7 +259,7 @@ fn the_log_tells_the_life_of_a_pod() {
         "identity assigned",
         "policy computed",
         "programs attached",
-        "endpoint ready",
+        " ready ",
         "endpoint to be deleted",
         "endpoint gone",
     ] {

@@ -103,14 +103,19 @@ impl Stage {
         self.agent.until_ready().unwrap();
         self.agent.until_linked().unwrap();
         let pins = self.pins();
-        wait::until("no map of the former version is kept", wait::LONG, || {
-            let kept = fs::read_dir(&pins)?.filter_map(Result::ok).any(|entry| {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                name.starts_with("old_") || name.starts_with("new_")
-            });
-            Ok((!kept).then_some(()))
-        })
-        .unwrap();
+        let kept = || {
+            let names = fs::read_dir(&pins)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name());
+            names
+                .map(|name| name.to_string_lossy().into_owned())
+                .filter(|name| name.starts_with("old_") || name.starts_with("new_"))
+                .collect::<Vec<_>>()
+        };
+        let gone = wait::until("no map of the former version is kept", wait::LONG, || {
+            Ok(kept().is_empty().then_some(()))
+        });
+        assert!(gone.is_ok(), "{:?} are kept: {}", kept(), self.agent.log());
     }
 
     fn pins(&self) -> PathBuf {

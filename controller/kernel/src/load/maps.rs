@@ -10,7 +10,7 @@ use std::sync::Arc;
 use aya_obj::Object;
 use aya_obj::maps::Map;
 
-use super::migrate::{Fate, OLD, Pinned, Wanted, beside, carry_flows, fate, migrate};
+use super::migrate::{Fate, OLD, Pinned, Wanted, beside, carry_flows, fate, forget_begun, migrate};
 use super::record::Records;
 use super::types::Types;
 use super::{LoadError, elf, layout, pin_error};
@@ -59,6 +59,7 @@ impl Maps {
         };
         for (name, description) in wanted {
             let path = directory.join(&name);
+            forget_begun(&path, counter)?;
             let opened = maker.open_or_make(&path, &description)?;
             let old = beside(&path, OLD);
             match sys::obj_get(&old) {

@@ -131,7 +131,6 @@ pub(super) fn migrate(
         .map_err(pin_error(path, "copy into another map"))?;
     keep_old(pinned, &made, wanted, counter)?;
     let new = beside(path, NEW);
-    remove(&new, counter)?;
     pin(&made, &new, counter)?;
     counter
         .result(Target::Maps, Action::File, fs::rename(&new, path))
@@ -146,6 +145,12 @@ pub(super) fn migrate(
         "another map takes the place of one"
     );
     Ok((made, description))
+}
+
+/// Removes the map that an earlier start made in the place of this one, and gave no name before it was cut off. This start
+/// may want none.
+pub(super) fn forget_begun(path: &Path, counter: &WriteCounter) -> Result<(), LoadError> {
+    remove(&beside(path, NEW), counter)
 }
 
 /// Flows that are in the old map and not in the new one are noted there too.

@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::unix::process::CommandExt,
     process::{Command, ExitCode},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -130,7 +130,9 @@ fn run() -> Result<usize> {
     for node in [&lab.master, &lab.worker] {
         println!("  {:8} {}, {}", node.name, node.ipv4, node.ipv6);
     }
+    let began = Instant::now();
     let agent = Agent::start(&lab)?;
+    let start = began.elapsed();
     println!(
         "The agent runs on worker. Its manifests: {}",
         lab.manifests.path().display()
@@ -141,6 +143,7 @@ fn run() -> Result<usize> {
     let mut story = Story {
         lab: &lab,
         agent,
+        start,
         cast: &cast,
         differences: 0,
     };
@@ -223,6 +226,8 @@ impl Expected {
 struct Story<'a> {
     lab: &'a Lab,
     agent: Agent,
+    /// How long the agent's first start took.
+    start: Duration,
     cast: &'a Cast,
     differences: usize,
 }

@@ -1,6 +1,6 @@
 //! What an agent survives, and repairs.
 
-use std::{fs, net::IpAddr, path::Path};
+use std::{fs, net::IpAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use oxilium_abi::{IpcacheKey, SCHEMA_VERSION, map};
@@ -15,9 +15,16 @@ use zerocopy::IntoBytes;
 
 use super::{Expected, Story, pod_as_source, title};
 
-/// Size of what is downloaded, and how fast: some seconds, of which an agent's death and restart take one.
-const FILM: usize = 8 << 20;
+/// How fast is downloaded.
 const RATE: &str = "1M";
+/// Seconds that the download takes, beside those for the agent's restart.
+const SECONDS: u64 = 8;
+
+/// Size of what is downloaded: it goes on for longer than the agent takes to start, which took so long before.
+fn film(start: Duration) -> usize {
+    let seconds = SECONDS + 4 * start.as_secs();
+    usize::try_from(seconds << 20).unwrap_or(usize::MAX)
+}
 
 impl Story<'_> {
     pub(super) fn killed_agent(&mut self) -> Result<()> {
@@ -26,8 +33,9 @@ impl Story<'_> {
             "kill -9 of the agent while app2 downloads from app1; then it starts again",
         );
         self.agent.until_linked()?;
+        let film = film(self.start);
         let (app1, app2, app3) = (&self.cast.app1, &self.cast.app2, &self.cast.app3);
-        fs::write(app1.files.join("nginx/film"), vec![b'o'; FILM])?;
+        fs::write(app1.files.join("nginx/film"), vec![b'o'; film])?;
         let log = self.lab.directory().join("download");
         let mut curl = command("curl");
         curl.args(["--silent", "--show-error", "--noproxy", "*", "--limit-rate"])
@@ -40,7 +48,7 @@ impl Story<'_> {
         // Half way: what has come by then is on the connection that must live on.
         wait::until("the download has begun", wait::LONG, || {
             let received = received(&app2.netns)?;
-            Ok((received > FILM as u64 / 8).then_some(()))
+            Ok((received > film as u64 / 8).then_some(()))
         })?;
         self.agent.process().crash()?;
         let target = ("app1", IpAddr::from(app1.ipv4));
@@ -62,9 +70,9 @@ impl Story<'_> {
         let seen = seen.trim();
         self.judge(
             "the download",
-            &format!("all {FILM} bytes"),
+            &format!("all {film} bytes"),
             &format!("{seen} bytes, {status}"),
-            status.success() && seen == FILM.to_string(),
+            status.success() && seen == film.to_string(),
         );
         self.judge(
             "  while the agent died and came back",

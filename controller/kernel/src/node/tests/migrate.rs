@@ -228,6 +228,31 @@ fn what_does_not_fit_is_refused_with_all_sizes_and_stays() {
     });
 }
 
+/// The map of policy as it is in the middle of a change: another one is made, and has not its name yet.
+fn cut_off(bed: &KernelBed) {
+    for (from, to) in [("", "new_"), ("old_", "")] {
+        let pin = |prefix: &str| bed.pins().join(format!("{prefix}{}", map::POLICY));
+        fs::rename(pin(from), pin(to)).expect("it is there");
+    }
+}
+
+#[test]
+fn a_change_of_size_that_was_cut_off_is_given_up_by_whoever_wants_none() {
+    on_kernel(AttachMode::Auto, |bed| {
+        let mut node = bed.open();
+        let point = fill(bed, &mut node);
+        let before = tables(&mut node);
+        drop(node);
+        drop(KernelNode::open(&other_sizes(bed)).expect("all fits"));
+        cut_off(bed);
+        let mut node = bed.open();
+        assert_eq!(tables(&mut node), before);
+        replace(&mut node, point);
+        node.tidy().expect("readable");
+        assert_eq!(pins(bed, "old_") + pins(bed, "new_"), 0);
+    });
+}
+
 #[test]
 fn a_change_of_size_that_was_cut_off_goes_on() {
     on_kernel(AttachMode::Auto, |bed| {
@@ -247,16 +272,7 @@ fn a_change_of_size_that_was_cut_off_goes_on() {
             assert!(flow.is_some());
         }
         // Or dies before the new map has its name.
-        fs::rename(
-            bed.pins().join(map::POLICY),
-            bed.pins().join(format!("new_{}", map::POLICY)),
-        )
-        .expect("it is there");
-        fs::rename(
-            bed.pins().join(format!("old_{}", map::POLICY)),
-            bed.pins().join(map::POLICY),
-        )
-        .expect("it is there");
+        cut_off(bed);
         let mut node = KernelNode::open(&second).expect("all fits");
         assert_eq!(tables(&mut node), before);
         replace(&mut node, point);
