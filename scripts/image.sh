@@ -32,6 +32,14 @@ for program in oxilium oxilium-cni; do
     fi
 done
 
+# Tests run builds with debug assertions, nodes run this one: a key of the agent's alone must not disturb the installer.
+trial=$(mktemp -d)
+trap 'rm -rf "$trial"' EXIT
+mkdir "$trial/config" "$trial/bin" "$trial/conf"
+printf /sys/fs/bpf >"$trial/config/bpf-root"
+"$built/oxilium" cni install --config-dir "$trial/config" --bin-dir "$trial/bin" --conf-dir "$trial/conf" \
+    --plugin "$built/oxilium-cni" --custom-cni-conf || die "the program does not take a configuration directory"
+
 mkdir -p "$(dirname "$archive")"
 # The plugin is a program of its own: a burst of pods starts it a hundred times.
 scripts/oci-image.py "$archive" "$name" --env PATH=/usr/bin --cmd '["oxilium"]' \

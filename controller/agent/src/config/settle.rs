@@ -3,7 +3,7 @@
 //! The directory's values become flags of a second pass over the command line, so one parser reads all of them; the
 //! values that the table of [`keys`] knows are checked before, where it is still known whence they came.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -160,22 +160,22 @@ pub fn parse(
         Ok(matches) => matches,
         Err(error) => return Err(better(error, &arguments)),
     };
-    let (name, leaf) = innermost(&matches);
-    // An error: this command has no such option.
-    let Ok(directory) = leaf.try_get_one::<PathBuf>("config_dir") else {
+    let (name, leaf) = innermost(command, &matches);
+    if !leaf.has("config_dir") {
         return Ok((matches, Configured::default()));
-    };
+    }
+    let directory = leaf.matches.get_one::<PathBuf>("config_dir");
     let values = match directory {
         Some(directory) => Values::of(directory)?,
         None => Values::default(),
     };
     let takes_all = name == Some(agent);
     let configured = if takes_all {
-        judge(leaf, &values)?
+        judge(&leaf, &values)?
     } else {
         Configured::default()
     };
-    let more = values.flags(leaf)?;
+    let more = values.flags(&leaf)?;
     if more.is_empty() {
         return Ok((matches, configured));
     }
@@ -183,12 +183,36 @@ pub fn parse(
     Ok((command.try_get_matches_from_mut(whole)?, configured))
 }
 
-/// The sub-command that runs, and what it was given.
-fn innermost(matches: &ArgMatches) -> (Option<&str>, &ArgMatches) {
-    let (mut name, mut leaf) = (None, matches);
-    while let Some((inner, matches)) = leaf.subcommand() {
-        (name, leaf) = (Some(inner), matches);
+/// A sub-command, and what it was given.
+struct Leaf<'a> {
+    /// Options that it has. Its matches do not say: without debug assertions they take any name for one of an option.
+    options: BTreeSet<&'a str>,
+    matches: &'a ArgMatches,
+}
+
+impl Leaf<'_> {
+    fn has(&self, option: &str) -> bool {
+        self.options.contains(option)
     }
+}
+
+/// The sub-command that runs.
+fn innermost<'a>(
+    mut command: &'a Command,
+    mut matches: &'a ArgMatches,
+) -> (Option<&'a str>, Leaf<'a>) {
+    let mut name = None;
+    while let Some((inner, given)) = matches.subcommand() {
+        (name, matches) = (Some(inner), given);
+        command = command.find_subcommand(inner).unwrap_or(command);
+    }
+    let options = command
+        .get_arguments()
+        .map(|argument| argument.get_id().as_str());
+    let leaf = Leaf {
+        options: options.collect(),
+        matches,
+    };
     (name, leaf)
 }
 
@@ -253,7 +277,7 @@ impl Values {
     }
 
     /// Flags for options of this command that neither a flag nor the environment gives.
-    fn flags(&self, leaf: &ArgMatches) -> Result<Vec<OsString>, ConfigError> {
+    fn flags(&self, leaf: &Leaf<'_>) -> Result<Vec<OsString>, ConfigError> {
         let mut flags = Vec::new();
         for key in keys::all() {
             if !matches!(key.treatment, Treatment::Option(_)) || given(leaf, key).is_some() {
@@ -263,7 +287,7 @@ impl Values {
             let Some((value, origin)) = self.get(key.name) else {
                 continue;
             };
-            if leaf.try_contains_id(&id).is_ok() {
+            if leaf.has(&id) {
                 let value = check(key, value, &origin)?;
                 flags.push(format!("--{}={value}", key.name).into());
             }
@@ -279,22 +303,22 @@ impl Values {
 }
 
 /// The value that a flag or the environment gives, as it was written.
-fn given(leaf: &ArgMatches, key: &Key) -> Option<(Option<String>, Origin)> {
+fn given(leaf: &Leaf<'_>, key: &Key) -> Option<(Option<String>, Origin)> {
     let option = key.name.replace('-', "_");
     let id = [key.name, option.as_str()]
         .into_iter()
-        .find(|id| leaf.try_contains_id(id).is_ok())?;
-    let origin = match leaf.value_source(id)? {
+        .find(|id| leaf.has(id))?;
+    let origin = match leaf.matches.value_source(id)? {
         ValueSource::CommandLine => Origin::Flag(key.name.to_owned()),
         ValueSource::EnvVariable => Origin::Environment(key.variable()),
         _ => return None,
     };
-    let value = leaf.try_get_raw(id).ok().flatten()?.next()?;
+    let value = leaf.matches.get_raw(id)?.next()?;
     Some((value.to_str().map(ToOwned::to_owned), origin))
 }
 
 /// Goes through all keys that somebody gave.
-fn judge(leaf: &ArgMatches, values: &Values) -> Result<Configured, ConfigError> {
+fn judge(leaf: &Leaf<'_>, values: &Values) -> Result<Configured, ConfigError> {
     let mut unsupported = Vec::new();
     for key in keys::all() {
         let (value, origin) = match (given(leaf, key), values.get(key.name)) {
