@@ -104,11 +104,16 @@ impl Watch {
         Ok(Self { curl, seen })
     }
 
-    /// When the next event came.
-    fn next(&self) -> Result<Instant> {
-        self.seen
-            .recv_timeout(LONG)
-            .context("the watch shows no event")
+    /// When the first event after `began` came. What came before is of an earlier change: its condition, for one, which the
+    /// operator writes.
+    fn next(&self, began: Instant) -> Result<Instant> {
+        loop {
+            let seen = self.seen.recv_timeout(LONG);
+            let seen = seen.context("the watch shows no event")?;
+            if seen >= began {
+                return Ok(seen);
+            }
+        }
     }
 }
 
@@ -166,7 +171,7 @@ pub fn change(cluster: &Cluster, changes: usize) -> Result<Vec<Line>> {
             Ok((applied, enforced))
         })?;
         applied?;
-        let (seen, enforced) = (watch.next()?, enforced?);
+        let (seen, enforced) = (watch.next(began)?, enforced?);
         let seconds = |moment: Instant| moment.duration_since(began).as_secs_f64();
         server.push(seconds(seen));
         whole.push(seconds(enforced));
