@@ -462,6 +462,9 @@ impl Policies {
     /// Looks at all policies, as an operator does that becomes the leader.
     fn look(&self) {
         for kind in policies::KINDS {
+            if kind.is_optional() {
+                continue;
+            }
             let mut follower = policies::Follower::new(self.client.clone(), kind);
             self.runtime.block_on(follower.all()).unwrap();
         }
@@ -665,5 +668,58 @@ fn what_could_not_be_said_is_said_later() {
         lab.said(OF_NAMESPACE, &bad) == "Valid=False"
     });
     assert_eq!(lab.reasons(OF_NAMESPACE, &bad), told, "told once");
+    follower.abort();
+}
+
+/// ClusterNetworkPolicy comes with somebody's add-on, or never.
+#[test]
+fn a_kind_that_is_defined_later_is_looked_at_then() {
+    const KIND: &str = "ClusterNetworkPolicy";
+    const DEFINITION: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: clusternetworkpolicies.policy.networking.k8s.io
+  annotations: {api-approved.kubernetes.io: "unapproved, for a test"}
+spec:
+  group: policy.networking.k8s.io
+  scope: Cluster
+  names: {kind: ClusterNetworkPolicy, plural: clusternetworkpolicies}
+  versions:
+  - name: v1alpha2
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+"#;
+    if !require(&[Need::ApiServer]) {
+        return;
+    }
+    let lab = Policies::start();
+    let kind = policies::KINDS.into_iter().find(|kind| kind.is_optional());
+    let mut follower = policies::Follower::new(lab.client.clone(), kind.unwrap());
+    let missing = lab.runtime.block_on(follower.all());
+    assert!(missing.is_err(), "nobody has defined {KIND}");
+    let follower = lab.runtime.spawn(follower.run());
+    lab.api
+        .kubectl_with(&["apply", "-f", "-"], DEFINITION)
+        .unwrap();
+    let policy = |name: &str, network: &str| {
+        format!(
+            "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: {KIND}, metadata: {{name: {name}}}, spec: {{tier: Admin, \
+             priority: 1, subject: {{namespaces: {{}}}}, egress: [{{action: Accept, to: [{{networks: [{network}]}}]}}]}}}}"
+        )
+    };
+    wait::until("the API serves the kind", wait::LONG, || {
+        let good = policy("good", "192.0.2.0/24");
+        let applied = lab.api.kubectl_with(&["apply", "-f", "-"], &good);
+        Ok(applied.is_ok().then_some(()))
+    })
+    .unwrap();
+    let bad = policy("bad", "192.0.2.0/33");
+    lab.api.kubectl_with(&["apply", "-f", "-"], &bad).unwrap();
+    until("the event", || {
+        lab.reasons(KIND, "bad") == ["PolicyRefused"]
+    });
+    assert_eq!(lab.reasons(KIND, "good"), [""; 0]);
     follower.abort();
 }

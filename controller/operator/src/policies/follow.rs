@@ -25,6 +25,8 @@ const AT_ONCE: usize = 8;
 const SILENCE: Duration = Duration::from_secs(150);
 /// The answer to a version that is too old.
 const GONE: u16 = 410;
+/// The answer where the kind is not defined.
+const NOT_FOUND: u16 = 404;
 
 /// Which policy of a kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +89,12 @@ impl Follower {
                 Ok(false) => {}
                 Err(OperatorError::Request { source, .. }) if code(&source) == Some(GONE) => {
                     self.version = None;
+                }
+                Err(OperatorError::Request { source, .. })
+                    if self.kind.optional && code(&source) == Some(NOT_FOUND) =>
+                {
+                    self.version = None;
+                    tracing::debug!(kind, "not defined on this cluster");
                 }
                 Err(error) => {
                     self.version = None;

@@ -1,5 +1,5 @@
-//! Conditions of CiliumNetworkPolicies and CiliumClusterwideNetworkPolicies, and events on policies of these kinds and
-//! NetworkPolicies that do not do what they say.
+//! Conditions of CiliumNetworkPolicies and CiliumClusterwideNetworkPolicies, and events on policies of these kinds,
+//! NetworkPolicies and ClusterNetworkPolicies that do not do what they say.
 //!
 //! One writer for the cluster: what is said of a policy follows from the object alone, and a thousand agents that each
 //! said it would write it a thousand times. Agents decide for themselves, by the same code; what goes wrong on one
@@ -30,10 +30,12 @@ pub struct PolicyKind {
     namespaced: bool,
     /// Its objects have conditions. Of the others events tell alone.
     has_conditions: bool,
+    /// Not every cluster has it.
+    optional: bool,
 }
 
 /// Those that are looked at.
-pub const KINDS: [PolicyKind; 3] = [
+pub const KINDS: [PolicyKind; 4] = [
     PolicyKind {
         group: "cilium.io",
         version: "v2",
@@ -41,6 +43,7 @@ pub const KINDS: [PolicyKind; 3] = [
         plural: "ciliumnetworkpolicies",
         namespaced: true,
         has_conditions: true,
+        optional: false,
     },
     PolicyKind {
         group: "cilium.io",
@@ -49,6 +52,7 @@ pub const KINDS: [PolicyKind; 3] = [
         plural: "ciliumclusterwidenetworkpolicies",
         namespaced: false,
         has_conditions: true,
+        optional: false,
     },
     PolicyKind {
         group: "networking.k8s.io",
@@ -57,10 +61,26 @@ pub const KINDS: [PolicyKind; 3] = [
         plural: "networkpolicies",
         namespaced: true,
         has_conditions: false,
+        optional: false,
+    },
+    PolicyKind {
+        group: "policy.networking.k8s.io",
+        version: "v1alpha2",
+        kind: "ClusterNetworkPolicy",
+        plural: "clusternetworkpolicies",
+        namespaced: false,
+        // Its conditions are defined by whoever defines the kind.
+        has_conditions: false,
+        optional: true,
     },
 ];
 
 impl PolicyKind {
+    /// Whether a cluster may be without it.
+    pub fn is_optional(self) -> bool {
+        self.optional
+    }
+
     fn api_version(self) -> String {
         format!("{}/{}", self.group, self.version)
     }
