@@ -2,7 +2,8 @@
 # The scenarios of e2e/src/bin/cluster on a real cluster:
 #
 #   scripts/e2e-cluster.sh [SCENARIO…]    a cluster of three nodes out of namespaces, made and taken down (root); or the
-#                                         one that KUBECONFIG names, which must have the images and gets the chart
+#                                         one that KUBECONFIG names, which must have the images and gets the chart, for
+#                                         as long as this runs
 #   KEEP=1                                leaves the cluster up
 #   THEN=COMMAND                          then runs this command
 #   SUITE=REGEX                           then runs those of Kubernetes' own tests, e.g. 'NetworkPolicy'
@@ -36,6 +37,8 @@ scripts/helm.sh >/dev/null
 cargo build --quiet --package oxilium-e2e --bin oxilium-e2e-cluster
 scenarios=target/debug/oxilium-e2e-cluster
 if [ -n "${KUBECONFIG:-}" ]; then
+    # The cluster is somebody's: what was installed is removed, whatever came of the scenarios.
+    [ -n "${KEEP:-}" ] || trap '"$scenarios" uninstall' EXIT
     step "install the chart" "$scenarios" install
     "$scenarios" "$@"
     exit
@@ -44,6 +47,8 @@ fi
 [ "$(id -u)" = 0 ] || die "a cluster of namespaces needs root"
 scripts/cluster-build.sh ${SUITE:+suite}
 step "image" scripts/image.sh "$IMAGES/oxilium.tar"
+# What nodes are upgraded to, and back from.
+PROFILE=dev LAYOUT=test step "image of another layout" scripts/image.sh "$IMAGES/oxilium-other.tar" docker.io/oxilium/oxilium:other-layout
 trap take_down EXIT
 trap 'exit 130' INT TERM
 if [ -d "$PIDS" ]; then
@@ -65,6 +70,8 @@ if [ -n "${SUITE:-}" ]; then
         skip=(--skip=SCTP)
     fi
     in_cp "$BIN/ginkgo" --procs="${PROCS:-6}" --focus="$SUITE" "${skip[@]}" --no-color --silence-skips --timeout=60m "$BIN/e2e.test" -- \
-        --kubeconfig="$ADMIN" --provider=skeleton --num-nodes="${NODES:-3}" --minStartupPods=0 --report-dir="$LOGS/suite" || status=$?
+        --kubeconfig="$ADMIN" --provider=skeleton --num-nodes="${NODES:-3}" --minStartupPods=0 --report-dir="$LOGS/suite" ||
+        say "not every spec passed"
+    e2e/cluster/suite-report.py "$LOGS/suite/junit_01.xml" e2e/cluster/suite-known.txt || status=$?
 fi
 exit "$status"

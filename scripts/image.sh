@@ -3,6 +3,7 @@
 #
 #   scripts/image.sh [ARCHIVE [NAME:TAG]]      default: target/image/oxilium.tar docker.io/oxilium/oxilium:VERSION
 #   PROFILE=dev                                cargo's profile, default release: dev is built sooner, and slower
+#   LAYOUT=test                                with a layout of maps that no release has, to try upgrades with
 #
 # `ctr images import ARCHIVE`, `docker load --input ARCHIVE` and `kind load image-archive ARCHIVE` take it.
 set -euo pipefail
@@ -22,9 +23,15 @@ if [ -d "$(rustc --print target-libdir --target "${host/gnu/musl}" 2>/dev/null)"
 profile=${PROFILE:-release}
 variable=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$target")_RUSTFLAGS
 
-say "building oxilium and oxilium-cni $version for $target ($profile)"
+case ${LAYOUT:-} in
+'') layout=() ;;
+test) layout=(--package oxilium-kernel --features oxilium-kernel/test-layout) ;;
+*) die "LAYOUT=$LAYOUT; allowed: test, or unset" ;;
+esac
+
+say "building oxilium and oxilium-cni $version for $target ($profile${LAYOUT:+, $LAYOUT layout})"
 env "$variable=-C target-feature=+crt-static" \
-    cargo build --quiet --profile "$profile" --target "$target" --package oxilium --package oxilium-cni --bins
+    cargo build --quiet --profile "$profile" --target "$target" --package oxilium --package oxilium-cni "${layout[@]}" --bins
 built=target/$target/${profile/#dev/debug}
 for program in oxilium oxilium-cni; do
     if readelf --program-headers "$built/$program" | grep -q 'INTERP'; then

@@ -54,12 +54,25 @@ fn until_nothing_else_changes(cluster: &Cluster) -> Result<()> {
     })
 }
 
-/// The image is replaced under traffic: connections go on, nothing is smuggled, and the new agents find all as it should
-/// be.
+/// Gives the agents this image, and waits until all are replaced.
+fn replace(cluster: &Cluster, image: &str) -> Result<()> {
+    say(&format!("the agents get the image {image}"));
+    let set = ["--namespace", "kube-system", "set", "image"];
+    let agent = format!("cilium-agent={image}");
+    let init = format!("install-cni-binaries={image}");
+    cluster.kubectl(&[&set[..], &["daemonset/cilium", &agent, &init]].concat())?;
+    cluster.rolled_out("kube-system", "daemonset/cilium")
+}
+
+/// The image is replaced under traffic, by another of the same programs, by one with another layout of maps, and back:
+/// connections go on, nothing is smuggled, policies change meanwhile, and agents of the same layout find all as it should be.
 pub(crate) fn upgraded(stage: &mut Stage<'_>) -> Result<()> {
-    const ASKING: u64 = 40;
+    const ASKING: u64 = 120;
     const IMAGE: &str = "docker.io/oxilium/oxilium";
     let trio = Trio::start(stage)?;
+    let pod = client("newcomer", "app: newcomer", &stage.node(1));
+    let [newcomer] = stage.pods(["newcomer"], &pod)?;
+    let asks = |cluster: &Cluster| newcomer.curl(cluster, &trio.web.address, 80);
     until_nothing_else_changes(stage.cluster)?;
     trio.keep_asking(stage.cluster, ASKING)?;
     trio.download(stage.cluster, ASKING)?;
@@ -67,44 +80,32 @@ pub(crate) fn upgraded(stage: &mut Stage<'_>) -> Result<()> {
     let before = stage.cluster.json(&agents)?;
     let image = before["spec"]["template"]["spec"]["containers"][0]["image"].clone();
     let image = image.as_str().context("the agents have no image")?;
-    let next = format!("{IMAGE}:next");
+    let [same, other] = ["same", "other-layout"].map(|tag| format!("{IMAGE}:{tag}"));
     for node in stage.cluster.nodes()? {
         let full = format!("docker.io/{}", image.trim_start_matches("docker.io/"));
         let tag = ["ctr", "--namespace=k8s.io", "images", "tag", "--force"];
         stage
             .cluster
-            .on_node(&node, &[&tag[..], &[&full, &next]].concat())?;
+            .on_node(&node, &[&tag[..], &[&full, &same]].concat())?;
     }
-    say(&format!("the agents get the image {next}"));
-    let set = [
-        "--namespace",
-        "kube-system",
-        "set",
-        "image",
-        "daemonset/cilium",
-    ];
-    let all = |image: &str| {
-        [
-            format!("cilium-agent={image}"),
-            format!("install-cni-binaries={image}"),
-        ]
-    };
-    let replace = |cluster: &Cluster, image: &str| {
-        let [agent, init] = all(image);
-        cluster.kubectl(&[&set[..], &[&agent, &init]].concat())?;
-        cluster.rolled_out("kube-system", "daemonset/cilium")
-    };
-    replace(stage.cluster, &next)?;
+    replace(stage.cluster, &same)?;
     for agent in stage.cluster.ready_pods("kube-system", AGENTS)? {
         let writes = kernel_writes(stage.cluster, &agent)?;
         stage.compare(&format!("kernel writes of {agent}"), "none", &writes);
     }
-    trio.nothing_lost_nothing_smuggled(stage, LONG)?;
+    for image in [&other, image] {
+        replace(stage.cluster, image)?;
+        let whom = ONLY_FRIENDS.replace("name: friends", "name: more");
+        stage.apply(&whom.replace("app: friend}", "app: newcomer}"))?;
+        stage.becomes("a newcomer that is let in", Verdict::Works, asks)?;
+        stage.delete(&whom)?;
+        stage.becomes("a newcomer that is let in no more", Verdict::Dropped, asks)?;
+    }
+    trio.nothing_lost_nothing_smuggled(stage, LONG * 2)?;
     let [friend, stranger] = trio.downloaded(stage.cluster, LONG)?;
     stage.compare("status of a friend's download meanwhile", "0", &friend);
     stage.compare("status of a stranger's", NO_NEWS, &stranger);
-    replace(stage.cluster, image)?;
-    trio.hold(stage)
+    Ok(())
 }
 
 /// The agent comes to nodes whose pods run already: they are judged like all others, mid-stream connections included.
@@ -141,7 +142,11 @@ pub(crate) fn come_late(stage: &mut Stage<'_>) -> Result<()> {
     );
     say("the chart is installed again: agents become ready, whatever is in doubt");
     chart::install(stage.cluster, &[])?;
-    let told = event(stage, &doubtful.name, "PolicyNotEnforced")?;
+    let told = event(
+        stage.cluster,
+        &stage.namespace,
+        [&doubtful.name, "PolicyNotEnforced"],
+    )?;
     say(&format!("event on the pod: {told}"));
     stage.compare("the event says why", &true, &told.contains("10.244.99.99"));
     trio.hold(stage)?;

@@ -1,8 +1,10 @@
 //! The chart, as the scenarios have it installed.
 
 use anyhow::Result;
-use oxilium_e2e::cluster::Cluster;
+use oxilium_e2e::cluster::{Cluster, LONG};
 use oxilium_e2e::helm;
+
+use crate::stage::AGENTS;
 
 /// The operator collects what nobody uses soon enough for a scenario to see it.
 const VALUES: [&str; 3] = [
@@ -18,4 +20,18 @@ pub(crate) fn install(cluster: &Cluster, values: &[&str]) -> Result<()> {
     cluster.feed(&apply, &manifests)?;
     cluster.rolled_out("kube-system", "daemonset/cilium")?;
     cluster.rolled_out("kube-system", "deployment/cilium-operator")
+}
+
+/// Takes it away as its notes say: the nodes' CNI configuration is put back first. Definitions of resources stay: deleting them
+/// deletes all objects of theirs, whosever they are.
+pub(crate) fn uninstall(cluster: &Cluster) -> Result<()> {
+    const VALUES_OF_THE_END: [&str; 1] = ["cni.uninstall=true"];
+    install(cluster, &VALUES_OF_THE_END)?;
+    let manifests = helm::render(&[&VALUES[..], &VALUES_OF_THE_END].concat())?;
+    cluster.feed(&["delete", "--ignore-not-found", "--wait"], &manifests)?;
+    let limit = format!("--timeout={}s", LONG.as_secs());
+    let gone = ["--namespace", "kube-system", "wait", "pod", "--for=delete"];
+    cluster
+        .kubectl(&[&gone[..], &["--selector", AGENTS, &limit]].concat())
+        .map(drop)
 }

@@ -2,7 +2,7 @@
 //!
 //! Each scenario says what is done, what was expected and what was seen, and removes what it made; the exit status is 0
 //! only when all agree. `oxilium-e2e-cluster NAME…` runs those that are named; `oxilium-e2e-cluster install` installs the
-//! chart for them.
+//! chart for them, and `uninstall` takes it away.
 #![expect(clippy::print_stdout, reason = "printing is what this program does")]
 
 mod agents;
@@ -89,6 +89,9 @@ fn main() -> ExitCode {
 fn run(wanted: &[String]) -> Result<bool> {
     if wanted == ["install"] {
         return chart::install(&Cluster::find()?, &[]).map(|()| true);
+    }
+    if wanted == ["uninstall"] {
+        return chart::uninstall(&Cluster::find()?).map(|()| true);
     }
     for name in wanted {
         if !SCENARIOS.iter().any(|scenario| scenario.name == name) {

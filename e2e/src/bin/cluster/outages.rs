@@ -2,37 +2,68 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use oxilium_e2e::cluster::{Cluster, LONG, Verdict};
 use oxilium_e2e::wait;
 
-use crate::stage::{AGENTS, Stage, say};
+use crate::stage::{AGENTS, Stage, client, say};
 use crate::trio::{ONLY_FRIENDS, Trio};
 
-/// All agents are killed and come back, while policies change.
+/// Whom the policy of the name `more` lets in besides.
+fn lets_in(app: &str) -> String {
+    ONLY_FRIENDS
+        .replace("name: friends", "name: more")
+        .replace("app: friend}", &format!("app: {app}}}"))
+}
+
+/// `SIGKILL` for every agent where the nodes are this machine's own, else their pods are deleted without grace.
+fn kill_agents(cluster: &Cluster) -> Result<()> {
+    // The kubelet lets one that died before wait for a while: not every node has one at each moment.
+    const KILL: &str = "pkill -9 --count --full '[o]xilium agent' || true";
+    if !cluster.is_own() {
+        let delete = ["--namespace", "kube-system", "delete", "pod", "--selector"];
+        let now = [AGENTS, "--force", "--grace-period=0"];
+        return cluster.kubectl(&[&delete[..], &now].concat()).map(drop);
+    }
+    let mut killed = 0;
+    for node in cluster.nodes()? {
+        let count = cluster.on_node(&node, &["sh", "-c", KILL])?;
+        killed += count
+            .trim()
+            .parse::<usize>()
+            .with_context(|| format!("pkill says {count}"))?;
+    }
+    anyhow::ensure!(killed > 0, "no agent runs on any node");
+    say(&format!("agents killed: {killed}"));
+    Ok(())
+}
+
+/// All agents are killed again and again, while policies change, and what the last change says holds in the end.
 pub(crate) fn agent_killed(stage: &mut Stage<'_>) -> Result<()> {
-    const ASKING: u64 = 25;
+    const ASKING: u64 = 60;
     let trio = Trio::start(stage)?;
+    let pod = client("newcomer", "app: newcomer", &stage.node(1));
+    let [newcomer] = stage.pods(["newcomer"], &pod)?;
+    let asks = |cluster: &Cluster| newcomer.curl(cluster, &trio.web.address, 80);
+    stage.becomes("a newcomer", Verdict::Dropped, asks)?;
     trio.keep_asking(stage.cluster, ASKING)?;
-    say("every agent is killed; meanwhile a policy is added");
-    let kill = [
-        "--namespace",
-        "kube-system",
-        "delete",
-        "pod",
-        "--selector",
-        AGENTS,
-    ];
-    stage
-        .cluster
-        .kubectl(&[&kill[..], &["--force", "--grace-period=0"]].concat())?;
-    stage.apply(&ONLY_FRIENDS.replace("name: friends", "name: again"))?;
+    say("every agent is killed; meanwhile a policy lets a newcomer in");
+    kill_agents(stage.cluster)?;
+    stage.apply(&lets_in("newcomer"))?;
+    stage.becomes("a newcomer that is let in", Verdict::Works, asks)?;
+    say("every agent is killed; meanwhile the policy lets in somebody else");
+    kill_agents(stage.cluster)?;
+    stage.apply(&lets_in("nobody"))?;
+    stage.becomes("a newcomer that is let in no more", Verdict::Dropped, asks)?;
+    say("the policy is there a moment before the agents are killed, and gone once they are");
+    stage.apply(&lets_in("newcomer"))?;
+    kill_agents(stage.cluster)?;
+    stage.delete(&lets_in("newcomer"))?;
     stage
         .cluster
         .rolled_out("kube-system", "daemonset/cilium")?;
+    stage.becomes("a newcomer without the policy", Verdict::Dropped, asks)?;
     trio.nothing_lost_nothing_smuggled(stage, LONG)?;
-    say("one of two equal policies is removed");
-    stage.delete(ONLY_FRIENDS)?;
     trio.hold(stage)
 }
 

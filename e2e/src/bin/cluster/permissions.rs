@@ -8,7 +8,7 @@ use oxilium_e2e::cluster::{Cluster, LONG};
 use oxilium_e2e::wait;
 use serde_json::Value;
 
-use crate::policies::told_of;
+use crate::policies::{event, told_of};
 use crate::stage::{AGENTS, Stage, say};
 
 /// A verb on a kind of objects.
@@ -158,7 +158,18 @@ spec:
     schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 "#;
 
-/// Defines the optional kind until every agent reads it.
+/// Agents take no network that is none.
+const OPTIONAL_REFUSED: &str = "apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: e2e-refused}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {matchLabels: {nobody: has}}}
+  egress: [{action: Deny, to: [{networks: [192.0.2.0/33]}]}]
+";
+
+/// Defines the optional kind until every agent reads it, and the operator has told of a policy that is refused.
 fn optional_kind(stage: &Stage<'_>) -> Result<()> {
     stage.apply(OPTIONAL)?;
     for agent in stage.cluster.ready_pods("kube-system", AGENTS)? {
@@ -170,6 +181,13 @@ fn optional_kind(stage: &Stage<'_>) -> Result<()> {
             Ok(line.is_some_and(|line| line.contains(" Ok ")).then_some(()))
         })?;
     }
+    wait::until("the API serves the kind", LONG, || {
+        Ok(stage.apply(OPTIONAL_REFUSED).is_ok().then_some(()))
+    })?;
+    let told = event(stage.cluster, "default", ["e2e-refused", "PolicyRefused"])?;
+    say(&format!(
+        "event on a ClusterNetworkPolicy that is refused: {told}"
+    ));
     stage.delete(OPTIONAL)
 }
 

@@ -55,12 +55,17 @@ fn validity(cluster: &Cluster, namespace: &str, policy: [&str; 2]) -> Result<Str
     })
 }
 
-/// The message of the first event of this reason on an object, once there is one.
-pub(crate) fn event(stage: &Stage<'_>, object: &str, reason: &str) -> Result<String> {
+/// The message of the first event of this reason on an object, once there is one. Events on objects of the cluster are in the
+/// namespace `default`.
+pub(crate) fn event(
+    cluster: &Cluster,
+    namespace: &str,
+    [object, reason]: [&str; 2],
+) -> Result<String> {
     let field = format!("--field-selector=reason={reason},involvedObject.name={object}");
-    let get = ["--namespace", &stage.namespace, "get", "events", &field];
+    let get = ["--namespace", namespace, "get", "events", &field];
     wait::until(&format!("an event {reason} on {object}"), LONG, || {
-        let events = stage.cluster.json(&get)?;
+        let events = cluster.json(&get)?;
         let first: &Value = &events["items"][0]["message"];
         Ok(first.as_str().map(str::to_owned))
     })
@@ -87,9 +92,13 @@ pub(crate) fn told_of(stage: &mut Stage<'_>) -> Result<()> {
         let valid = validity(stage.cluster, &stage.namespace, policy)?;
         stage.compare(&format!("{} is valid", policy[1]), expected, &valid);
     }
-    let refused = event(stage, "refused", "PolicyRefused")?;
+    let refused = event(
+        stage.cluster,
+        &stage.namespace,
+        ["refused", "PolicyRefused"],
+    )?;
     say(&format!("event on the refused policy: {refused}"));
-    let overflow = event(stage, "small", "WouldOverflow")?;
+    let overflow = event(stage.cluster, &stage.namespace, ["small", "WouldOverflow"])?;
     let names = overflow.contains("too-large");
     say(&format!("event on the pod: {overflow}"));
     stage.compare("it names the policy", &true, &names);
