@@ -1,6 +1,7 @@
 //! The agent on the worker, and the command line that asks it.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::PathBuf,
     process::{Command, Output},
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::{
+    apiserver::ApiServer,
     lab::Lab,
     netns::Netns,
     process::{Process, built_binary},
@@ -23,6 +25,19 @@ use crate::{
 /// # Errors
 /// If the binary's place is not known, or the lab's directory on the BPF file system cannot be made.
 pub fn agent_command(lab: &Lab) -> Result<Command> {
+    command(lab, ["--manifests".as_ref(), lab.manifests.path().as_ref()])
+}
+
+/// The same for an agent that follows an API server.
+///
+/// # Errors
+/// As for [`agent_command`].
+pub fn agent_command_of(lab: &Lab, api: &ApiServer) -> Result<Command> {
+    let kubeconfig = api.kubeconfig().as_ref();
+    command(lab, ["--k8s-kubeconfig-path".as_ref(), kubeconfig])
+}
+
+fn command(lab: &Lab, source: [&OsStr; 2]) -> Result<Command> {
     let pins = lab.bpf_root();
     fs::create_dir_all(&pins).with_context(|| format!("cannot make {}", pins.display()))?;
     let mut command = Command::new(built_binary("oxilium")?);
@@ -30,8 +45,7 @@ pub fn agent_command(lab: &Lab) -> Result<Command> {
         .arg("--socket")
         .arg(lab.socket())
         .arg("agent")
-        .arg("--manifests")
-        .arg(lab.manifests.path())
+        .args(source)
         .arg("--state-dir")
         .arg(lab.directory().join("state"))
         .arg("--bpf-root")

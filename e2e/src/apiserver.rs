@@ -42,6 +42,7 @@ use serde_json::{Value, json};
 use crate::{netns::Netns, process, wait};
 
 mod control_plane;
+mod definitions;
 pub mod programs;
 mod reaper;
 

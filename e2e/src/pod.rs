@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::{
+    apiserver::ApiServer,
     cni::{Chain, Sandbox},
     lab::{Lab, Node},
     manifest::{ContainerPort, ManifestDir, PodObject, cilium_endpoint_yaml},
@@ -152,6 +153,20 @@ pub struct PreparedPod {
 }
 
 impl PreparedPod {
+    /// Makes the Pod object on an API server, which gives it its UID.
+    ///
+    /// # Errors
+    /// If the API server refuses it.
+    pub fn known_to(mut self, api: &ApiServer) -> Result<Self> {
+        api.apply(&self.object.yaml())?;
+        let namespace = format!("--namespace={}", self.object.namespace);
+        let uid = "--output=jsonpath={.metadata.uid}";
+        let uid = api.kubectl(&["get", "pod", &self.object.name, &namespace, uid])?;
+        self.sandbox.args = self.sandbox.args.replace(&self.object.uid, &uid);
+        self.object.uid = uid;
+        Ok(self)
+    }
+
     /// Runs ADD.
     ///
     /// # Errors

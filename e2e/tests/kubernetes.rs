@@ -1,21 +1,18 @@
 //! The agent on a real API server: what is applied is enforced, and what the API server cannot say changes nothing.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 
-use std::process::Command;
-
+use anyhow::Context;
 use oxilium_e2e::{
-    agent::Agent,
+    agent::{Agent, agent_command_of},
     apiserver::ApiServer,
     lab::Lab,
     pod::Pod,
     probe,
-    process::built_binary,
     require::{Need, require},
     scenario::{NEEDS, policy, sockets},
     server::TcpServer,
     wait,
 };
-use serde_json::{Value, json};
 
 const DENY: &str = "  ingress:\n    - fromEndpoints:\n        - matchLabels: {app: friend}\n";
 const CNP: &str = "ciliumnetworkpolicies.cilium.io";
@@ -27,62 +24,6 @@ struct Cluster {
     api: ApiServer,
 }
 
-/// The kinds that the agent needs, without a schema.
-fn definitions() -> Value {
-    let kinds = [
-        ("CiliumNetworkPolicy", "ciliumnetworkpolicies", "Namespaced"),
-        (
-            "CiliumClusterwideNetworkPolicy",
-            "ciliumclusterwidenetworkpolicies",
-            "Cluster",
-        ),
-        ("CiliumCIDRGroup", "ciliumcidrgroups", "Cluster"),
-        ("CiliumNode", "ciliumnodes", "Cluster"),
-        ("CiliumIdentity", "ciliumidentities", "Cluster"),
-        ("CiliumEndpoint", "ciliumendpoints", "Namespaced"),
-    ];
-    let items: Vec<Value> = kinds
-        .iter()
-        .map(|(kind, plural, scope)| definition(kind, plural, scope))
-        .collect();
-    json!({"apiVersion": "v1", "kind": "List", "items": items})
-}
-
-fn definition(kind: &str, plural: &str, scope: &str) -> Value {
-    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{plural}.cilium.io")},
-        "spec": {
-            "group": "cilium.io",
-            "scope": scope,
-            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase(), "listKind": format!("{kind}List")},
-            "versions": [{"name": "v2", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
-        },
-    })
-}
-
-fn agent_command(lab: &Lab, api: &ApiServer) -> Command {
-    std::fs::create_dir_all(lab.bpf_root()).unwrap();
-    let mut command = Command::new(built_binary("oxilium").unwrap());
-    command
-        .arg("--socket")
-        .arg(lab.socket())
-        .arg("agent")
-        .arg("--k8s-kubeconfig-path")
-        .arg(api.kubeconfig())
-        .arg("--state-dir")
-        .arg(lab.directory().join("state"))
-        .arg("--bpf-root")
-        .arg(lab.bpf_root())
-        .arg("--tombstones")
-        .arg(lab.tombstones())
-        .arg("--node-name")
-        .arg(&lab.worker.name);
-    command
-}
-
 impl Cluster {
     fn start() -> Option<Self> {
         let needs: Vec<Need> = NEEDS.into_iter().chain([Need::ApiServer]).collect();
@@ -91,8 +32,7 @@ impl Cluster {
         }
         let lab = Lab::new().unwrap();
         let api = ApiServer::start_in(&lab.master.netns, lab.master.ipv4.into()).unwrap();
-        api.kubectl_with(&["create", "-f", "-"], &definitions().to_string())
-            .unwrap();
+        api.define().unwrap();
         for node in [&lab.master, &lab.worker] {
             let file = lab
                 .manifests
@@ -100,21 +40,15 @@ impl Cluster {
                 .join(format!("node-{}.yaml", node.name));
             api.apply(&std::fs::read_to_string(file).unwrap()).unwrap();
         }
-        let mut agent = Agent::launch_as(&lab, agent_command(&lab, &api)).unwrap();
+        let mut agent = Agent::launch_as(&lab, agent_command_of(&lab, &api).unwrap()).unwrap();
         agent.until_ready().unwrap();
         Some(Self { agent, lab, api })
     }
 
     /// A pod that the API server knows, under the UID that it gave it.
     fn pod(&self, name: &str) -> Pod {
-        let mut prepared = self.lab.pod(name).label("app", name).prepare().unwrap();
-        self.api.apply(&prepared.object.yaml()).unwrap();
-        let uid = self
-            .api
-            .kubectl(&["get", "pod", name, "--output=jsonpath={.metadata.uid}"])
-            .unwrap();
-        prepared.sandbox.args = prepared.sandbox.args.replace(&prepared.object.uid, &uid);
-        prepared.add().unwrap()
+        let prepared = self.lab.pod(name).label("app", name).prepare().unwrap();
+        prepared.known_to(&self.api).unwrap().add().unwrap()
     }
 
     fn enforce(&self, name: &str) {
@@ -124,24 +58,24 @@ impl Cluster {
 
     /// Waits until the component says so.
     fn until_component(&self, name: &str, words: &str) {
-        wait::until(words, wait::LONG, || {
+        let mut said = String::new();
+        let waited = wait::until(words, wait::LONG, || {
             let status = self.agent.cli().status()?;
             let sources = status["sources"].as_array().cloned().unwrap_or_default();
-            let found = sources.iter().any(|source| {
-                source["name"] == name
-                    && source["status"]["msg"]
-                        .as_str()
-                        .is_some_and(|msg| msg.contains(words))
-            });
-            Ok(found.then_some(()))
-        })
-        .unwrap();
+            let of_name = sources.iter().find(|source| source["name"] == name);
+            let message = of_name.and_then(|source| source["status"]["msg"].as_str());
+            message.unwrap_or("nothing").clone_into(&mut said);
+            Ok(said.contains(words).then_some(()))
+        });
+        waited
+            .with_context(|| format!("{name} says: {said}\n{}", self.agent.log()))
+            .unwrap();
     }
 
     /// Kills the agent and starts another one; whether that becomes ready is another matter.
     fn restart(&mut self) {
         self.agent.process().crash().unwrap();
-        let command = agent_command(&self.lab, &self.api);
+        let command = agent_command_of(&self.lab, &self.api).unwrap();
         self.agent = Agent::launch_as(&self.lab, command).unwrap();
     }
 }
@@ -220,11 +154,7 @@ fn a_definition_deleted_by_mistake_takes_no_policy_with_it() {
     cluster.until_component("CiliumNetworkPolicy", "no CustomResourceDefinition");
     assert!(!reaches(&stranger, &subject));
     // Made anew, e.g. by an operator, it has no objects: nobody said that the policy should go.
-    let anew = definition("CiliumNetworkPolicy", "ciliumnetworkpolicies", "Namespaced");
-    cluster
-        .api
-        .kubectl_with(&["create", "-f", "-"], &anew.to_string())
-        .unwrap();
+    cluster.api.define().unwrap();
     cluster.until_component("CiliumNetworkPolicy", "1 objects of before stay in force");
     assert!(!reaches(&stranger, &subject));
     // An agent that starts now does not know the policy any more, and knows that it does not.

@@ -11,7 +11,7 @@ use kube::{
     client::Body,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use oxilium_e2e::{apiserver::ApiServer, netns::Netns, wait};
+use oxilium_e2e::{apiserver::ApiServer, netns::Netns};
 use serde_json::{Value, json};
 
 /// How large.
@@ -40,15 +40,6 @@ const FIRST_IDENTITY: usize = 256;
 const AT_ONCE: usize = 64;
 /// Objects in one answer, as the agent asks for them.
 const PAGE: usize = 500;
-
-const DEFINITIONS: [&str; 6] = [
-    include_str!("../../../crds/yaml/cilium.io_ciliumnetworkpolicies.yaml"),
-    include_str!("../../../crds/yaml/cilium.io_ciliumclusterwidenetworkpolicies.yaml"),
-    include_str!("../../../crds/yaml/cilium.io_ciliumcidrgroups.yaml"),
-    include_str!("../../../crds/yaml/cilium.io_ciliumnodes.yaml"),
-    include_str!("../../../crds/yaml/cilium.io_ciliumidentities.yaml"),
-    include_str!("../../../crds/yaml/cilium.io_ciliumendpoints.yaml"),
-];
 
 const KINDS: [&str; 3] = [
     "ciliumidentities",
@@ -205,23 +196,6 @@ pub(super) fn load(api: &ApiServer, netns: &Netns, size: Size) -> Result<()> {
         )
         .await
     })
-}
-
-/// Makes the kinds.
-///
-/// # Errors
-/// If the API server refuses one.
-pub(super) fn define(api: &ApiServer) -> Result<()> {
-    for definition in DEFINITIONS {
-        api.kubectl_with(&["create", "-f", "-"], definition)?;
-    }
-    for plural in KINDS {
-        let path = format!("/apis/cilium.io/v2/{plural}");
-        wait::until(&path, wait::LONG, || {
-            api.kubectl(&["get", "--raw", &path]).map(Some)
-        })?;
-    }
-    Ok(())
 }
 
 async fn create(client: &Client, objects: impl Iterator<Item = (String, Value)>) -> Result<()> {

@@ -3,10 +3,15 @@
 
 mod cluster;
 
-use std::{fs, process::Command, time::Instant};
+use std::{fs, time::Instant};
 
 use anyhow::{Context, Result};
-use oxilium_e2e::{agent::Agent, apiserver::ApiServer, lab::Lab, pod::Pod, process::built_binary};
+use oxilium_e2e::{
+    agent::{Agent, agent_command_of},
+    apiserver::ApiServer,
+    lab::Lab,
+    pod::Pod,
+};
 
 use crate::{
     figures::Samples,
@@ -29,26 +34,6 @@ pub fn run(rounds: usize) -> Result<Vec<Line>> {
     run_with(rounds, LARGE)
 }
 
-fn agent_command(lab: &Lab, api: &ApiServer) -> Result<Command> {
-    fs::create_dir_all(lab.bpf_root())?;
-    let mut command = Command::new(built_binary("oxilium")?);
-    command
-        .arg("--socket")
-        .arg(lab.socket())
-        .arg("agent")
-        .arg("--k8s-kubeconfig-path")
-        .arg(api.kubeconfig())
-        .arg("--state-dir")
-        .arg(lab.directory().join("state"))
-        .arg("--bpf-root")
-        .arg(lab.bpf_root())
-        .arg("--tombstones")
-        .arg(lab.tombstones())
-        .arg("--node-name")
-        .arg(&lab.worker.name);
-    Ok(command)
-}
-
 /// A pod that the API server knows, of the `number`th workload: one of the cluster's policies is for it.
 fn pod(lab: &Lab, api: &ApiServer, number: usize) -> Result<Pod> {
     let (name, namespace) = (format!("bench-{number}"), cluster::namespace(number));
@@ -57,25 +42,13 @@ fn pod(lab: &Lab, api: &ApiServer, number: usize) -> Result<Pod> {
     let builder = labels
         .iter()
         .fold(builder, |builder, (key, value)| builder.label(key, value));
-    let mut prepared = builder.prepare()?;
-    api.apply(&prepared.object.yaml())?;
-    let namespace = format!("--namespace={namespace}");
-    let uid = [
-        "get",
-        "pod",
-        &name,
-        &namespace,
-        "--output=jsonpath={.metadata.uid}",
-    ];
-    let uid = api.kubectl(&uid)?;
-    prepared.sandbox.args = prepared.sandbox.args.replace(&prepared.object.uid, &uid);
-    prepared.add()
+    builder.prepare()?.known_to(api)?.add()
 }
 
 fn run_with(rounds: usize, size: Size) -> Result<Vec<Line>> {
     let lab = Lab::new()?;
     let api = ApiServer::start_in(&lab.master.netns, lab.master.ipv4.into())?;
-    cluster::define(&api)?;
+    api.define()?;
     for node in [&lab.master, &lab.worker] {
         let file = lab
             .manifests
@@ -84,7 +57,7 @@ fn run_with(rounds: usize, size: Size) -> Result<Vec<Line>> {
         api.apply(&fs::read_to_string(file)?)?;
     }
     cluster::make_namespaces(&api, &lab.master.netns)?;
-    let mut agent = Agent::launch_as(&lab, agent_command(&lab, &api)?)?;
+    let mut agent = Agent::launch_as(&lab, agent_command_of(&lab, &api)?)?;
     agent.until_ready()?;
     let _pods: Vec<Pod> = (0..PODS)
         .map(|number| pod(&lab, &api, number))
@@ -100,7 +73,7 @@ fn run_with(rounds: usize, size: Size) -> Result<Vec<Line>> {
         let read = cluster::read(&api, &lab.worker.netns)?;
         bytes = read.bytes;
         let began = Instant::now();
-        agent = Agent::launch_as(&lab, agent_command(&lab, &api)?)?;
+        agent = Agent::launch_as(&lab, agent_command_of(&lab, &api)?)?;
         agent.until_ready()?;
         let took = began.elapsed().as_secs_f64();
         plain.push(read.took);

@@ -410,12 +410,6 @@ fn long_lists_are_read_to_their_end() {
     assert_eq!((pass.seen, pass.marked, pass.failed), (1203, 1203, 0));
 }
 
-/// The policies' definitions, as the operator installs them.
-const POLICY_DEFINITIONS: [&str; 2] = [
-    include_str!("../../../crds/yaml/cilium.io_ciliumnetworkpolicies.yaml"),
-    include_str!("../../../crds/yaml/cilium.io_ciliumclusterwidenetworkpolicies.yaml"),
-];
-
 const OF_NAMESPACE: &str = "CiliumNetworkPolicy";
 const OF_CLUSTER: &str = "CiliumClusterwideNetworkPolicy";
 
@@ -431,17 +425,7 @@ impl Policies {
         let api = ApiServer::start().unwrap();
         let runtime = Runtime::new().unwrap();
         let client = client(&runtime, api.kubeconfig().to_owned());
-        for definition in POLICY_DEFINITIONS {
-            api.kubectl_with(&["create", "-f", "-"], definition)
-                .unwrap();
-        }
-        for plural in ["ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies"] {
-            let path = format!("/apis/cilium.io/v2/{plural}");
-            wait::until(&path, wait::LONG, || {
-                api.kubectl(&["get", "--raw", &path]).map(Some)
-            })
-            .unwrap();
-        }
+        api.define().unwrap();
         Self {
             api,
             runtime,

@@ -5,7 +5,7 @@ use oxilium_e2e::wait;
 use oxilium_manifest::pruned;
 use oxilium_manifest::tree::Node;
 
-use crate::server::{define, server};
+use crate::server::server;
 
 fn found(api: &ApiServer, namespace: &str, name: &str) -> Vec<String> {
     let text = api
@@ -70,7 +70,7 @@ fn a_field_that_an_older_definition_lacks_is_named() {
     }
     // Its own server: the definition changes.
     let api = ApiServer::start().unwrap();
-    define(&api);
+    api.define().unwrap();
     let apply = ["apply", "--server-side", "--validate=strict", "-f", "-"];
     api.kubectl_with(&apply, &policy("default", "{}")).unwrap();
     assert!(found(&api, "default", "p").is_empty());

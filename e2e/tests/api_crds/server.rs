@@ -1,6 +1,5 @@
 //! The API server that the tests share, with the definitions.
 
-use std::path::Path;
 use std::sync::OnceLock;
 
 use http::Request;
@@ -18,26 +17,10 @@ pub(crate) fn server() -> Option<&'static ApiServer> {
     }
     let api = ApiServer::shared().unwrap();
     DEFINED.get_or_init(|| {
-        define(api);
+        api.define().unwrap();
         api.namespace("vectors").unwrap();
     });
     Some(api)
-}
-
-/// Gives it every definition, as `kubectl apply -f crds/yaml` does.
-pub(crate) fn define(api: &ApiServer) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/yaml");
-    let directory = directory.to_str().unwrap();
-    api.kubectl(&["apply", "--validate=strict", "-f", directory])
-        .unwrap();
-    let established = [
-        "wait",
-        "--for=condition=Established",
-        "--timeout=60s",
-        "-f",
-        directory,
-    ];
-    api.kubectl(&established).unwrap();
 }
 
 /// A client of it, as its administrator.

@@ -129,16 +129,21 @@ impl Follower {
             sleep(self.backoff.wait()).await;
             return Ok(());
         };
-        let undefined = matches!(health, Health::Missing | Health::Terminating);
+        let (missing, going) = (health == Health::Missing, health == Health::Terminating);
         self.tell(Told::Health(self.resource, health)).await?;
         sleep(self.backoff.wait()).await;
-        if undefined {
+        if missing || going {
             // Whatever comes after this is another list.
             self.version = None;
-            if self.resource.definition() != Definition::BuiltIn {
-                // An error is told by the list that comes next.
-                drop(self.requests.until_defined(self.resource).await);
+        }
+        if going {
+            // An error of another kind is told by the list that comes next.
+            while let Err(Failure::Unwell(Health::Terminating)) = self.look().await {
+                sleep(self.backoff.wait()).await;
             }
+        } else if missing && self.resource.definition() != Definition::BuiltIn {
+            // So is this one.
+            drop(self.requests.until_defined(self.resource).await);
         }
         Ok(())
     }
