@@ -47,6 +47,7 @@ pub mod programs;
 mod reaper;
 
 use control_plane::ControlPlane;
+pub use definitions::CLUSTER_NETWORK_POLICY;
 use programs::Source;
 
 /// An API server, and how to speak to it as its administrator. One of its own ends with this value.

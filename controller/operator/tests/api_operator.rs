@@ -13,7 +13,7 @@ use kube::api::DynamicObject;
 use kube::{Api, Client};
 use oxilium_agent::kubernetes::{Component, KubernetesOptions, connect};
 use oxilium_agent::metrics::ApiCalls;
-use oxilium_e2e::apiserver::ApiServer;
+use oxilium_e2e::apiserver::{ApiServer, CLUSTER_NETWORK_POLICY};
 use oxilium_e2e::require::{Need, require};
 use oxilium_e2e::wait;
 use oxilium_operator::lease::{Candidate, Election, NAME, Terms};
@@ -659,22 +659,6 @@ fn what_could_not_be_said_is_said_later() {
 #[test]
 fn a_kind_that_is_defined_later_is_looked_at_then() {
     const KIND: &str = "ClusterNetworkPolicy";
-    const DEFINITION: &str = r#"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata:
-  name: clusternetworkpolicies.policy.networking.k8s.io
-  annotations: {api-approved.kubernetes.io: "unapproved, for a test"}
-spec:
-  group: policy.networking.k8s.io
-  scope: Cluster
-  names: {kind: ClusterNetworkPolicy, plural: clusternetworkpolicies}
-  versions:
-  - name: v1alpha2
-    served: true
-    storage: true
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-"#;
     if !require(&[Need::ApiServer]) {
         return;
     }
@@ -684,9 +668,7 @@ spec:
     let missing = lab.runtime.block_on(follower.all());
     assert!(missing.is_err(), "nobody has defined {KIND}");
     let follower = lab.runtime.spawn(follower.run());
-    lab.api
-        .kubectl_with(&["apply", "-f", "-"], DEFINITION)
-        .unwrap();
+    lab.api.apply(CLUSTER_NETWORK_POLICY).unwrap();
     let policy = |name: &str, network: &str| {
         format!(
             "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: {KIND}, metadata: {{name: {name}}}, spec: {{tier: Admin, \

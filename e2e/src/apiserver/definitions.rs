@@ -8,6 +8,24 @@ use anyhow::{Context, Result};
 use super::ApiServer;
 use crate::wait;
 
+/// ClusterNetworkPolicy, a kind that agents read where it is defined, as an add-on may bring it: without a schema.
+pub const CLUSTER_NETWORK_POLICY: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: clusternetworkpolicies.policy.networking.k8s.io
+  annotations: {api-approved.kubernetes.io: "unapproved, for a test"}
+spec:
+  group: policy.networking.k8s.io
+  scope: Cluster
+  names: {kind: ClusterNetworkPolicy, listKind: ClusterNetworkPolicyList, plural: clusternetworkpolicies, singular: clusternetworkpolicy}
+  versions:
+  - name: v1alpha2
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+"#;
+
 impl ApiServer {
     /// Makes the kinds of `crds/yaml`, as `kubectl apply -f crds/yaml` does, and waits until all are served.
     ///

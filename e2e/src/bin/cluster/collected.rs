@@ -163,10 +163,9 @@ pub(crate) fn former_life(stage: &mut Stage<'_>) -> Result<()> {
         Ok(stage.cluster.json(&get).ok())
     })?;
     let agent = stage.cluster.pod_on("kube-system", AGENTS, &next.node)?;
-    let kill = ["--namespace", "kube-system", "delete", "pod", &agent.name];
-    let at_once = ["--force", "--grace-period=0"];
-    stage.cluster.kubectl(&[&kill[..], &at_once].concat())?;
-    // While nobody looks.
+    // It is gone once its process has ended; the next one's first container puts files in place before it starts.
+    let end = ["--namespace", "kube-system", "delete", "pod", &agent.name];
+    stage.cluster.kubectl(&[&end[..], &["--wait"]].concat())?;
     let patch = serde_json::json!({"metadata": {"ownerReferences": [
         {"apiVersion": "v1", "kind": "Pod", "name": "former", "uid": other},
     ]}});

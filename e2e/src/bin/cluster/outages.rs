@@ -96,6 +96,18 @@ pub(crate) fn api_server_away(stage: &mut Stage<'_>) -> Result<()> {
     stage
         .cluster
         .rolled_out("kube-system", "daemonset/cilium")?;
+    let began = Instant::now();
+    let agent = stage
+        .cluster
+        .pod_on("kube-system", AGENTS, &trio.web.node)?;
+    // After a minute of silence it asks each half a minute, so that a thousand nodes do not come at once.
+    wait::until("the agent beside the server pod reads again", LONG, || {
+        Ok((agent.exec(stage.cluster, &["oxilium", "status"])?.0 == 0).then_some(()))
+    })?;
+    say(&format!(
+        "the agent reads again {:.1} s later",
+        began.elapsed().as_secs_f64()
+    ));
     trio.hold(stage)?;
     stage.delete(ONLY_FRIENDS)?;
     stage.becomes("a stranger without the policy", Verdict::Works, |cluster| {

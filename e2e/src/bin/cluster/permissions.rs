@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use anyhow::{Context, Result};
+use oxilium_e2e::apiserver::CLUSTER_NETWORK_POLICY;
 use oxilium_e2e::cluster::{Cluster, LONG};
 use oxilium_e2e::wait;
 use serde_json::Value;
@@ -140,24 +141,6 @@ fn role(cluster: &Cluster, kind: &str, name: &str) -> Result<BTreeSet<Right>> {
     Ok(allowed(&cluster.json(&get)?))
 }
 
-/// A kind that agents read where it is defined, and this cluster has not by itself.
-const OPTIONAL: &str = r#"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata:
-  name: clusternetworkpolicies.policy.networking.k8s.io
-  annotations: {api-approved.kubernetes.io: "unapproved, for a test"}
-spec:
-  group: policy.networking.k8s.io
-  scope: Cluster
-  names: {kind: ClusterNetworkPolicy, listKind: ClusterNetworkPolicyList, plural: clusternetworkpolicies, singular: clusternetworkpolicy}
-  versions:
-  - name: v1alpha2
-    served: true
-    storage: true
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-"#;
-
 /// Agents take no network that is none.
 const OPTIONAL_REFUSED: &str = "apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
@@ -171,7 +154,7 @@ spec:
 
 /// Defines the optional kind until every agent reads it, and the operator has told of a policy that is refused.
 fn optional_kind(stage: &Stage<'_>) -> Result<()> {
-    stage.apply(OPTIONAL)?;
+    stage.apply(CLUSTER_NETWORK_POLICY)?;
     for agent in stage.cluster.ready_pods("kube-system", AGENTS)? {
         wait::until(&format!("{agent} to read the new kind"), LONG * 2, || {
             let status = agent.exec(stage.cluster, &["oxilium", "status"])?.1;
@@ -188,7 +171,7 @@ fn optional_kind(stage: &Stage<'_>) -> Result<()> {
     say(&format!(
         "event on a ClusterNetworkPolicy that is refused: {told}"
     ));
-    stage.delete(OPTIONAL)
+    stage.delete(CLUSTER_NETWORK_POLICY)
 }
 
 /// Each right that the chart gives was used by now, and none that was asked for is missing.
