@@ -12,7 +12,7 @@ use oxilium_model::plan::{Plan, Write, plan};
 use oxilium_model::world::Complete;
 
 use super::failures::Object;
-use super::{Reconciler, fold, settle};
+use super::{Reconciler, fold, overflow, settle};
 use crate::explain::LeftOut;
 use crate::metrics::Phase;
 
@@ -128,6 +128,7 @@ impl<N: Node> Reconciler<N> {
         for endpoint in state.endpoints.values() {
             self.lives.computed(endpoint, now);
         }
+        overflow::tell(&self.state.conditions, &state.conditions);
         self.world = world;
         self.state = state;
         self.revisions.plan = revision;

@@ -15,6 +15,7 @@ mod fold;
 mod hooks;
 mod index;
 mod life;
+mod overflow;
 mod pace;
 mod room;
 mod settle;
