@@ -14,7 +14,7 @@ use aya_ebpf::{
     },
 };
 use oxilium_abi::{
-    Affinity, AffinityKey, Be16, COUNTER_CT_ANSWERED, COUNTER_EVENT_LOST, COUNTERS, Counter,
+    Affinity, AffinityKey, Be16, COUNTER_CHOICE_ANSWERED, COUNTER_CHOICE_LATEST, COUNTER_CT_ANSWERED, COUNTER_EVENT_LOST, COUNTERS, Counter,
     CtEntry, CtKey4, CtKey6, Direction, Event, FragmentEntry, FragmentKey4, FragmentKey6,
     InterfaceConfig, IpcacheKey, IpcacheValue, LbAddress, NODE_WORDS, NodeWord, PolicyCountKey,
     PolicyKey, PolicyValue, ServiceFlow, ServiceKey, ServiceValue, counter_index,
@@ -160,6 +160,25 @@ fn word(map: &Array<u64>, index: u32) -> u64 {
 }
 
 impl KernelMaps {
+    /// Inserts or replaces; what is new is counted as having come to a table of which evictions are told.
+    #[inline(always)]
+    fn insert<K, V>(self, map: &LruHashMap<K, V>, key: &K, value: &V, counter: u8) -> bool {
+        if map.insert(key, value, u64::from(BPF_NOEXIST)).is_ok() {
+            self.count(counter_index(counter, Direction::Ingress), 0);
+            return true;
+        }
+        map.insert(key, value, 0).is_ok()
+    }
+
+    /// Removes; what was there is counted as having been taken out of such a table.
+    #[inline(always)]
+    fn remove<K, V>(self, map: &LruHashMap<K, V>, key: &K, counter: u8) {
+        // Gone already is as good.
+        if map.remove(key).is_ok() {
+            self.count(counter_index(counter, Direction::Egress), 0);
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn has_last_word(self) -> bool {
         constant(&LAST_WORD) != 0
@@ -458,18 +477,10 @@ macro_rules! flow_maps {
             #[inline(always)]
             fn ct_insert(self, table: CtTable, key: &$key, entry: &CtEntry) -> bool {
                 match table {
-                    CtTable::Answered => {
-                        if $answered.insert(key, entry, u64::from(BPF_NOEXIST)).is_ok() {
-                            let index = counter_index(COUNTER_CT_ANSWERED, Direction::Ingress);
-                            self.count(index, 0);
-                            return true;
-                        }
-                        $answered.insert(key, entry, 0)
-                    }
-                    CtTable::Denied => $denied.insert(key, entry, 0),
-                    CtTable::Unanswered => $unanswered.insert(key, entry, 0),
+                    CtTable::Answered => self.insert(&$answered, key, entry, COUNTER_CT_ANSWERED),
+                    CtTable::Denied => $denied.insert(key, entry, 0).is_ok(),
+                    CtTable::Unanswered => $unanswered.insert(key, entry, 0).is_ok(),
                 }
-                .is_ok()
             }
 
             #[inline(always)]
@@ -488,12 +499,7 @@ macro_rules! flow_maps {
             fn ct_delete(self, table: CtTable, key: &$key) {
                 // Gone already is as good.
                 match table {
-                    CtTable::Answered => {
-                        if $answered.remove(key).is_ok() {
-                            let index = counter_index(COUNTER_CT_ANSWERED, Direction::Egress);
-                            self.count(index, 0);
-                        }
-                    }
+                    CtTable::Answered => self.remove(&$answered, key, COUNTER_CT_ANSWERED),
                     CtTable::Denied => $denied.remove(key).unwrap_or(()),
                     CtTable::Unanswered => $unanswered.remove(key).unwrap_or(()),
                 }
@@ -523,16 +529,18 @@ macro_rules! flow_maps {
                 flow: &ServiceFlow,
             ) -> bool {
                 match table {
-                    ChoiceTable::Answered => $service_flows.insert(key, flow, 0),
-                    ChoiceTable::New => $new_service_flows.insert(key, flow, 0),
+                    ChoiceTable::Answered => {
+                        self.insert(&$service_flows, key, flow, COUNTER_CHOICE_ANSWERED)
+                    }
+                    ChoiceTable::New => {
+                        self.insert(&$new_service_flows, key, flow, COUNTER_CHOICE_LATEST)
+                    }
                 }
-                .is_ok()
             }
 
             #[inline(always)]
             fn service_flow_forget_answered(self, key: &$key) {
-                // Gone already is as good.
-                $service_flows.remove(key).unwrap_or(());
+                self.remove(&$service_flows, key, COUNTER_CHOICE_ANSWERED);
             }
 
             #[inline(always)]

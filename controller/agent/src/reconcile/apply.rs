@@ -309,8 +309,8 @@ impl<N: Node> Reconciler<N> {
         let Some(endpoint) = endpoint.filter(|_| all) else {
             return false;
         };
-        if let Some(time) = self.lives.applied(endpoint, true, self.revisions.plan) {
-            self.instruments.endpoint_ready(time);
+        if let Some(regenerated) = self.lives.applied(endpoint, true, self.revisions.plan) {
+            self.instruments.regenerated(&regenerated);
         }
         true
     }
@@ -362,8 +362,8 @@ impl<N: Node> Reconciler<N> {
             }
             let attached_now = attached.iter().any(|point| point.ifindex == ifindex)
                 && !self.lives.is_ready(&endpoint.attachment);
-            if let Some(time) = self.lives.applied(endpoint, attached_now, revision) {
-                self.instruments.endpoint_ready(time);
+            if let Some(regenerated) = self.lives.applied(endpoint, attached_now, revision) {
+                self.instruments.regenerated(&regenerated);
             }
         }
     }
