@@ -1,6 +1,11 @@
 //! All of a host that an agent could have changed: taken before the first one and after the last, it is the same.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Output};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::{Command, Output},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -110,14 +115,26 @@ pub fn fingerprint(lab: &Lab) -> Result<Vec<String>> {
 /// # Errors
 /// If it cannot be started.
 pub fn uninstall(lab: &Lab) -> Result<Output> {
+    lab.worker.netns.output(&mut uninstall_command(lab)?)
+}
+
+/// `oxilium uninstall` for the lab's agent, not started.
+///
+/// # Errors
+/// If the binary's place is not known.
+pub fn uninstall_command(lab: &Lab) -> Result<Command> {
     let mut command = Cli::new(lab)?.command(&["uninstall", "--state-dir"]);
     command
         .arg(lab.directory().join("state"))
         .arg("--bpf-root")
         .arg(lab.bpf_root())
         .arg("--tombstones")
-        .arg(lab.tombstones());
-    lab.worker.netns.output(&mut command)
+        .arg(lab.tombstones())
+        .arg("--cni-bin-dir")
+        .arg(lab.directory().join("opt-cni-bin"))
+        .arg("--cni-conf-dir")
+        .arg(lab.directory().join("etc-cni"));
+    Ok(command)
 }
 
 fn lines(netns: &Netns, program: &str, args: &str) -> Result<String> {

@@ -27,6 +27,7 @@ pub mod probe;
 pub mod process;
 pub mod require;
 pub mod scenario;
+pub mod scrape;
 pub mod server;
 pub mod service;
 pub mod trace;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::Result;
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, agent_command},
     lab::Lab,
     pod::Pod,
     require::{Need, require},
@@ -35,11 +35,22 @@ impl Scenario {
     /// # Errors
     /// If the lab cannot be made or the agent does not become ready.
     pub fn start() -> Result<Option<Self>> {
+        Self::start_with(&[])
+    }
+
+    /// The same, with more options for the agent.
+    ///
+    /// # Errors
+    /// As [`Scenario::start`].
+    pub fn start_with(options: &[&str]) -> Result<Option<Self>> {
         if !require(&NEEDS) {
             return Ok(None);
         }
         let lab = Lab::new()?;
-        let agent = Agent::start(&lab)?;
+        let mut command = agent_command(&lab)?;
+        command.args(options);
+        let mut agent = Agent::launch_as(&lab, command)?;
+        agent.until_ready()?;
         Ok(Some(Self { agent, lab }))
     }
 

@@ -247,10 +247,23 @@ impl Connection {
     /// # Errors
     /// If it cannot.
     pub fn start(from: &Netns, to: &Netns, address: SocketAddr) -> Result<Self> {
+        Self::through(from, address, to, address)
+    }
+
+    /// Connects from one namespace to `frontend`, behind which is `backend` in the other.
+    ///
+    /// # Errors
+    /// If it cannot.
+    pub fn through(
+        from: &Netns,
+        frontend: SocketAddr,
+        to: &Netns,
+        backend: SocketAddr,
+    ) -> Result<Self> {
         let listener = to
-            .enter(|| TcpListener::bind(address))?
-            .with_context(|| format!("TCP {address}"))?;
-        let stream = server::connect(from, address, wait::LONG)?;
+            .enter(|| TcpListener::bind(backend))?
+            .with_context(|| format!("TCP {backend}"))?;
+        let stream = server::connect(from, frontend, wait::LONG)?;
         let (mut serving, _) = listener.accept()?;
         for end in [&stream, &serving] {
             end.set_nodelay(true)?;

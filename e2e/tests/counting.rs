@@ -8,6 +8,7 @@ use oxilium_e2e::{
     lab::Lab,
     require::require,
     scenario::{NEEDS, policy},
+    scrape::{self, Scrape},
     trace::{Domain, Trace, Write},
     wait,
 };
@@ -24,7 +25,13 @@ fn kind(write: &Write) -> String {
         "ox_interfaces" => "interfaces",
         "ox_ep_words" => "endpoint_words",
         "ox_node_words" => "node_words",
-        name if name.starts_with("ox_ct") || name.starts_with("ox_frag") => "conntrack",
+        "ox_services" | "ox_backends" | "ox_reverse_nat" => "services",
+        name if ["ox_ct", "ox_frag", "ox_svc"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix)) =>
+        {
+            "conntrack"
+        }
         _ => "constants",
     };
     let pinned = if object.starts_with("links") {
@@ -60,13 +67,28 @@ fn seen(trace: &Trace) -> Counts {
     counts
 }
 
-fn told(agent: &Agent) -> Counts {
+/// What the agent says in its status, which is what it tells Prometheus.
+fn told(lab: &Lab, agent: &Agent) -> Counts {
     let status = agent.cli().status().unwrap();
     let writes = &status["kernel-writes"];
     let counts: Counts = serde_json::from_value(writes["by_table"].clone()).unwrap();
     let total: u64 = counts.values().sum();
     assert_eq!(writes["total"], total, "the total is not the sum");
+    assert_eq!(scraped(lab), counts, "Prometheus is told something else");
     counts
+}
+
+fn scraped(lab: &Lab) -> Counts {
+    let scrape = Scrape::of(&lab.worker.netns).unwrap();
+    let samples = scrape.samples("oxilium_kernel_writes_total");
+    let calls = samples.iter().map(|(labels, calls)| {
+        let kind = labels
+            .replace("table=\"", "")
+            .replace("\",action=\"", "/")
+            .replace('"', "");
+        (kind, calls.to_string().parse().unwrap())
+    });
+    calls.collect()
 }
 
 fn total(counts: &Counts) -> u64 {
@@ -91,36 +113,38 @@ fn what_the_agent_counts_is_what_is_seen_from_outside() {
     }
     let lab = Lab::new().unwrap();
     let mut command = agent_command(&lab).unwrap();
-    command.args(["--sweep-interval", "2"]);
+    command
+        .args(["--sweep-interval", "2"])
+        .args(scrape::OPTIONS);
     let mut trace = Trace::default();
     let mut agent = Agent::launch_traced(&lab, &command, &trace).unwrap();
     agent.until_ready().unwrap();
-    assert_eq!(told(&agent), seen(&trace), "a first start");
+    assert_eq!(told(&lab, &agent), seen(&trace), "a first start");
     assert!(total(&seen(&trace)) > 50, "maps and programs were made");
 
     let subject = lab.pod("subject").label("app", "subject").start().unwrap();
     let friend = lab.pod("friend").label("app", "friend").start().unwrap();
     agent.until_applied().unwrap();
-    assert_eq!(told(&agent), seen(&trace), "two pods");
+    assert_eq!(told(&lab, &agent), seen(&trace), "two pods");
 
     let body = "  ingress:\n    - fromEndpoints:\n        - matchLabels: {app: friend}\n    \
                 - fromCIDR: [192.0.2.0/24]\n";
     let before = total(&seen(&trace));
     lab.manifests.put("web.yaml", &policy("web", body)).unwrap();
     agent.until_policy("web", true).unwrap();
-    assert_eq!(told(&agent), seen(&trace), "a policy");
+    assert_eq!(told(&lab, &agent), seen(&trace), "a policy");
     assert!(total(&seen(&trace)) > before, "a policy is written");
 
     friend.delete().unwrap();
     agent.until_applied().unwrap();
-    assert_eq!(told(&agent), seen(&trace), "a pod that went");
+    assert_eq!(told(&lab, &agent), seen(&trace), "a pod that went");
 
     agent.until_ready().unwrap();
     until_swept(&agent);
     let before = seen(&trace);
     until_swept(&agent);
     assert_eq!(seen(&trace), before, "an idle agent writes");
-    assert_eq!(told(&agent), before, "an idle agent counts");
+    assert_eq!(told(&lab, &agent), before, "an idle agent counts");
 
     agent.process().crash().unwrap();
     trace = Trace::default();
@@ -133,7 +157,7 @@ fn what_the_agent_counts_is_what_is_seen_from_outside() {
         "a restart on unchanged input writes"
     );
     assert_eq!(
-        told(&agent),
+        told(&lab, &agent),
         Counts::new(),
         "a restart on unchanged input counts"
     );

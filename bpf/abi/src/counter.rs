@@ -18,6 +18,11 @@ pub const COUNTER_EVENT_LOST: u8 = 2;
 /// [`Direction::Ingress`], and those that programs took out again, under [`Direction::Egress`]. The kernel tells
 /// nobody what it evicts: it is what came in, was not taken out, and is not there.
 pub const COUNTER_CT_ANSWERED: u8 = 3;
+/// As [`COUNTER_CT_ANSWERED`], of choices in the tables of answered flows to frontends of services.
+pub const COUNTER_CHOICE_ANSWERED: u8 = 4;
+/// As [`COUNTER_CT_ANSWERED`], of choices in the tables of the latest flows to frontends of services. Programs take none
+/// out of these.
+pub const COUNTER_CHOICE_LATEST: u8 = 5;
 
 /// One CPU's counter.
 #[derive(

@@ -28,8 +28,8 @@ pub use conntrack::{
     CtEntry, CtFlags, CtKey4, CtKey6, CtWord, FlowKind,
 };
 pub use counter::{
-    COUNTER_CT_ANSWERED, COUNTER_EVENT_LOST, COUNTER_FORWARDED, COUNTER_LOCAL_SOURCE_NOT_HOST,
-    COUNTERS, Counter, counter_index,
+    COUNTER_CHOICE_ANSWERED, COUNTER_CHOICE_LATEST, COUNTER_CT_ANSWERED, COUNTER_EVENT_LOST,
+    COUNTER_FORWARDED, COUNTER_LOCAL_SOURCE_NOT_HOST, COUNTERS, Counter, counter_index,
 };
 pub use epoch::{
     EPOCH_BITS, EPOCH_MAX, EndpointWord, Epoch, IpcacheWord, NODE_WORDS, NodeWord,

@@ -320,7 +320,7 @@ impl ChoiceWord {
 pub struct ServiceFlow {
     /// [`ChoiceWord`].
     pub word: u64,
-    /// End of life, in seconds of the boot clock.
+    /// End of life, in seconds of the monotonic clock.
     pub expires: u32,
     /// Zero.
     pub reserved: u32,
@@ -362,7 +362,7 @@ layout!(AffinityKey: endpoint, frontend);
 pub struct Affinity {
     /// [`ChoiceWord`].
     pub word: u64,
-    /// Last use, in seconds of the boot clock.
+    /// Last use, in seconds of the monotonic clock.
     pub used: u32,
     /// Zero.
     pub reserved: u32,

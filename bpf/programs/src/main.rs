@@ -3,9 +3,11 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod budget;
 mod maps;
 mod phases;
 mod skb;
+mod sockets;
 
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC},

@@ -3,21 +3,19 @@
 use core::{arch::asm, ptr};
 
 use aya_ebpf::{
-    bindings::{BPF_F_CURRENT_NETNS, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_sock_tuple},
-    helpers::generated::{
-        bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns, bpf_sk_release,
-        bpf_skc_lookup_tcp,
-    },
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns},
     macros::map,
     maps::{
         Array, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf, lpm_trie::Key,
     },
 };
 use oxilium_abi::{
-    Affinity, AffinityKey, Be16, COUNTER_CT_ANSWERED, COUNTER_EVENT_LOST, COUNTERS, Counter,
-    CtEntry, CtKey4, CtKey6, Direction, Event, FragmentEntry, FragmentKey4, FragmentKey6,
-    InterfaceConfig, IpcacheKey, IpcacheValue, LbAddress, NODE_WORDS, NodeWord, PolicyCountKey,
-    PolicyKey, PolicyValue, ServiceFlow, ServiceKey, ServiceValue, counter_index,
+    Affinity, AffinityKey, Be16, COUNTER_CHOICE_ANSWERED, COUNTER_CHOICE_LATEST,
+    COUNTER_CT_ANSWERED, COUNTER_EVENT_LOST, COUNTERS, Counter, CtEntry, CtKey4, CtKey6, Direction,
+    Event, FragmentEntry, FragmentKey4, FragmentKey6, InterfaceConfig, IpcacheKey, IpcacheValue,
+    LbAddress, NODE_WORDS, NodeWord, PolicyCountKey, PolicyKey, PolicyValue, ServiceFlow,
+    ServiceKey, ServiceValue, counter_index,
 };
 use oxilium_datapath::{
     ChoiceTable, CtTable, FlowMaps, Hook, Maps, Namespace, Phase, SCRATCH_SIZE, Scratch, Socket,
@@ -25,8 +23,10 @@ use oxilium_datapath::{
 };
 
 use crate::{
+    budget::take_token,
     phases::{options, v4, v6},
     skb::Skb,
+    sockets::{SocketTuple, find_socket},
 };
 
 /// Seed of the tags in conntrack words; the loader sets it.
@@ -38,9 +38,6 @@ static DRY_RUN: u8 = 0;
 /// Not 0: what passes is shown to no program behind this one on the hook. While one of ours is moved, two are there.
 #[unsafe(no_mangle)]
 static LAST_WORD: u8 = 0;
-/// Events a second that a CPU may make.
-#[unsafe(no_mangle)]
-static EVENT_RATE: u64 = 1000;
 /// Not 0: passed packets are traced.
 #[unsafe(no_mangle)]
 static TRACE: u8 = 0;
@@ -62,9 +59,6 @@ static LOOPBACK6: [u8; 16] = oxilium_abi::SERVICE_LOOPBACK6;
 /// Not 0: this CPU may read later words before earlier ones, as arm64 does and x86-64 does not.
 #[unsafe(no_mangle)]
 static WEAK_ORDER: u8 = 0;
-
-const SECOND: u64 = 1_000_000_000;
-const TCP_LISTEN: u32 = 10;
 
 // Sizes are what an object loaded by itself gets; the loader sets those of the node.
 #[map(name = "ox_interfaces")]
@@ -124,21 +118,10 @@ static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entrie
 static COUNTER: PerCpuArray<Counter> = PerCpuArray::with_max_entries(COUNTERS, 0);
 #[map(name = "ox_events")]
 static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
-#[map(name = "ox_event_budget")]
-static EVENT_BUDGET: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
 
 /// Where a packet is judged: the stack is too small.
 #[map(name = "ox_scratch")]
 static SCRATCH: PerCpuArray<[u64; SCRATCH_SIZE / 8]> = PerCpuArray::with_max_entries(1, 0);
-
-/// A CPU's token bucket.
-#[repr(C)]
-struct Budget {
-    /// Nanoseconds saved up, a second's at most; an event costs a second by the rate.
-    credit: u64,
-    /// When it was last filled, in nanoseconds of the boot clock.
-    filled: u64,
-}
 
 /// The maps of the object, the clock, and the sockets that the hook sees.
 #[derive(Clone, Copy)]
@@ -146,7 +129,7 @@ pub(crate) struct KernelMaps(pub(crate) Skb);
 
 /// Reads a constant that the loader has set; the verifier knows its value.
 #[inline(always)]
-fn constant<T: Copy>(of: &'static T) -> T {
+pub(crate) fn constant<T: Copy>(of: &'static T) -> T {
     // SAFETY: a reference is valid; volatile, because the value here is not the one in the kernel.
     unsafe { ptr::from_ref(of).read_volatile() }
 }
@@ -160,6 +143,25 @@ fn word(map: &Array<u64>, index: u32) -> u64 {
 }
 
 impl KernelMaps {
+    /// Inserts or replaces; what is new is counted as having come to a table of which evictions are told.
+    #[inline(always)]
+    fn insert<K, V>(self, map: &LruHashMap<K, V>, key: &K, value: &V, counter: u8) -> bool {
+        if map.insert(key, value, u64::from(BPF_NOEXIST)).is_ok() {
+            self.count(counter_index(counter, Direction::Ingress), 0);
+            return true;
+        }
+        map.insert(key, value, 0).is_ok()
+    }
+
+    /// Removes; what was there is counted as having been taken out of such a table.
+    #[inline(always)]
+    fn remove<K, V>(self, map: &LruHashMap<K, V>, key: &K, counter: u8) {
+        // Gone already is as good.
+        if map.remove(key).is_ok() {
+            self.count(counter_index(counter, Direction::Egress), 0);
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn has_last_word(self) -> bool {
         constant(&LAST_WORD) != 0
@@ -395,30 +397,6 @@ fn copy(from: *const LbAddress, into: &mut LbAddress) -> bool {
     true
 }
 
-/// Takes the price of an event out of this CPU's bucket.
-#[inline(always)]
-fn take_token(time: u64) -> bool {
-    let rate = constant(&EVENT_RATE);
-    let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else {
-        return false;
-    };
-    if rate == 0 {
-        return false;
-    }
-    // SAFETY: this CPU's own, and programs of a CPU do not interrupt each other here.
-    let budget = unsafe { &mut *budget };
-    let elapsed = time.saturating_sub(budget.filled).min(SECOND);
-    let credit = (budget.credit + elapsed).min(SECOND);
-    budget.filled = time;
-    let price = SECOND / rate;
-    if credit < price {
-        budget.credit = credit;
-        return false;
-    }
-    budget.credit = credit - price;
-    true
-}
-
 macro_rules! flow_maps {
     ($family:ty, $key:ty, $fragment_key:ty, $answered:ident, $denied:ident, $unanswered:ident, $fragments:ident, $service_flows:ident, $new_service_flows:ident, $loopback:ident, $phases:ident) => {
         impl FlowMaps<$family> for KernelMaps {
@@ -458,18 +436,10 @@ macro_rules! flow_maps {
             #[inline(always)]
             fn ct_insert(self, table: CtTable, key: &$key, entry: &CtEntry) -> bool {
                 match table {
-                    CtTable::Answered => {
-                        if $answered.insert(key, entry, u64::from(BPF_NOEXIST)).is_ok() {
-                            let index = counter_index(COUNTER_CT_ANSWERED, Direction::Ingress);
-                            self.count(index, 0);
-                            return true;
-                        }
-                        $answered.insert(key, entry, 0)
-                    }
-                    CtTable::Denied => $denied.insert(key, entry, 0),
-                    CtTable::Unanswered => $unanswered.insert(key, entry, 0),
+                    CtTable::Answered => self.insert(&$answered, key, entry, COUNTER_CT_ANSWERED),
+                    CtTable::Denied => $denied.insert(key, entry, 0).is_ok(),
+                    CtTable::Unanswered => $unanswered.insert(key, entry, 0).is_ok(),
                 }
-                .is_ok()
             }
 
             #[inline(always)]
@@ -488,12 +458,7 @@ macro_rules! flow_maps {
             fn ct_delete(self, table: CtTable, key: &$key) {
                 // Gone already is as good.
                 match table {
-                    CtTable::Answered => {
-                        if $answered.remove(key).is_ok() {
-                            let index = counter_index(COUNTER_CT_ANSWERED, Direction::Egress);
-                            self.count(index, 0);
-                        }
-                    }
+                    CtTable::Answered => self.remove(&$answered, key, COUNTER_CT_ANSWERED),
                     CtTable::Denied => $denied.remove(key).unwrap_or(()),
                     CtTable::Unanswered => $unanswered.remove(key).unwrap_or(()),
                 }
@@ -523,16 +488,18 @@ macro_rules! flow_maps {
                 flow: &ServiceFlow,
             ) -> bool {
                 match table {
-                    ChoiceTable::Answered => $service_flows.insert(key, flow, 0),
-                    ChoiceTable::New => $new_service_flows.insert(key, flow, 0),
+                    ChoiceTable::Answered => {
+                        self.insert(&$service_flows, key, flow, COUNTER_CHOICE_ANSWERED)
+                    }
+                    ChoiceTable::New => {
+                        self.insert(&$new_service_flows, key, flow, COUNTER_CHOICE_LATEST)
+                    }
                 }
-                .is_ok()
             }
 
             #[inline(always)]
             fn service_flow_forget_answered(self, key: &$key) {
-                // Gone already is as good.
-                $service_flows.remove(key).unwrap_or(());
+                self.remove(&$service_flows, key, COUNTER_CHOICE_ANSWERED);
             }
 
             #[inline(always)]
@@ -554,35 +521,10 @@ macro_rules! flow_maps {
                 local: ($family, Be16),
                 remote: ($family, Be16),
             ) -> Socket {
-                let mut tuple = socket_tuple(remote, local);
-                find_socket(
-                    self.0,
-                    ptr::from_mut(&mut tuple).cast(),
-                    size_of_val(&tuple) as u32,
-                    namespace,
-                )
+                find_socket(self.0, SocketTuple::new(remote, local), namespace)
             }
         }
     };
-}
-
-/// As `bpf_sock_tuple` for one family: the packet that the socket would receive.
-#[repr(C)]
-struct SocketTuple<T> {
-    source: T,
-    destination: T,
-    source_port: Be16,
-    destination_port: Be16,
-}
-
-#[inline(always)]
-fn socket_tuple<T>(source: (T, Be16), destination: (T, Be16)) -> SocketTuple<T> {
-    SocketTuple {
-        source: source.0,
-        destination: destination.0,
-        source_port: source.1,
-        destination_port: destination.1,
-    }
 }
 
 flow_maps!(
@@ -611,25 +553,3 @@ flow_maps!(
     LOOPBACK6,
     v6
 );
-
-#[inline(always)]
-fn find_socket(skb: Skb, tuple: *mut bpf_sock_tuple, size: u32, namespace: Namespace) -> Socket {
-    let namespace = match namespace {
-        Namespace::Host => BPF_F_CURRENT_NETNS as i64 as u64,
-        Namespace::Id(id) => u64::from(id),
-    };
-    // SAFETY: `tuple` has `size` initialised bytes; what is found is released before returning.
-    unsafe {
-        let socket = bpf_skc_lookup_tcp(skb.as_ptr().cast(), tuple, size, namespace, 0);
-        if socket.is_null() {
-            return Socket::None;
-        }
-        let state = (&raw const (*socket).state).read_volatile();
-        bpf_sk_release(socket.cast());
-        if state == TCP_LISTEN {
-            Socket::Listener
-        } else {
-            Socket::Connected
-        }
-    }
-}

@@ -8,7 +8,7 @@ use oxilium_datapath::testing::{
     tcp, udp,
 };
 use oxilium_e2e::require::{Need, require};
-use oxilium_kernel::Node as _;
+use oxilium_kernel::{Node as _, port::Evicted};
 use oxilium_program_tests::{
     enter_namespace,
     hooks::Hooks,
@@ -52,9 +52,9 @@ fn entries(node: &PinnedNode, name: &str) -> Result<usize> {
     Ok(dump.as_array().map_or(0, Vec::len))
 }
 
-fn evicted(node: &mut PinnedNode) -> Result<u64> {
+fn evicted(node: &mut PinnedNode) -> Result<Evicted> {
     node.node.collect_garbage(0)?;
-    Ok(node.node.evicted_flows())
+    Ok(node.node.evicted())
 }
 
 #[test]
@@ -72,13 +72,13 @@ fn answered_flows_that_the_kernel_evicts_are_counted() -> Result<()> {
     };
     talk(1000..1100)?;
     assert_eq!(entries(&node, map::CT4)?, 100);
-    assert_eq!(evicted(&mut node)?, 0, "there is room for all");
+    assert_eq!(evicted(&mut node)?.flows, 0, "there is room for all");
     let flows = 1100..5100;
     let opened = 100 + flows.len();
     talk(flows)?;
     let living = entries(&node, map::CT4)?;
     assert!(living <= ROOM, "{living} entries in a table for {ROOM}");
-    assert_eq!(evicted(&mut node)?, (opened - living) as u64);
+    assert_eq!(evicted(&mut node)?.flows, (opened - living) as u64);
     Ok(())
 }
 
@@ -104,8 +104,48 @@ fn a_flood_of_flows_without_an_answer_evicts_no_answered_one() -> Result<()> {
     let unanswered = entries(&node, map::CT4_UNANSWERED)?;
     assert!(unanswered <= ROOM, "{unanswered} entries for {ROOM}");
     assert_eq!(entries(&node, map::CT4)?, established);
-    assert_eq!(evicted(&mut node)?, 0);
+    assert_eq!(evicted(&mut node)?, Evicted::default());
     Ok(())
+}
+
+/// A service of the peer's, reached by TCP over one family.
+struct Service<'n> {
+    family: Family,
+    hooks: &'n Hooks,
+}
+
+impl<'n> Service<'n> {
+    fn on(node: &mut PinnedNode, hooks: &'n Hooks, family: Family) -> Result<Self> {
+        for write in stories::service(family, 6, Who::Peer) {
+            node.write(&write)?;
+        }
+        // From here on evictions are counted.
+        node.node.collect_garbage(0)?;
+        Ok(Self { family, hooks })
+    }
+
+    /// A packet to the service, as it goes on to the backend.
+    fn sends(&self, port: u16, flags: u8) -> Result<()> {
+        let sent = |who| {
+            self.family
+                .from(who, 6, &tcp(port, 80, flags, &[]))
+                .with_checksums()
+        };
+        let passed = self.hooks.passed(Direction::Egress, &sent(Who::Service))?;
+        let family = self.family;
+        ensure!(
+            passed == Some(sent(Who::Peer).bytes),
+            "{family:?}, from {port}"
+        );
+        Ok(())
+    }
+
+    fn connects(&self, port: u16) -> Result<()> {
+        let answer = self.family.to(Who::Peer, 6, &tcp(80, port, SYN | ACK, &[]));
+        self.sends(port, SYN)?;
+        ensure!(self.hooks.passes(Direction::Ingress, &answer)?);
+        self.sends(port, ACK)
+    }
 }
 
 #[test]
@@ -118,42 +158,59 @@ fn neither_a_flood_nor_short_connections_evict_the_choice_of_a_connection() -> R
         (Family::V6, map::SERVICE_FLOWS6, map::SERVICE_FLOWS6_NEW),
     ] {
         let (mut node, hooks) = open()?;
-        for write in stories::service(family, 6, Who::Peer) {
-            node.write(&write)?;
-        }
-        let sent = |who, port, flags| family.from(who, 6, &tcp(port, 80, flags, &[]));
-        let answer = |port| family.to(Who::Peer, 6, &tcp(80, port, SYN | ACK, &[]));
-        // As it goes on to the backend.
-        let goes_on = |port, flags| -> Result<()> {
-            let to_service = sent(Who::Service, port, flags).with_checksums();
-            let to_backend = sent(Who::Peer, port, flags).with_checksums();
-            let passed = hooks.passed(Direction::Egress, &to_service)?;
-            ensure!(passed == Some(to_backend.bytes), "{family:?}, from {port}");
-            Ok(())
-        };
+        let service = Service::on(&mut node, &hooks, family)?;
         let established = 1000..1500;
         for port in established.clone() {
-            goes_on(port, SYN)?;
-            ensure!(hooks.passes(Direction::Ingress, &answer(port))?);
-            goes_on(port, ACK)?;
+            service.connects(port)?;
         }
         assert_eq!(entries(&node, answered)?, established.len());
-        for port in 10_000..20_000 {
-            goes_on(port, SYN)?;
+        assert_eq!(evicted(&mut node)?, Evicted::default(), "there is room");
+        let flood = 10_000..20_000;
+        for port in flood.clone() {
+            service.sends(port, SYN)?;
         }
-        // Short connections.
-        for port in 20_000..22_000 {
-            goes_on(port, SYN)?;
-            ensure!(hooks.passes(Direction::Ingress, &answer(port))?);
-            goes_on(port, ACK)?;
-            goes_on(port, RST | ACK)?;
+        let short = 20_000..22_000;
+        for port in short.clone() {
+            service.connects(port)?;
+            service.sends(port, RST | ACK)?;
         }
         let flooded = entries(&node, new)?;
         assert!(flooded <= ROOM, "{flooded} choices in a table for {ROOM}");
         assert_eq!(entries(&node, answered)?, established.len());
+        // All came into the table of the latest.
+        let came = established.len() + flood.len() + short.len();
+        let Evicted {
+            choices,
+            latest_choices,
+            ..
+        } = evicted(&mut node)?;
+        assert_eq!((choices, latest_choices), (0, (came - flooded) as u64));
         for port in established {
-            goes_on(port, ACK)?;
+            service.sends(port, ACK)?;
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn choices_of_connections_that_the_kernel_evicts_are_counted() -> Result<()> {
+    if !require(&[Need::Root, Need::Bpf, Need::Tools]) {
+        return Ok(());
+    }
+    for (family, answered) in [
+        (Family::V4, map::SERVICE_FLOWS4),
+        (Family::V6, map::SERVICE_FLOWS6),
+    ] {
+        let (mut node, hooks) = open()?;
+        let service = Service::on(&mut node, &hooks, family)?;
+        let opened = 1000..5000;
+        for port in opened.clone() {
+            service.connects(port)?;
+        }
+        let living = entries(&node, answered)?;
+        assert!(living <= ROOM, "{living} choices in a table for {ROOM}");
+        let evicted = evicted(&mut node)?;
+        assert_eq!(evicted.choices, (opened.len() - living) as u64);
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use oxilium_abi::{SERVICE_LOOPBACK4, SERVICE_LOOPBACK6};
 use oxilium_api::paths;
 use oxilium_manifest::object::{LabelFilter, LabelFilterError};
 use oxilium_model::policy::config::{AllowLocalhost, EnforcementMode, Families, PolicyConfig};
+use oxilium_model::world::Capacities;
 
 use self::settle::Configured;
 use self::value::{parse_boolean, parse_seconds};
@@ -159,6 +160,36 @@ pub struct AgentOptions {
         value_name = "ENTRIES"
     )]
     pub bpf_policy_total_max: u32,
+
+    /// Prefixes and addresses whose identity programs know: of pods anywhere, nodes, and what policies name.
+    #[arg(
+        long,
+        env = "OXILIUM_BPF_IPCACHE_MAX",
+        default_value_t = 520_192,
+        value_parser = clap::value_parser!(u32).range(64..),
+        value_name = "ENTRIES"
+    )]
+    pub bpf_ipcache_max: u32,
+
+    /// Pods on this node.
+    #[arg(
+        long,
+        env = "OXILIUM_BPF_INTERFACES_MAX",
+        default_value_t = 4096,
+        value_parser = clap::value_parser!(u32).range(1..=65_535),
+        value_name = "ENTRIES"
+    )]
+    pub bpf_interfaces_max: u32,
+
+    /// Backends of all services together, each counted once for each of a service's addresses and ports; and addresses
+    /// and ports of services, of which there is room for 32768 at most. 262144 and 32768 unless given.
+    #[arg(
+        long,
+        env = "CILIUM_BPF_LB_MAP_MAX",
+        value_parser = clap::value_parser!(u32).range(1..=1 << 22),
+        value_name = "ENTRIES"
+    )]
+    pub bpf_lb_map_max: Option<u32>,
 
     /// Answered flows that are remembered, of each address family.
     #[arg(
@@ -410,6 +441,21 @@ impl AgentOptions {
             ObjectSource::Kubernetes(_) => None,
         };
         self.status_dir.clone().or(by_default)
+    }
+
+    /// Sizes of the tables that the agent fills.
+    pub fn capacities(&self) -> Capacities {
+        let default = Capacities::default();
+        let services = self.bpf_lb_map_max.map(|most| most as usize);
+        Capacities {
+            policy_entries: self.bpf_policy_total_max as usize,
+            table_quota: self.bpf_policy_map_max as usize,
+            ipcache: self.bpf_ipcache_max as usize,
+            interfaces: self.bpf_interfaces_max as usize,
+            frontends: services.map_or(default.frontends, |most| most.min(default.frontends)),
+            backends: services.unwrap_or(default.backends),
+            ..default
+        }
     }
 
     /// Time between two removals of flows that ended; none: as need be.

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use kube::Client;
 use nix::sys::stat::{Mode, umask};
 use oxilium_kernel::{AttachMode, KernelConfig, KernelNode, MapSizes, Monitor, Node};
-use oxilium_model::world::{Capacities, IdentityAllocation, NodeConfig, PodRef, SpoofingOptOut};
+use oxilium_model::world::{IdentityAllocation, NodeConfig, PodRef, SpoofingOptOut};
 use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -100,15 +100,6 @@ fn node_name(options: &AgentOptions) -> Result<String> {
     }
 }
 
-/// Sizes of the tables that the agent fills.
-pub(crate) fn capacities(options: &AgentOptions) -> Capacities {
-    Capacities {
-        policy_entries: options.bpf_policy_total_max as usize,
-        table_quota: options.bpf_policy_map_max as usize,
-        ..Capacities::default()
-    }
-}
-
 fn spoofing(options: &AgentOptions) -> SpoofingOptOut {
     let (pods, namespaces): (Vec<_>, Vec<_>) = options
         .allow_spoofing
@@ -131,7 +122,7 @@ fn node_config(options: &AgentOptions) -> Result<NodeConfig> {
         cluster_uid: cluster_uid(options)?.into(),
         boot_id: boot_id()?.into(),
         policy: options.policy(),
-        capacities: capacities(options),
+        capacities: options.capacities(),
         allow_spoofing: spoofing(options),
         tunnel_address: options.tunnel_address,
         identity_allocation: match options.source() {
@@ -381,7 +372,7 @@ fn kernel_config(options: &AgentOptions) -> KernelConfig {
             config::AttachMode::Tc => AttachMode::Tc,
         },
         sizes: MapSizes {
-            tables: capacities(options),
+            tables: options.capacities(),
             conntrack: options.bpf_ct_global_tcp_max,
             conntrack_unanswered: options.bpf_ct_global_any_max,
             ..MapSizes::default()

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use oxilium_api::paths;
 use oxilium_kernel::{PriorInterface, bpffs};
+use oxilium_model::world::{Lifecycle, PodRef};
 
 use crate::disk::{
     AttachmentRecord, Attachments, BootDirectory, DiskError, InstanceLock, LOCK, Ledger, Places,
@@ -42,6 +43,8 @@ pub struct UninstallOptions {
 pub struct Removed {
     /// Is gone.
     pub removed: Vec<String>,
+    /// Is as it was before.
+    pub restored: Vec<String>,
     /// Was made by an agent and stays, with the reason.
     pub left: Vec<String>,
 }
@@ -57,11 +60,16 @@ const STATE_FILES: [&str; 5] = [
 /// Kinds of objects in the status directory.
 const STATUS_KINDS: [&str; 3] = ["CiliumEndpoint", "CiliumIdentity", "Policy"];
 
-/// Removes everything. Pods are then reached as if there were no policy.
+/// Removes everything. Pods are then reached as if there were no policy. `plugin` takes the CNI plugin away; it is told of
+/// the pods that are there still, which are removed with it, and called first: what pods there were is gone afterwards.
 ///
 /// # Errors
 /// When an agent runs; when something cannot be removed: a second call goes on from there.
-pub fn uninstall(options: &UninstallOptions, socket: &Path) -> Result<Removed> {
+pub fn uninstall(
+    options: &UninstallOptions,
+    socket: &Path,
+    plugin: impl FnOnce(&[PodRef]) -> Result<Removed>,
+) -> Result<Removed> {
     let state = &options.state_dir;
     let (locked, mut ledger) = if state.is_dir() {
         let lock = InstanceLock::take(&state.join(LOCK))?;
@@ -75,8 +83,9 @@ pub fn uninstall(options: &UninstallOptions, socket: &Path) -> Result<Removed> {
         tombstones: options.tombstones.clone(),
         socket: socket.to_owned(),
     });
-    let mut removed = Removed::default();
-    kernel(&ledger, &prior_interfaces(state)?, &mut removed)?;
+    let attachments = Attachments::open(&BootDirectory::of(state, &boot_id()?))?;
+    let mut removed = plugin(&pods(&attachments))?;
+    kernel(&ledger, &prior_interfaces(&attachments), &mut removed)?;
     for places in &ledger.places {
         files(places, state, &ledger, &mut removed)?;
     }
@@ -101,8 +110,7 @@ pub fn uninstall(options: &UninstallOptions, socket: &Path) -> Result<Removed> {
 }
 
 /// What the interfaces of pods were like before an agent put programs on them.
-fn prior_interfaces(state: &Path) -> Result<Vec<PriorInterface>> {
-    let attachments = Attachments::open(&BootDirectory::of(state, &boot_id()?))?;
+fn prior_interfaces(attachments: &Attachments) -> Vec<PriorInterface> {
     let prior = |record: &AttachmentRecord| {
         let Prior {
             clsact,
@@ -115,7 +123,17 @@ fn prior_interfaces(state: &Path) -> Result<Vec<PriorInterface>> {
             tx_queue_len,
         })
     };
-    Ok(attachments.iter().filter_map(prior).collect())
+    attachments.iter().filter_map(prior).collect()
+}
+
+/// Pods that a runtime has still to delete.
+fn pods(attachments: &Attachments) -> Vec<PodRef> {
+    attachments
+        .iter()
+        .filter(|record| record.lifecycle != Lifecycle::Deleted)
+        .filter(|record| Path::new(&record.netns).exists())
+        .map(|record| record.pod.clone())
+        .collect()
 }
 
 fn kernel(ledger: &Ledger, prior: &[PriorInterface], removed: &mut Removed) -> Result<()> {
@@ -174,8 +192,9 @@ fn state_files(state: &Path, whole: bool, removed: &mut Removed) -> Result<()> {
         let files = files.map(|name| state.join(name));
         files.chain(BootDirectory::all(state)?).collect()
     };
-    // What a second call needs most goes last.
-    names.sort_by_key(|path| path.ends_with("ledger.json"));
+    // What a second call needs most goes last: what pods there are, and the ledger.
+    let boots = BootDirectory::all(state)?;
+    names.sort_by_key(|path| (path.ends_with("ledger.json"), boots.contains(path)));
     for path in names {
         remove(&path, removed)?;
     }

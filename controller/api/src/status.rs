@@ -75,6 +75,13 @@ pub struct StatusReport {
     /// Answered flows that the kernel evicted for want of room in conntrack, as far as the agent has watched.
     #[serde(default)]
     pub flows_evicted: u64,
+    /// Choices of a service's backend for answered flows that the kernel evicted for want of room, as far as the agent
+    /// has watched. Such a flow is given a backend anew.
+    #[serde(default)]
+    pub choices_evicted: u64,
+    /// The same for the latest flows, answered or not: how far back choices go is what the room for them allows.
+    #[serde(default)]
+    pub latest_choices_evicted: u64,
     /// BPF maps.
     pub maps: Vec<MapStatus>,
     /// Kernel writes since the agent's start.

@@ -78,7 +78,21 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Remove everything that an agent ever made on this host: no policy holds after it. Refused while an agent runs.
     /// Exit status 1 when something had to stay.
-    Uninstall(UninstallOptions),
+    Uninstall(Uninstall),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Uninstall {
+    #[command(flatten)]
+    pub agent: UninstallOptions,
+
+    /// Where the node keeps its CNI plugins.
+    #[arg(long, default_value = "/opt/cni/bin", value_name = "DIR")]
+    pub cni_bin_dir: PathBuf,
+
+    /// Where the node keeps its CNI configurations.
+    #[arg(long, default_value = "/etc/cni/net.d", value_name = "DIR")]
+    pub cni_conf_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

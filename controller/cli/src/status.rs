@@ -51,6 +51,11 @@ fn show(table: &mut dyn Write, report: &StatusReport, verbose: bool) -> io::Resu
         "Conntrack:\t{} answered flows evicted for want of room",
         report.flows_evicted
     )?;
+    writeln!(
+        table,
+        "Services:\t{} choices of answered flows evicted for want of room, {} of the latest",
+        report.choices_evicted, report.latest_choices_evicted
+    )?;
     writeln!(table, "Attach Mode:\t{}", report.attach_mode)?;
     writeln!(table, "Policy Enforcement:\t{}", report.policy_enforcement)?;
     writeln!(table, "Endpoints:\t{}", counts(&report.endpoints))?;

@@ -6,12 +6,14 @@
 
 mod conflist;
 mod files;
+mod record;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use self::conflist::Stanza;
 use self::files::{copy_program, put, rename, sync};
+use self::record::Record;
 
 /// The name that the plugin is installed under.
 const PROGRAM: &str = "oxilium-cni";
@@ -125,7 +127,9 @@ pub fn install(what: &Installation) -> Result<Done, InstallError> {
             .chained(&what.stanza)
             .to_text(),
     };
-    let ours = directory.join(CONFIGURATION);
+    let record = Record::of(directory);
+    record.open(&text, &mut done)?;
+    let ours = record.ours();
     if put(&ours, text.as_bytes(), 0o600)? {
         done.push(format!("wrote {}", ours.display()));
     }
@@ -144,18 +148,42 @@ pub fn install(what: &Installation) -> Result<Done, InstallError> {
     Ok(done)
 }
 
-/// Takes our configuration away and puts others back. The program stays unless told otherwise: pods that were made with
-/// it are removed with it.
+/// Takes our configuration away and puts others back, and what was there under its name. The program stays unless told
+/// otherwise: pods that were made with it are removed with it. Killed on the way, it goes on where it is called again.
 ///
 /// # Errors
 /// [`InstallError`].
 pub fn uninstall(directories: &Directories, programs: bool) -> Result<Done, InstallError> {
     let mut done = Done::new();
-    let directory = &directories.configurations;
+    if directories.configurations.is_dir() {
+        uninstall_configuration(&directories.configurations, &mut done)?;
+    }
+    if programs && directories.programs.is_dir() {
+        uninstall_program(&directories.programs, &mut done)?;
+    }
+    Ok(done)
+}
+
+/// The plugin's program, where it is installed.
+pub fn program(directories: &Directories) -> Option<PathBuf> {
+    let program = directories.programs.join(PROGRAM);
+    program.exists().then_some(program)
+}
+
+fn uninstall_configuration(directory: &Path, done: &mut Done) -> Result<(), InstallError> {
+    files::sweep(directory, done)?;
+    let record = Record::of(directory);
+    if !record.is_open() {
+        // What was put aside, somebody else did: Cilium puts aside by the same name.
+        return Ok(());
+    }
     for aside in files::list(directory)? {
         let Some(path) = without(&aside, ASIDE).filter(|path| is_configuration(path)) else {
             continue;
         };
+        if aside == record.before() {
+            continue;
+        }
         if path.exists() {
             // Its owner wrote it anew.
             files::remove(&aside)?;
@@ -170,22 +198,17 @@ pub fn uninstall(directories: &Directories, programs: bool) -> Result<Done, Inst
         }
     }
     sync(directory)?;
-    let ours = directory.join(CONFIGURATION);
-    if files::remove(&ours)? {
-        done.push(format!("removed {}", ours.display()));
-    }
-    sync(directory)?;
-    if programs {
-        uninstall_program(&directories.programs, &mut done)?;
-    }
-    Ok(done)
+    record.close(done)
 }
 
 fn uninstall_program(directory: &Path, done: &mut Done) -> Result<(), InstallError> {
+    files::sweep(directory, done)?;
     let alias = directory.join(ALIAS);
     let aside = appended(&alias, ASIDE);
-    if aside.exists() {
+    if files::is_there(&aside) {
         rename(&aside, &alias)?;
+        // Two names of one file, where the link was never made: then a rename does nothing.
+        files::remove(&aside)?;
         done.push(format!("put {} back", alias.display()));
     } else if files::is_link(&alias, PROGRAM) && files::remove(&alias)? {
         done.push(format!("removed {}", alias.display()));
@@ -205,7 +228,7 @@ fn install_program(what: &Installation, done: &mut Done) -> Result<(), InstallEr
     }
     let alias = directory.join(ALIAS);
     // Cilium's own plugin comes back when we go.
-    if alias.is_file() && !alias.is_symlink() {
+    if files::is_there(&alias) && !files::is_link(&alias, PROGRAM) {
         let aside = appended(&alias, ASIDE);
         files::keep(&alias, &aside)?;
         done.push(format!("kept {} as {}", alias.display(), aside.display()));
@@ -218,11 +241,12 @@ fn install_program(what: &Installation, done: &mut Done) -> Result<(), InstallEr
 
 /// The configuration to chain to: one in force first, else one that we put aside.
 fn find_main(directory: &Path, target: Option<&str>) -> Result<conflist::Conflist, InstallError> {
-    let ours = directory.join(CONFIGURATION);
+    let record = Record::of(directory);
+    let (ours, before) = (record.ours(), record.before());
     let in_force = configurations(directory)?.filter(|path| *path != ours);
-    let aside = files::list(directory)?
-        .into_iter()
-        .filter(|path| without(path, ASIDE).is_some_and(|path| is_configuration(&path)));
+    let aside = files::list(directory)?.into_iter().filter(|path| {
+        *path != before && without(path, ASIDE).is_some_and(|path| is_configuration(&path))
+    });
     for path in in_force.chain(aside) {
         let conflist = match conflist::read(&path) {
             Ok(conflist) => conflist,

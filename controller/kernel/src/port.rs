@@ -105,15 +105,18 @@ pub trait Node: Send {
     /// When a map cannot be read.
     fn flows(&mut self) -> Result<Vec<Flow>, ObserveError>;
 
-    /// Deletes conntrack entries and fragments whose life has ended, at most `budget` entries of them.
+    /// Deletes conntrack entries, fragments and services' choices whose life has ended, at most `budget` entries of them.
     ///
     /// # Errors
     /// When a map cannot be read or written.
     fn collect_garbage(&mut self, budget: usize) -> Result<GarbageReport, ApplyError>;
 
-    /// Answered flows that the kernel has evicted for want of room since the first round of
-    /// [`Node::collect_garbage`], as of the last one.
-    fn evicted_flows(&self) -> u64;
+    /// How full the tables of flows were after the last round of [`Node::collect_garbage`], by name.
+    fn flow_tables(&self) -> BTreeMap<&'static str, Occupancy>;
+
+    /// What the kernel has evicted for want of room since the first round of [`Node::collect_garbage`], as of the last
+    /// one.
+    fn evicted(&self) -> Evicted;
 
     /// Packets by direction and reason ([`oxilium_abi::DropReason`] as a number, 0 for forwarded),
     /// added up over all CPUs; zero ones left out.
@@ -134,6 +137,12 @@ pub trait Node: Send {
     /// # Errors
     /// When a map cannot be read.
     fn usage(&mut self) -> Result<Vec<MapUsage>, ObserveError>;
+
+    /// Kernel memory of all maps, in bytes, as their fdinfo says.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn map_memory(&self) -> Result<u64, ObserveError>;
 
     /// Opens the stream of events; programs make events while it is open. There is one ring and so
     /// one reader: who wants several fans out.
@@ -329,12 +338,32 @@ pub struct Flow {
     pub remaining: i64,
 }
 
+/// How full a table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Entries in it.
+    pub entries: usize,
+    /// Entries that it can hold.
+    pub capacity: usize,
+}
+
+/// Entries that the kernel has evicted for want of room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evicted {
+    /// Conntrack entries of answered flows.
+    pub flows: u64,
+    /// Choices of a backend for answered flows.
+    pub choices: u64,
+    /// Choices of a backend for the latest flows. That of a flow which was answered is kept with the answered ones, too.
+    pub latest_choices: u64,
+}
+
 /// What a round of garbage collection did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GarbageReport {
-    /// Entries that were looked at.
+    /// Entries of conntrack that were looked at.
     pub scanned: usize,
-    /// Entries that were deleted.
+    /// Entries of conntrack that were deleted.
     pub deleted: usize,
     /// Entries that had expired and stayed because the budget was used up.
     pub left: usize,

@@ -185,7 +185,7 @@ impl fmt::Display for Reason {
                     .try_for_each(|address| write!(f, " {address}"))
             }
             Self::ServicesExhausted => f.write_str(
-                "no room in the service tables: its addresses are not translated; raise their size",
+                "no room in the service tables: its addresses are not translated; raise bpf-lb-map-max",
             ),
             Self::NumbersExhausted { kind } => {
                 let kind = match kind {

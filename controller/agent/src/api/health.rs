@@ -75,7 +75,9 @@ impl<N: Node + 'static> Metrics<N> {
             Ok(Kernel {
                 counters: node.counters().map_err(failed)?,
                 writes: node.writes(),
-                flows_evicted: node.evicted_flows(),
+                evicted: node.evicted(),
+                flow_tables: node.flow_tables(),
+                map_memory: node.map_memory().map_err(failed)?,
             })
         });
         let kernel = match counted.await {

@@ -8,6 +8,7 @@ use oxilium_api::{
     ReconcileStatus, SourceStatus, StatusReport,
 };
 use oxilium_kernel::Node;
+use oxilium_kernel::port::Evicted;
 use oxilium_model::condition::Reason;
 
 use super::netfilter::half_seen;
@@ -22,7 +23,7 @@ struct KernelFigures {
     events_lost: u64,
     /// See [`half_seen`].
     half_seen: Option<String>,
-    flows_evicted: u64,
+    evicted: Evicted,
 }
 
 pub(super) async fn report<N: Node + 'static>(
@@ -70,7 +71,9 @@ pub(super) async fn report<N: Node + 'static>(
         refused,
         monitor_readers: service.monitors.readers() as u64,
         events_lost: figures.events_lost,
-        flows_evicted: figures.flows_evicted,
+        flows_evicted: figures.evicted.flows,
+        choices_evicted: figures.evicted.choices,
+        latest_choices_evicted: figures.evicted.latest_choices,
         maps: figures.maps,
         kernel_writes: figures.writes,
         configuration: service.options.configured.status(),
@@ -104,7 +107,7 @@ fn figures<N: Node>(node: &mut N, view: &View) -> Result<KernelFigures, ApiError
     Ok(KernelFigures {
         maps,
         writes,
-        flows_evicted: node.evicted_flows(),
+        evicted: node.evicted(),
         events_lost: counters
             .iter()
             .filter(|((_, reason), _)| *reason == COUNTER_EVENT_LOST)

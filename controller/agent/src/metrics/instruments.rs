@@ -15,6 +15,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use super::api_calls::ApiCalls;
+use super::changes::Changes;
+use crate::reconcile::Regenerated;
 
 /// A part of a reconciliation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -48,10 +50,10 @@ struct StatusLabel {
     status: &'static str,
 }
 
-type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+pub(super) type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// From 50 µs to 100 s, each bound twice the one before.
-fn seconds() -> Histogram {
+pub(super) fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(50e-6, 2.0, 22))
 }
 
@@ -62,6 +64,8 @@ pub struct Instruments {
     plan_writes: Histogram,
     implementation_delay: Histogram,
     endpoint_ready: Histogram,
+    /// Changes of what is wanted.
+    pub changes: Changes,
     /// Requests to the API server.
     pub api_calls: ApiCalls,
     /// Log lines that are warnings or errors.
@@ -78,6 +82,7 @@ impl Default for Instruments {
             plan_writes: Histogram::new(exponential_buckets(1.0, 4.0, 10)),
             implementation_delay: seconds(),
             endpoint_ready: seconds(),
+            changes: Changes::default(),
             api_calls: ApiCalls::default(),
             log_lines: LogLines::default(),
             garbage_runs: Family::default(),
@@ -122,9 +127,12 @@ impl Instruments {
         self.implementation_delay.observe(time.as_secs_f64());
     }
 
-    /// An endpoint is enforced, this long after it was asked for.
-    pub fn endpoint_ready(&self, time: Duration) {
-        self.endpoint_ready.observe(time.as_secs_f64());
+    /// What is new for an endpoint is enforced.
+    pub(crate) fn regenerated(&self, regenerated: &Regenerated) {
+        self.changes.regenerated(regenerated.took);
+        if let Some(time) = regenerated.ready_after {
+            self.endpoint_ready.observe(time.as_secs_f64());
+        }
     }
 
     /// Flows that ended were removed; none when that failed.
@@ -170,6 +178,7 @@ impl Instruments {
             Unit::Seconds,
             self.endpoint_ready.clone(),
         );
+        self.changes.register(registry);
         self.log_lines.register(registry, "cilium");
         self.api_calls.register(registry, "cilium");
         registry.register(

@@ -5,6 +5,7 @@
 //! nothing is counted twice, and nothing is kept up to date for nobody. No map of flows is walked for a scrape.
 
 mod api_calls;
+mod changes;
 mod instruments;
 mod picture;
 mod process;
@@ -13,6 +14,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
 pub use api_calls::ApiCalls;
+pub use changes::{Changes, Differences};
 pub use instruments::{CountLogLines, Instruments, LogLines, Phase};
 pub use picture::{Kernel, Picture};
 pub use process::Process;

@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use oxilium_abi::{COUNTER_EVENT_LOST, COUNTER_FORWARDED, Counter, Direction, DropReason};
-use oxilium_kernel::count::WriteCounts;
+use oxilium_kernel::count::{Action, WriteCounts};
+use oxilium_kernel::port::{Evicted, Occupancy};
 use oxilium_model::condition::Reason;
 use oxilium_model::identity::NumericIdentity;
 use prometheus_client::collector::Collector;
@@ -63,8 +64,12 @@ pub struct Kernel {
     pub counters: BTreeMap<(Direction, u8), Counter>,
     /// Writes of this process.
     pub writes: WriteCounts,
-    /// Answered flows that were evicted.
-    pub flows_evicted: u64,
+    /// What was evicted for want of room.
+    pub evicted: Evicted,
+    /// Tables of flows, as of the last time that ended ones were removed.
+    pub flow_tables: BTreeMap<&'static str, Occupancy>,
+    /// Of all maps, in bytes.
+    pub map_memory: u64,
 }
 
 /// What one scrape tells of.
@@ -182,6 +187,12 @@ impl Picture {
             "Endpoints of this node",
             [(vec![], endpoints().count())],
         )?;
+        let devices = endpoints().filter_map(|endpoint| endpoint.ifindex);
+        pages.gauge(
+            "cilium_endpoint_max_ifindex",
+            "Highest index of an interface of an endpoint",
+            [(vec![], devices.max().unwrap_or(0))],
+        )?;
         let states = counted(endpoints().map(|endpoint| endpoint.state.name()));
         pages.gauge(
             "cilium_endpoint_state",
@@ -260,14 +271,25 @@ impl Picture {
             .map(|endpoint| &endpoint.policy.table)
             .map(|table| (Arc::as_ptr(table), table.0.len()))
             .collect();
-        let maps = [
+        let services = self.view.world.services.values();
+        let frontends = services.map(|service| service.addresses.len() * service.ports.len());
+        let backends = state.services.values();
+        let backends = backends.map(|frontend| frontend.backends.len());
+        let wanted = [
             ("policy", tables.values().sum(), capacities.policy_entries),
             ("ipcache", state.ipcache.len(), capacities.ipcache),
             ("interfaces", state.interfaces.len(), capacities.interfaces),
+            ("services", frontends.sum(), capacities.frontends),
+            ("backends", backends.sum(), capacities.backends),
         ];
+        let flows = self.kernel.flow_tables.iter().map(|(name, table)| {
+            let name = name.strip_prefix("ox_").unwrap_or(*name);
+            (name, table.entries, table.capacity)
+        });
+        let maps: Vec<_> = wanted.into_iter().chain(flows).collect();
         pages.gauge(
             "cilium_bpf_map_pressure",
-            "Entries that a map is to have, as a part of its capacity",
+            "Entries that a map is to have, or, of flows, has, as a part of its capacity",
             maps.iter().map(|(map, entries, capacity)| {
                 (one("map_name", map), pressure(*entries, *capacity))
             }),
@@ -277,6 +299,11 @@ impl Picture {
             "Entries that a map can have",
             maps.iter()
                 .map(|(map, _, capacity)| (one("map_group", map), *capacity)),
+        )?;
+        pages.gauge(
+            "cilium_bpf_maps_virtual_memory_max_bytes",
+            "Kernel memory of all maps",
+            [(vec![], self.kernel.map_memory)],
         )
     }
 
@@ -328,7 +355,41 @@ impl Picture {
         pages.counter(
             "oxilium_conntrack_evicted",
             "Answered flows that were evicted for want of room",
-            [(vec![], self.kernel.flows_evicted)],
+            [(vec![], self.kernel.evicted.flows)],
+        )?;
+        let Evicted {
+            choices,
+            latest_choices,
+            ..
+        } = self.kernel.evicted;
+        pages.counter(
+            "oxilium_service_choices_evicted",
+            "Choices of a service's backend that were evicted for want of room, of answered flows and of the latest",
+            [
+                (one("flows", "answered"), choices),
+                (one("flows", "latest"), latest_choices),
+            ],
+        )
+    }
+
+    fn map_operations(&self, pages: &mut Pages<'_>) -> fmt::Result {
+        let writes = self.kernel.writes.iter();
+        let of_maps =
+            writes.filter(|((_, action), _)| matches!(action, Action::Update | Action::Delete));
+        let samples = of_maps.flat_map(|((target, action), count)| {
+            [("success", count.entries), ("fail", count.failed)].map(|(outcome, count)| {
+                let labels = vec![
+                    ("map_name", target.to_string()),
+                    ("operation", action.to_string()),
+                    ("outcome", outcome.to_owned()),
+                ];
+                (labels, count)
+            })
+        });
+        pages.counter(
+            "cilium_bpf_map_ops",
+            "Entries of maps that were written or deleted, and system calls for that which failed",
+            samples,
         )
     }
 
@@ -368,6 +429,7 @@ impl Collector for Picture {
         self.policy(&mut pages)?;
         self.maps(&mut pages)?;
         self.packets(&mut pages)?;
+        self.map_operations(&mut pages)?;
         self.writes(&mut pages)
     }
 }

@@ -12,7 +12,7 @@ use oxilium_model::plan::{Plan, Write, plan};
 use oxilium_model::world::Complete;
 
 use super::failures::Object;
-use super::{Reconciler, fold, settle};
+use super::{Reconciler, fold, overflow, settle};
 use crate::explain::LeftOut;
 use crate::metrics::Phase;
 
@@ -128,6 +128,7 @@ impl<N: Node> Reconciler<N> {
         for endpoint in state.endpoints.values() {
             self.lives.computed(endpoint, now);
         }
+        overflow::tell(&self.state.conditions, &state.conditions);
         self.world = world;
         self.state = state;
         self.revisions.plan = revision;
@@ -308,8 +309,8 @@ impl<N: Node> Reconciler<N> {
         let Some(endpoint) = endpoint.filter(|_| all) else {
             return false;
         };
-        if let Some(time) = self.lives.applied(endpoint, true, self.revisions.plan) {
-            self.instruments.endpoint_ready(time);
+        if let Some(regenerated) = self.lives.applied(endpoint, true, self.revisions.plan) {
+            self.instruments.regenerated(&regenerated);
         }
         true
     }
@@ -361,8 +362,8 @@ impl<N: Node> Reconciler<N> {
             }
             let attached_now = attached.iter().any(|point| point.ifindex == ifindex)
                 && !self.lives.is_ready(&endpoint.attachment);
-            if let Some(time) = self.lives.applied(endpoint, attached_now, revision) {
-                self.instruments.endpoint_ready(time);
+            if let Some(regenerated) = self.lives.applied(endpoint, attached_now, revision) {
+                self.instruments.regenerated(&regenerated);
             }
         }
     }

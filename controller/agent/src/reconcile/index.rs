@@ -12,6 +12,8 @@ use oxilium_model::world::{
     PodRef, RemoteEndpoint, Services, Source, Synced, Table, Timestamp, World,
 };
 
+use crate::metrics::Differences;
+
 /// What the cluster's objects say, whole: a source hands over a new one, never a change of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Objects {
@@ -45,6 +47,32 @@ pub const OBJECT_SOURCES: [Source; 7] = [
     Source::CidrGroups,
     Source::Services,
 ];
+
+/// How many objects differ from those before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ObjectChanges {
+    pub policies: Differences,
+    pub services: Differences,
+}
+
+fn differences<K: Ord, V: PartialEq>(
+    before: &Table<K, Arc<V>>,
+    after: &Table<K, Arc<V>>,
+) -> Differences {
+    let mut found = Differences::default();
+    if before.is_same(after) {
+        return found;
+    }
+    for (key, is) in after {
+        match before.get(key) {
+            None => found.added += 1,
+            Some(was) => found.updated += u64::from(!Arc::ptr_eq(was, is) && was != is),
+        }
+    }
+    let kept = after.len() as u64 - found.added;
+    found.deleted = before.len() as u64 - kept;
+    found
+}
 
 /// The inputs as they are now.
 #[derive(Debug)]
@@ -93,17 +121,27 @@ impl Index {
         &self.claims
     }
 
-    /// The cluster's objects; of those in `full` all that there are.
-    pub(crate) fn set_objects(&mut self, objects: Arc<Objects>, full: &BTreeSet<Source>) {
+    /// The cluster's objects; of those in `full` all that there are. What differs from those before.
+    pub(crate) fn set_objects(
+        &mut self,
+        objects: Arc<Objects>,
+        full: &BTreeSet<Source>,
+    ) -> ObjectChanges {
         let before = self.synced.clone();
         for source in full {
             self.synced.first_list_delivered(*source);
         }
         // A first list is a change even when it is empty: now it is known to be.
-        if self.synced != before || *self.objects != *objects {
-            self.objects = objects;
-            self.revision += 1;
+        if self.synced == before && *self.objects == *objects {
+            return ObjectChanges::default();
         }
+        let changes = ObjectChanges {
+            policies: differences(&self.objects.policies, &objects.policies),
+            services: differences(&self.objects.services, &objects.services),
+        };
+        self.objects = objects;
+        self.revision += 1;
+        changes
     }
 
     /// All attachments with their devices, and the node's addresses, as observed just now.
@@ -171,4 +209,24 @@ fn now() -> Timestamp {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     Timestamp(since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_changed_and_went_is_counted_by_what_it_says() {
+        let table = |entries: &[(u8, &str)]| -> Table<u8, Arc<String>> {
+            let owned = entries.iter();
+            owned
+                .map(|(key, text)| (*key, Arc::new((*text).to_owned())))
+                .collect()
+        };
+        let before = table(&[(1, "stays"), (2, "changes"), (3, "goes"), (4, "goes")]);
+        let after = table(&[(1, "stays"), (2, "changed"), (5, "comes")]);
+        let found = differences(&before, &after);
+        assert_eq!((found.added, found.updated, found.deleted), (1, 1, 2));
+        assert_eq!(differences(&after, &after.clone()), Differences::default());
+    }
 }

@@ -27,9 +27,22 @@ struct Life {
     /// `namespace/name`; outlives the endpoint.
     pod: Arc<str>,
     told: Option<Told>,
+    /// Since when what is told is not in the kernel.
+    unwritten_since: Instant,
+    /// It has been ready.
+    was_ready: bool,
     /// What of it fails, as its log says.
     failing: Option<Object>,
     log: Arc<Vec<StatusLogEntry>>,
+}
+
+/// What the inputs make of an endpoint has come into the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Regenerated {
+    /// Time since it was computed.
+    pub took: Duration,
+    /// Time since the endpoint was asked for, where that makes it ready for the first time.
+    pub ready_after: Option<Duration>,
 }
 
 /// All lives.
@@ -42,6 +55,8 @@ impl Life {
             since: now,
             pod: pod.into(),
             told: None,
+            unwritten_since: now,
+            was_ready: false,
             failing: None,
             log: Arc::default(),
         }
@@ -124,20 +139,25 @@ impl Lives {
             tracing::info!(endpoint = id, %pod, ingress, egress, entries, %state, ms, "policy computed");
             life.note(state.name(), &format!("policy computed: {entries} entries"));
         }
+        let was_written = before.as_ref().is_none_or(|told| told.written);
+        let written =
+            before.is_some_and(|told| told.written && is_written_equal(&told.endpoint, endpoint));
+        if was_written && !written {
+            life.unwritten_since = now;
+        }
         life.told = Some(Told {
-            written: before
-                .is_some_and(|told| told.written && is_written_equal(&told.endpoint, endpoint)),
+            written,
             endpoint: Arc::clone(endpoint),
         });
     }
 
-    /// Everything of an endpoint is in the kernel. If that makes it ready, tells how long it took.
+    /// Everything of an endpoint is in the kernel. If it was not before, tells how long it took.
     pub(crate) fn applied(
         &mut self,
         endpoint: &Endpoint,
         attached_now: bool,
         revision: u64,
-    ) -> Option<Duration> {
+    ) -> Option<Regenerated> {
         let life = self.0.get_mut(&endpoint.attachment)?;
         life.works();
         let (id, pod, ms) = (endpoint.id, &endpoint.pod, life.millis());
@@ -147,28 +167,41 @@ impl Lives {
             life.note(endpoint.state.name(), "programs attached");
         }
         let told = life.told.as_mut()?;
-        if std::mem::replace(&mut told.written, true) || endpoint.state != EndpointState::Ready {
+        if std::mem::replace(&mut told.written, true) {
             return None;
         }
-        tracing::info!(endpoint = id, %pod, revision, ms, "ready");
-        life.note("ready", &format!("revision {revision} enforced"));
-        Some(life.since.elapsed())
+        let mut regenerated = Regenerated {
+            took: life.unwritten_since.elapsed(),
+            ready_after: None,
+        };
+        if endpoint.state == EndpointState::Ready {
+            tracing::info!(endpoint = id, %pod, revision, ms, "ready");
+            life.note("ready", &format!("revision {revision} enforced"));
+            let first = !std::mem::replace(&mut life.was_ready, true);
+            regenerated.ready_after = first.then(|| life.since.elapsed());
+        }
+        Some(regenerated)
     }
 
     /// Something of an endpoint fails, or nothing. It is noted when that begins and when it ends, however often it is tried.
-    pub(crate) fn failing(&mut self, id: &AttachmentId, failure: Option<(&Object, &str)>) {
+    /// True when it begins.
+    pub(crate) fn failing(&mut self, id: &AttachmentId, failure: Option<(&Object, &str)>) -> bool {
         let Some(life) = self.0.get_mut(id) else {
-            return;
+            return false;
         };
         match failure {
-            Some((object, _)) if life.failing.as_ref() == Some(object) => {}
+            Some((object, _)) if life.failing.as_ref() == Some(object) => false,
             Some((object, reason)) => {
                 life.failing = Some(object.clone());
                 let (pod, ms) = (&life.pod, life.millis());
                 tracing::info!(%pod, ms, reason, "something of the endpoint fails, and is tried again");
                 life.note("not-ready", &format!("fails, and is tried again: {reason}"));
+                true
             }
-            None => life.works(),
+            None => {
+                life.works();
+                false
+            }
         }
     }
 

@@ -15,6 +15,7 @@ mod fold;
 mod hooks;
 mod index;
 mod life;
+mod overflow;
 mod pace;
 mod room;
 mod settle;
@@ -51,6 +52,7 @@ use hooks::Looks;
 use index::Index;
 pub use index::{OBJECT_SOURCES, Objects};
 use life::Lives;
+pub(crate) use life::Regenerated;
 use pace::Pace;
 use settle::Settling;
 pub use view::{EndpointView, Revisions, SweepReport, View};
@@ -273,13 +275,18 @@ impl<N: Node> Reconciler<N> {
                 Input::Objects(delivery) => {
                     if let Some(objects) = &delivery.objects {
                         let before = self.index.revision();
-                        self.index
+                        let changes = self
+                            .index
                             .set_objects(Arc::clone(objects), &delivery.synced);
+                        self.instruments.changes.policy(changes.policies);
+                        self.instruments.changes.service(changes.services);
                         if self.index.revision() != before {
                             self.objects_since.get_or_insert(now);
                         }
                         self.adoption.due = true;
                     }
+                    let refused = delivery.report.policies_refused_since(&self.source);
+                    self.instruments.changes.policies_refused(refused as u64);
                     self.source = Arc::clone(&delivery.report);
                 }
                 Input::KernelChanged { hooks } => {

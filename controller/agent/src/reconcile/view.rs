@@ -188,7 +188,9 @@ impl<N: Node> Reconciler<N> {
         for endpoint in self.state.endpoints.values() {
             let failing = failing_of(&self.failures, &self.lives, endpoint);
             let told = failing.map(|failing| (failing.object, failing.reason()));
-            self.lives.failing(&endpoint.attachment, told);
+            if self.lives.failing(&endpoint.attachment, told) {
+                self.instruments.changes.regeneration_fails();
+            }
         }
         let tables = |id: u16| {
             self.observed

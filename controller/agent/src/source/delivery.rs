@@ -23,6 +23,21 @@ pub struct SourceReport {
     pub pruned: BTreeMap<Arc<PolicyRef>, String>,
 }
 
+impl SourceReport {
+    /// Policies that are refused and were not in the report before, or not for the same reason.
+    pub fn policies_refused_since(&self, before: &Self) -> usize {
+        // Kinds of policies: NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy, ClusterNetworkPolicy.
+        let is_policy = |refused: &&FailingObject| {
+            let kind = refused.object.split(' ').next();
+            kind.is_some_and(|kind| kind.ends_with("NetworkPolicy"))
+        };
+        let refused = self.refused.iter().filter(is_policy);
+        refused
+            .filter(|refused| !before.refused.contains(refused))
+            .count()
+    }
+}
+
 /// Objects, whole, and how their source does.
 #[derive(Debug)]
 pub struct Delivery {

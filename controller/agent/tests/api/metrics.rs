@@ -10,7 +10,7 @@ use http::Method;
 use oxilium_abi::{COUNTER_FORWARDED, Counter, Direction, DropReason};
 use oxilium_agent::http::Answer;
 
-use crate::node::{Node, attach};
+use crate::node::{self, Node, attach};
 
 /// A node with one enforced pod, of which packets were let through and dropped.
 fn node() -> Node {
@@ -59,6 +59,16 @@ fn a_scrape_tells_what_is_enforced_and_what_was_dropped() {
         "cilium_forward_bytes_total{direction=\"EGRESS\"} 600",
         "oxilium_endpoint_ready_duration_seconds_count 1",
         "cilium_policy_implementation_delay_count 1",
+        "cilium_policy_change_total{outcome=\"success\"} 1",
+        "cilium_policy_change_total{outcome=\"fail\"} 0",
+        "cilium_services_events_total{action=\"add\"} 0",
+        "cilium_endpoint_regenerations_total{outcome=\"success\"} 1",
+        "cilium_endpoint_regenerations_total{outcome=\"fail\"} 0",
+        "cilium_endpoint_regeneration_time_stats_seconds_count{scope=\"total\",status=\"success\"} 1",
+        "cilium_bpf_map_pressure{map_name=\"services\"} 0.0",
+        "cilium_bpf_map_ops_total{map_name=\"interfaces\",operation=\"update\",outcome=\"success\"} 1",
+        "cilium_bpf_map_ops_total{map_name=\"interfaces\",operation=\"update\",outcome=\"fail\"} 0",
+        "oxilium_service_choices_evicted_total{flows=\"answered\"} 0",
         "cilium_k8s_client_api_calls_total{host=\"10.96.0.1:443\",method=\"GET\",return_code=\"200\"} 1",
         "cilium_k8s_client_api_latency_time_seconds_count{path=\"/api/v1/namespaces/{namespace}/pods/{name}\",method=\"GET\"} 1",
     ];
@@ -66,6 +76,35 @@ fn a_scrape_tells_what_is_enforced_and_what_was_dropped() {
         assert!(page.lines().any(|found| found == line), "{line}\n{page}");
     }
     assert!(page.ends_with("# EOF\n"), "{page}");
+}
+
+#[test]
+fn what_changes_for_an_endpoint_later_is_regenerated_and_is_no_second_start() {
+    const SERVICE: &str = "---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  clusterIP: 10.96.0.1
+  clusterIPs: [10.96.0.1]
+  ports: [{port: 80, protocol: TCP}]
+";
+    let node = node();
+    node.client().call(attach()).unwrap();
+    let opened = node::PODS.replace("ingress: [{}]", "ingress: [{fromEntities: [world]}]");
+    node.manifests(&format!("{opened}{SERVICE}"));
+    let expected = [
+        "cilium_policy_change_total{outcome=\"success\"} 2",
+        "cilium_services_events_total{action=\"add\"} 1",
+        "cilium_endpoint_regenerations_total{outcome=\"success\"} 2",
+        "cilium_endpoint_regeneration_time_stats_seconds_count{scope=\"total\",status=\"success\"} 2",
+        "oxilium_endpoint_ready_duration_seconds_count 1",
+    ];
+    crate::until(|| {
+        let page = page(&node);
+        let lines: Vec<&str> = page.lines().collect();
+        expected.iter().all(|line| lines.contains(line))
+    });
 }
 
 /// Name, type and meaning of each family of a page.

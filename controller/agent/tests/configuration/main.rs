@@ -19,6 +19,7 @@ use oxilium_agent::AgentOptions;
 use oxilium_agent::config::keys::{self, Treatment};
 use oxilium_agent::config::settle::{Configured, parse, with_other_keys};
 use oxilium_agent::config::value::Kind;
+use oxilium_model::world::Capacities;
 
 /// The command line `x agent …`.
 fn command() -> Command {
@@ -72,6 +73,22 @@ fn a_flag_counts_before_a_file_and_a_file_before_the_default() {
     assert_eq!(options.conntrack_gc(), Some(Duration::from_secs(90)));
     assert!(!options.debug);
     assert_eq!(options.bpf_policy_map_max, 16_384);
+}
+
+#[test]
+fn cilium_s_size_of_its_service_tables_is_that_of_these() {
+    let most = |value| {
+        let (options, _) = with_files(&[("bpf-lb-map-max", value)], &[]).unwrap();
+        let Capacities {
+            frontends,
+            backends,
+            ..
+        } = options.capacities();
+        (frontends, backends)
+    };
+    assert_eq!(most(""), (32_768, 262_144), "unless it is given");
+    assert_eq!(most("65536"), (32_768, 65_536), "Cilium's default");
+    assert_eq!(most("10"), (10, 10));
 }
 
 /// The environment is the process's, so this test asks a process of its own.

@@ -431,6 +431,8 @@ pub(crate) fn status(state: ComponentState) -> StatusReport {
         monitor_readers: 0,
         events_lost: 0,
         flows_evicted: 0,
+        choices_evicted: 0,
+        latest_choices_evicted: 0,
         maps: vec![MapStatus {
             name: text("ox_policy"),
             max_entries: 524_288,

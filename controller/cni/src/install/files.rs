@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::InstallError;
+use super::{Done, InstallError};
 
 /// An error with what was done to which file.
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstallError {
@@ -30,10 +30,26 @@ pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>, InstallError> {
     Ok(files)
 }
 
+/// Appended to the name of a file that is being written.
+const NEW: &str = ".oxilium-new";
+
 /// Beside a file, under a name that no runtime reads.
 fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.oxilium-new"))
+    path.with_file_name(format!(".{name}{NEW}"))
+}
+
+/// Removes what runs that were killed left half written.
+pub(super) fn sweep(directory: &Path, done: &mut Done) -> Result<(), InstallError> {
+    for entry in fs::read_dir(directory).map_err(failed("read", directory))? {
+        let entry = entry.map_err(failed("read", directory))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(NEW) && remove(&entry.path())? {
+            done.push(format!("removed {}", entry.path().display()));
+        }
+    }
+    Ok(())
 }
 
 /// Writes a file unless it is so already.
@@ -66,6 +82,11 @@ pub(super) fn put(path: &Path, content: &[u8], mode: u32) -> Result<bool, Instal
 pub(super) fn copy_program(from: &Path, to: &Path) -> Result<bool, InstallError> {
     let content = fs::read(from).map_err(failed("read", from))?;
     put(to, &content, 0o755)
+}
+
+/// Is there something by this name, be it a link that leads nowhere?
+pub(super) fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
 }
 
 /// Is it this symbolic link?

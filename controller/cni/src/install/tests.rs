@@ -341,3 +341,88 @@ fn a_configuration_that_its_owner_wrote_anew_is_not_overwritten_by_the_old_one()
     assert_eq!(node.file("net.d/10-flannel.conflist"), "anew");
     assert!(!node.names().iter().any(|name| name.ends_with("cilium_bak")));
 }
+
+/// What Cilium writes: not as we would.
+const OF_CILIUM: &str = r#"{"cniVersion": "0.3.1", "name": "cilium", "plugins": [{"type": "cilium-cni", "log-file": "/var/run/cilium/cilium-cni.log"}]}"#;
+
+#[test]
+fn a_configuration_that_had_our_name_comes_back_and_stays() {
+    let node = Node::new(&[
+        ("05-cilium.conflist", OF_CILIUM),
+        ("10-flannel.conflist", FLANNEL),
+    ]);
+    let before = node.names();
+    for _ in 0..2 {
+        install(&node.what).unwrap();
+        let ours = node.file("net.d/05-cilium.conflist");
+        assert!(ours.contains("\"cbr0\""), "chained to flannel: {ours}");
+    }
+    for _ in 0..2 {
+        uninstall(&node.what.directories, true).unwrap();
+        assert_eq!(node.names(), before);
+        assert_eq!(node.file("net.d/05-cilium.conflist"), OF_CILIUM);
+    }
+}
+
+#[test]
+fn a_first_run_that_was_killed_before_it_wrote_its_configuration_is_undone() {
+    let node = Node::new(&[("05-cilium.conflist", OF_CILIUM)]);
+    let directory = &node.what.directories.configurations;
+    let ours = directory.join("05-cilium.conflist");
+    // The name that it is kept under is there, and its own is not another file's yet.
+    fs::hard_link(&ours, directory.join("05-cilium.conflist.cilium_bak")).unwrap();
+    uninstall(&node.what.directories, true).unwrap();
+    assert_eq!(node.names(), ["net.d/05-cilium.conflist"]);
+    assert_eq!(node.file("net.d/05-cilium.conflist"), OF_CILIUM);
+}
+
+#[test]
+fn what_somebody_else_put_aside_stays_aside() {
+    let node = Node::new(&[
+        ("05-cilium.conflist", OF_CILIUM),
+        ("10-flannel.conflist.cilium_bak", FLANNEL),
+    ]);
+    let before = node.names();
+    assert_eq!(
+        uninstall(&node.what.directories, true).unwrap(),
+        Done::new()
+    );
+    assert_eq!(node.names(), before);
+}
+
+#[test]
+fn what_killed_runs_left_half_written_goes() {
+    let node = Node::new(&[("10-flannel.conflist", FLANNEL)]);
+    let before = node.names();
+    install(&node.what).unwrap();
+    let Directories {
+        programs,
+        configurations,
+    } = &node.what.directories;
+    fs::write(programs.join(".oxilium-cni.oxilium-new"), "the pl").unwrap();
+    fs::write(
+        configurations.join(".05-cilium.conflist.oxilium-new"),
+        "{\"na",
+    )
+    .unwrap();
+    uninstall(&node.what.directories, true).unwrap();
+    assert_eq!(node.names(), before);
+}
+
+#[test]
+fn a_link_that_had_the_plugin_s_name_comes_back() {
+    let node = Node::new(&[("10-flannel.conflist", FLANNEL)]);
+    let alias = node.what.directories.programs.join("cilium-cni");
+    std::os::unix::fs::symlink("cilium-cni-1.18", &alias).unwrap();
+    install(&node.what).unwrap();
+    assert_eq!(node.file("bin/cilium-cni"), "the plugin");
+    uninstall(&node.what.directories, true).unwrap();
+    assert_eq!(
+        fs::read_link(&alias).unwrap().to_str(),
+        Some("cilium-cni-1.18")
+    );
+    assert_eq!(
+        node.names(),
+        ["bin/cilium-cni", "net.d/10-flannel.conflist"]
+    );
+}

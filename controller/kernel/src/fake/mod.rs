@@ -23,8 +23,8 @@ use crate::count::WriteCounts;
 use crate::error::{ApplyError, NetlinkError, ObserveError};
 use crate::events::EventReader;
 use crate::port::{
-    AddressInfo, BridgeNetfilter, Flow, GarbageReport, HookKind, HookProgram, LinkInfo, MapUsage,
-    Node, PodInterface, TryPacket,
+    AddressInfo, BridgeNetfilter, Evicted, Flow, GarbageReport, HookKind, HookProgram, LinkInfo,
+    MapUsage, Node, Occupancy, PodInterface, TryPacket,
 };
 
 /// A kernel in memory. Clones are the same kernel.
@@ -267,9 +267,13 @@ impl Node for FakeNode {
         Ok(self.kernel.state().collect_garbage(budget))
     }
 
-    fn evicted_flows(&self) -> u64 {
+    fn evicted(&self) -> Evicted {
         // Its tables of flows are never full.
-        0
+        Evicted::default()
+    }
+
+    fn flow_tables(&self) -> BTreeMap<&'static str, Occupancy> {
+        self.kernel.state().flow_tables.clone()
     }
 
     fn counters(&mut self) -> Result<BTreeMap<(Direction, u8), Counter>, ObserveError> {
@@ -288,6 +292,12 @@ impl Node for FakeNode {
         let mut state = self.kernel.state();
         state.faults.read()?;
         Ok(state.usage())
+    }
+
+    fn map_memory(&self) -> Result<u64, ObserveError> {
+        let mut state = self.kernel.state();
+        state.faults.read()?;
+        Ok(state.usage().iter().map(|map| map.memory).sum())
     }
 
     fn events(&mut self) -> Result<EventReader, ObserveError> {

@@ -18,8 +18,11 @@ use crate::error::{ApplyError, ObserveError};
 use crate::events::EventReader;
 use crate::port::{
     AddressInfo, BridgeNetfilter, Flow, GarbageReport, HookKind, HookProgram, LinkInfo, MapUsage,
-    PodInterface, TryPacket,
+    Occupancy, PodInterface, TryPacket,
 };
+
+/// Flows that there is room for.
+const FLOWS: usize = 128 * 1024;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -38,6 +41,8 @@ pub(super) struct State {
     pub(super) addresses: BTreeSet<AddressInfo>,
     pub(super) pods: BTreeMap<(PathBuf, String), PodInterface>,
     pub(super) flows: Vec<Flow>,
+    /// As of the last collection.
+    pub(super) flow_tables: BTreeMap<&'static str, Occupancy>,
     pub(super) counters: BTreeMap<(Direction, u8), Counter>,
     pub(super) policy_counts: BTreeMap<PolicyCountKey, Counter>,
     /// What the programs say of packets that are tried.
@@ -64,6 +69,7 @@ impl State {
             addresses: BTreeSet::new(),
             pods: BTreeMap::new(),
             flows: Vec::new(),
+            flow_tables: BTreeMap::new(),
             counters: BTreeMap::new(),
             policy_counts: BTreeMap::new(),
             verdicts: BTreeMap::new(),
@@ -372,6 +378,7 @@ impl State {
             .collect()
     }
 
+    /// All flows are in one table.
     pub(super) fn collect_garbage(&mut self, budget: usize) -> GarbageReport {
         let mut report = GarbageReport {
             scanned: self.flows.len(),
@@ -384,6 +391,11 @@ impl State {
             report.left += usize::from(expired && !goes);
             !goes
         });
+        let left = Occupancy {
+            entries: self.flows.len(),
+            capacity: FLOWS,
+        };
+        self.flow_tables.insert(map::CT4, left);
         let deleted = report.deleted as u64;
         if deleted > 0 {
             self.writes

@@ -1,18 +1,15 @@
-//! Conntrack, which the programs own: read, expired, purged, never written.
+//! Conntrack, which the programs own: read, purged, never written.
 
 use std::io;
 use std::net::IpAddr;
 
 use nix::time::{ClockId, clock_gettime};
-use oxilium_abi::{
-    CtEntry, CtKey4, CtKey6, FlowKind, FragmentEntry, FragmentKey4, FragmentKey6, map,
-};
+use oxilium_abi::{CtEntry, CtKey4, CtKey6, FlowKind, FragmentKey4, FragmentKey6, map};
 
 use super::KernelNode;
 use super::apply::CONNTRACK;
-use super::evictions::Doors;
 use crate::error::{ApplyError, ObserveError};
-use crate::port::{CtTable, Flow, GarbageReport};
+use crate::port::{CtTable, Flow};
 use crate::table::{Plain, Table};
 
 /// Seconds of the monotonic clock, in which programs write the end of an entry's life.
@@ -26,11 +23,6 @@ pub(super) trait Owned: Plain {
     fn endpoint(&self) -> u16;
 }
 
-/// A value that says when its life ends.
-pub(super) trait Mortal: Plain {
-    fn expires(&self) -> u32;
-}
-
 macro_rules! owned {
     ($($key:ty),+) => { $(impl Owned for $key {
         fn endpoint(&self) -> u16 {
@@ -39,16 +31,7 @@ macro_rules! owned {
     })+ };
 }
 
-macro_rules! mortal {
-    ($($value:ty),+) => { $(impl Mortal for $value {
-        fn expires(&self) -> u32 {
-            self.expires
-        }
-    })+ };
-}
-
 owned!(CtKey4, CtKey6, FragmentKey4, FragmentKey6);
-mortal!(CtEntry, FragmentEntry);
 
 impl KernelNode {
     pub(super) fn read_flows(&self) -> Result<Vec<Flow>, ObserveError> {
@@ -74,40 +57,11 @@ impl KernelNode {
         Ok(flows)
     }
 
-    pub(super) fn garbage(&mut self, budget: usize) -> Result<GarbageReport, ApplyError> {
-        let now = now().map_err(|source| ObserveError::Map {
-            map: map::CT4,
-            source,
-        })?;
-        let mut report = GarbageReport::default();
-        let before = Doors::of(&self.read_counters()?);
-        let ([answered4, others4 @ ..], [answered6, others6 @ ..]) =
-            (&self.tables.ct4, &self.tables.ct6);
-        let expired = expire(answered4, now, budget, &mut report)
-            .and_then(|()| expire(answered6, now, budget, &mut report));
-        let (living, taken) = (report.scanned, report.deleted);
-        if expired.is_ok() {
-            let after = Doors::of(&self.read_counters()?);
-            self.evictions.round(before, living, after);
-        }
-        self.evictions.took(taken);
-        expired?;
-        for table in others4 {
-            expire(table, now, budget, &mut report)?;
-        }
-        for table in others6 {
-            expire(table, now, budget, &mut report)?;
-        }
-        expire(&self.tables.fragments4, now, budget, &mut report)?;
-        expire(&self.tables.fragments6, now, budget, &mut report)?;
-        Ok(report)
-    }
-
     pub(super) fn purge(&mut self, endpoint: u16) -> Result<(), ApplyError> {
         let ([answered4, others4 @ ..], [answered6, others6 @ ..]) =
             (&self.tables.ct4, &self.tables.ct6);
-        self.evictions.took(purge(answered4, endpoint)?);
-        self.evictions.took(purge(answered6, endpoint)?);
+        self.evictions.flows.took(purge(answered4, endpoint)?);
+        self.evictions.flows.took(purge(answered6, endpoint)?);
         for table in others4 {
             purge(table, endpoint)?;
         }
@@ -140,7 +94,7 @@ impl KernelNode {
     }
 }
 
-fn each<K: Plain, V: Plain>(
+pub(super) fn each<K: Plain, V: Plain>(
     table: &Table<K, V>,
     see: impl FnMut(K, V),
 ) -> Result<(), ObserveError> {
@@ -148,49 +102,6 @@ fn each<K: Plain, V: Plain>(
         map: table.name(),
         source,
     })
-}
-
-/// Deletes one by one, each after another look: a packet may have renewed the entry since it was
-/// listed, and the moment left in which it could be lost is that between two system calls.
-fn expire<K: Plain, V: Mortal>(
-    table: &Table<K, V>,
-    now: u32,
-    budget: usize,
-    report: &mut GarbageReport,
-) -> Result<(), ApplyError> {
-    let mut expired = Vec::new();
-    let mut living = 0;
-    each(table, |key, value: V| {
-        report.scanned += 1;
-        if value.expires() < now {
-            expired.push(key);
-        } else {
-            living += 1;
-        }
-    })?;
-    let room = table.capacity() as usize;
-    report.ended_percent = report.ended_percent.max(percent(expired.len(), room));
-    report.fullest_percent = report.fullest_percent.max(percent(living, room));
-    let failed = |error| ApplyError::of(CONNTRACK, || table.name().to_owned(), error);
-    for key in expired {
-        if report.deleted >= budget {
-            report.left += 1;
-            continue;
-        }
-        if table
-            .get(&key)
-            .map_err(failed)?
-            .is_some_and(|value| value.expires() < now)
-            && table.remove(&key).map_err(failed)?
-        {
-            report.deleted += 1;
-        }
-    }
-    Ok(())
-}
-
-fn percent(part: usize, of: usize) -> u32 {
-    u32::try_from(part * 100 / of.max(1)).unwrap_or(100)
 }
 
 /// Deletes all of one endpoint; how many there were.

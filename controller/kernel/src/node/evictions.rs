@@ -1,11 +1,11 @@
-//! How many answered flows the kernel has evicted for want of room. It tells nobody; but what came in, was not taken out
-//! and is not there must have been evicted (or removed by somebody else).
+//! How many flows the kernel has evicted for want of room. It tells nobody; but what came in, was not taken out and is not
+//! there must have been evicted (or removed by somebody else).
 
 use std::collections::BTreeMap;
 
-use oxilium_abi::{COUNTER_CT_ANSWERED, Counter, Direction};
+use oxilium_abi::{Counter, Direction};
 
-/// What programs have counted at the doors of the answered tables since the maps were made.
+/// What programs have counted at the doors of a table, of both families, since the maps were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Doors {
     came: u64,
@@ -13,10 +13,11 @@ pub(super) struct Doors {
 }
 
 impl Doors {
-    pub(super) fn of(counters: &BTreeMap<(Direction, u8), Counter>) -> Self {
+    /// `counter`: as [`oxilium_abi::COUNTER_CT_ANSWERED`].
+    pub(super) fn of(counters: &BTreeMap<(Direction, u8), Counter>, counter: u8) -> Self {
         let packets = |direction| {
             counters
-                .get(&(direction, COUNTER_CT_ANSWERED))
+                .get(&(direction, counter))
                 .map_or(0, |counter| counter.packets)
         };
         Self {
@@ -26,10 +27,30 @@ impl Doors {
     }
 }
 
+/// What a look through a table saw and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The doors before and after so many living entries were counted; none if they could not be.
+    pub round: Option<(Doors, usize, Doors)>,
+    /// Entries that this process then took out.
+    pub taken: usize,
+}
+
+/// The tables of which evictions are counted.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// Answered flows.
+    pub flows: Evictions,
+    /// Choices of a backend for answered flows.
+    pub choices: Evictions,
+    /// Choices of a backend for the latest flows.
+    pub latest_choices: Evictions,
+}
+
 /// The count since the first round.
 #[derive(Debug, Default)]
 pub(super) struct Evictions {
-    /// Flows that this process took out of the tables.
+    /// Flows that this process took out of the table.
     taken: u64,
     /// Flows that were missing before the first round: more than were, rather than fewer.
     missing_at_first: Option<u64>,
@@ -37,9 +58,17 @@ pub(super) struct Evictions {
 }
 
 impl Evictions {
-    /// This process took flows out of the tables of answered flows.
+    /// This process took flows out of the table.
     pub(super) fn took(&mut self, flows: usize) {
         self.taken += flows as u64;
+    }
+
+    /// As [`Evictions::round`] and then [`Evictions::took`].
+    pub(super) fn saw(&mut self, seen: Seen) {
+        if let Some((before, living, after)) = seen.round {
+            self.round(before, living, after);
+        }
+        self.took(seen.taken);
     }
 
     /// A round: the doors before and after the `living` flows were counted. Flows come and go meanwhile, so what is

@@ -4,6 +4,7 @@ mod apply;
 mod conntrack;
 mod dry_run;
 mod evictions;
+mod garbage;
 pub(crate) mod place;
 mod port;
 mod tables;
@@ -31,7 +32,7 @@ use crate::count::WriteCounter;
 use crate::load::{Constants, LoadError, LoadedProgram, Maps, Source, load_programs, pin_error};
 use crate::netlink::Netlink;
 use crate::object::OBJECT;
-use crate::port::AttachMode;
+use crate::port::{AttachMode, Occupancy};
 use place::Place;
 use tables::Tables;
 
@@ -54,7 +55,9 @@ pub struct KernelNode {
     counter: Arc<WriteCounter>,
     /// The event ring has its reader.
     events_taken: Arc<AtomicBool>,
-    evictions: evictions::Evictions,
+    evictions: evictions::Watch,
+    /// See [`crate::port::Node::flow_tables`].
+    flow_tables: BTreeMap<&'static str, Occupancy>,
 }
 
 impl KernelNode {
@@ -103,7 +106,8 @@ impl KernelNode {
             dry_run: BTreeMap::new(),
             counter,
             events_taken: Arc::default(),
-            evictions: evictions::Evictions::default(),
+            evictions: evictions::Watch::default(),
+            flow_tables: BTreeMap::new(),
         })
     }
 

@@ -18,8 +18,8 @@ use crate::count::WriteCounts;
 use crate::error::{ApplyError, NetlinkError, ObserveError};
 use crate::events::EventReader;
 use crate::port::{
-    AddressInfo, BridgeNetfilter, Flow, GarbageReport, HookProgram, LinkInfo, MapUsage, Node,
-    PodInterface, TryPacket,
+    AddressInfo, BridgeNetfilter, Evicted, Flow, GarbageReport, HookProgram, LinkInfo, MapUsage,
+    Node, Occupancy, PodInterface, TryPacket,
 };
 use crate::table::{Plain, Table};
 
@@ -150,8 +150,16 @@ impl Node for KernelNode {
         self.garbage(budget)
     }
 
-    fn evicted_flows(&self) -> u64 {
-        self.evictions.count()
+    fn evicted(&self) -> Evicted {
+        Evicted {
+            flows: self.evictions.flows.count(),
+            choices: self.evictions.choices.count(),
+            latest_choices: self.evictions.latest_choices.count(),
+        }
+    }
+
+    fn flow_tables(&self) -> BTreeMap<&'static str, Occupancy> {
+        self.flow_tables.clone()
     }
 
     fn counters(&mut self) -> Result<BTreeMap<(Direction, u8), Counter>, ObserveError> {
@@ -164,6 +172,10 @@ impl Node for KernelNode {
 
     fn usage(&mut self) -> Result<Vec<MapUsage>, ObserveError> {
         self.read_usage()
+    }
+
+    fn map_memory(&self) -> Result<u64, ObserveError> {
+        self.read_memory()
     }
 
     fn events(&mut self) -> Result<EventReader, ObserveError> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use oxilium_abi::{
     Counter, CtEntry, CtKey4, CtKey6, FragmentEntry, FragmentKey4, FragmentKey6, InterfaceConfig,
-    IpcacheKey, IpcacheValue, LbAddress, PolicyCountKey, PolicyKey, PolicyValue, ServiceKey,
-    ServiceValue, map,
+    IpcacheKey, IpcacheValue, LbAddress, PolicyCountKey, PolicyKey, PolicyValue, ServiceFlow,
+    ServiceKey, ServiceValue, map,
 };
 
 use crate::count::{Target, WriteCounter};
@@ -29,6 +29,10 @@ pub(super) struct Tables {
     pub ct6: [Table<CtKey6, CtEntry>; 3],
     pub fragments4: Table<FragmentKey4, FragmentEntry>,
     pub fragments6: Table<FragmentKey6, FragmentEntry>,
+    /// Choices of answered flows, and of the latest.
+    pub choices4: [Table<CtKey4, ServiceFlow>; 2],
+    /// Choices of answered flows, and of the latest.
+    pub choices6: [Table<CtKey6, ServiceFlow>; 2],
     pub services: Table<ServiceKey, ServiceValue>,
     pub backends: Table<u32, LbAddress>,
     pub reverse_nat: Table<u32, LbAddress>,
@@ -57,6 +61,14 @@ impl Tables {
             ],
             fragments4: table(maps, map::FRAGMENTS4, Target::Conntrack, counter)?,
             fragments6: table(maps, map::FRAGMENTS6, Target::Conntrack, counter)?,
+            choices4: [
+                table(maps, map::SERVICE_FLOWS4, Target::Conntrack, counter)?,
+                table(maps, map::SERVICE_FLOWS4_NEW, Target::Conntrack, counter)?,
+            ],
+            choices6: [
+                table(maps, map::SERVICE_FLOWS6, Target::Conntrack, counter)?,
+                table(maps, map::SERVICE_FLOWS6_NEW, Target::Conntrack, counter)?,
+            ],
             services: table(maps, map::SERVICES, Target::Services, counter)?,
             backends: table(maps, map::BACKENDS, Target::Services, counter)?,
             reverse_nat: table(maps, map::REVERSE_NAT, Target::Services, counter)?,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use oxilium_abi::{Counter, Direction, PolicyCountKey, map};
 
@@ -65,24 +66,37 @@ impl KernelNode {
         for table in &tables.ct6 {
             count(&mut counted, table)?;
         }
+        for table in &tables.choices4 {
+            count(&mut counted, table)?;
+        }
+        for table in &tables.choices6 {
+            count(&mut counted, table)?;
+        }
         count(&mut counted, &tables.fragments4)?;
         count(&mut counted, &tables.fragments6)?;
         self.maps
             .iter()
             .map(|(name, fd, description)| {
-                let memory = Self::fdinfo_memory(fd).map_err(|source| ObserveError::Programs {
-                    what: format!("the memory of map {name}"),
-                    source,
-                })?;
                 Ok(MapUsage {
                     name: name.to_owned(),
                     entries: counted.get(name).copied(),
                     capacity: description.max_entries,
-                    memory,
+                    memory: memory(name, fd)?,
                 })
             })
             .collect()
     }
+
+    pub(super) fn read_memory(&self) -> Result<u64, ObserveError> {
+        self.maps.iter().map(|(name, fd, _)| memory(name, fd)).sum()
+    }
+}
+
+fn memory(map: &str, fd: BorrowedFd<'_>) -> Result<u64, ObserveError> {
+    KernelNode::fdinfo_memory(fd).map_err(|source| ObserveError::Programs {
+        what: format!("the memory of map {map}"),
+        source,
+    })
 }
 
 /// Of all CPUs.

@@ -90,7 +90,12 @@ pub(super) const KEYS: &[Key] = &[
         FALSE,
         "ClusterIPs are translated on the pod's interface",
     ),
-    unused("bpf-lb-map-max", Number(1, u64::MAX), OWN_SIZE),
+    option(
+        AGENT,
+        "bpf-lb-map-max",
+        Number(1, 1 << 22),
+        "backends of all services together; and their addresses and ports, 32768 at most",
+    ),
     option(
         AGENT,
         "ipv4-service-loopback-address",

@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use oxilium_abi::{Be16, CtEntry, CtKey4, CtKey6, FlowKind, FragmentEntry, FragmentKey4};
+use oxilium_abi::{
+    Be16, CtEntry, CtKey4, CtKey6, FlowKind, FragmentEntry, FragmentKey4, ServiceFlow,
+};
 use oxilium_model::plan::Write;
 
 use crate::common::on_kernel;
@@ -136,5 +138,31 @@ fn a_purge_takes_all_of_one_endpoint_and_nothing_of_others() {
         let fragments = node.tables.fragments4.read_all().expect("readable");
         assert_eq!(fragments.len(), 1);
         assert_eq!(fragments[0].0.endpoint, 2);
+    });
+}
+
+#[test]
+fn choices_of_backends_go_when_their_life_has_ended() {
+    on_kernel(AttachMode::Auto, |bed| {
+        let mut node = bed.open();
+        let end = living();
+        for (port, expires) in [(1, 1), (2, end), (3, 1)] {
+            let choice = ServiceFlow {
+                expires,
+                ..ServiceFlow::default()
+            };
+            for table in &node.tables.choices4 {
+                table.update(&key4(1, port), &choice).expect("room");
+            }
+        }
+        let first = node.collect_garbage(3).expect("readable");
+        assert_eq!(first.left, 1, "no more than the budget");
+        let second = node.collect_garbage(3).expect("readable");
+        assert_eq!(second.left, 0);
+        for table in &node.tables.choices4 {
+            let left = table.read_all().expect("readable");
+            let left: Vec<_> = left.iter().map(|(key, _)| key.local_port.get()).collect();
+            assert_eq!(left, [2]);
+        }
     });
 }

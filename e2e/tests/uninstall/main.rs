@@ -1,6 +1,9 @@
 //! `oxilium uninstall` leaves the host as it was before the first agent, byte for byte, wherever the agent died.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 
+mod killed;
+mod plugin;
+
 use std::{
     collections::BTreeSet,
     fs,
