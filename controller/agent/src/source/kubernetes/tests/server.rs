@@ -2,14 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
 
 use super::super::resource::Resource;
+
+/// More than anything takes.
+pub(super) const LONG: Duration = Duration::from_mins(1);
 
 /// An answer.
 #[derive(Clone)]
@@ -30,6 +35,7 @@ struct Script {
 /// The server.
 pub(super) struct Server {
     script: Arc<Mutex<Script>>,
+    heard: Arc<Notify>,
     pub(super) client: Client,
 }
 
@@ -48,16 +54,21 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let script = Arc::new(Mutex::new(Script::default()));
-        let answering = Arc::clone(&script);
+        let heard = Arc::new(Notify::new());
+        let (answering, hearing) = (Arc::clone(&script), Arc::clone(&heard));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&answering)));
+                tokio::spawn(serve(stream, Arc::clone(&answering), Arc::clone(&hearing)));
             }
         });
         let mut config = Config::new(url.parse().unwrap());
         config.default_retry = false;
         let client = Client::try_from(config).unwrap();
-        Self { script, client }
+        Self {
+            script,
+            heard,
+            client,
+        }
     }
 
     pub(super) fn answer(&self, target: &str, answer: Answer) {
@@ -94,6 +105,16 @@ impl Server {
         self.answer(&path, Answer::Object(200, object));
     }
 
+    /// Waits until this is asked for once more.
+    pub(super) async fn is_asked_again(&self, target: &str) {
+        let times = || self.asked().iter().filter(|asked| *asked == target).count();
+        let before = times();
+        while times() == before {
+            let heard = timeout(LONG, self.heard.notified()).await;
+            heard.unwrap_or_else(|_| panic!("{target} is not asked for"));
+        }
+    }
+
     /// What was asked for so far.
     pub(super) fn asked(&self) -> Vec<String> {
         self.script.lock().unwrap().asked.clone()
@@ -111,7 +132,7 @@ pub(super) fn status(code: u16, message: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, "reason": "X", "metadata": {}})
 }
 
-async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
+async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>, heard: Arc<Notify>) {
     let mut request = Vec::new();
     let mut part = [0; 4096];
     loop {
@@ -129,6 +150,7 @@ async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
             script.asked.push(target.clone());
             script.answers.get(&key(&target)).cloned()
         };
+        heard.notify_one();
         let answer = answer.unwrap_or_else(|| Answer::Object(404, status(404, "not found")));
         match answer {
             Answer::Object(code, object) => {

@@ -1,7 +1,6 @@
 //! One kind and what a server may say of it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use oxilium_manifest::LowerOptions;
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use super::super::follow::{Follower, Told};
 use super::super::health::Health;
 use super::super::requests::Requests;
 use super::super::resource::Resource;
-use super::server::{Answer, Server, definition, status};
+use super::server::{Answer, LONG, Server, definition, status};
 
 const POLICIES: Resource = Resource::CiliumNetworkPolicies;
 
@@ -71,7 +70,6 @@ impl Story {
     }
 
     async fn next(&mut self) -> String {
-        const LONG: Duration = Duration::from_mins(1);
         let told = timeout(LONG, self.told.recv()).await;
         words(
             &told
@@ -148,14 +146,14 @@ async fn deletions_are_not_believed_while_the_definition_goes() {
     events.send(event("DELETED", &policy("a", 11))).unwrap();
     events.send(event("DELETED", &policy("b", 12))).unwrap();
     story.tells(&["terminating"]).await;
-    // While it goes, an empty list is no list.
+    // While it goes, an empty list is no list: nobody asks for it.
     server.lists(POLICIES, &[]);
-    story.tells(&["terminating"]).await;
+    server.is_asked_again(&definition(POLICIES)).await;
     // Then it is gone.
     let gone = Answer::Object(404, status(404, "not found"));
     server.answer(&definition(POLICIES), gone.clone());
     server.answer(&POLICIES.path(), gone);
-    story.until("missing").await;
+    story.tells(&["missing"]).await;
     // And made anew, which whoever hears the list must know.
     server.defines(POLICIES, &json!({"uid": "u2"}));
     server.lists(POLICIES, &[]);
