@@ -104,6 +104,10 @@ fn play(stage: &mut Stage, wish: &Wish) -> Result<()> {
                 stage.story.join(", ")
             )
         })?;
+        if kind == Kind::Tampering {
+            // A link whose pin was removed stays until the kernel comes to it: all is as it was once the pins are, too.
+            stage.count_from_now()?;
+        }
         tell(&format!(
             "round {round}, {kind:?}, {} deeds: {now}",
             stage.story.len()

@@ -221,9 +221,10 @@ impl Stage {
         })?;
         self.held = held;
         // While programs or entries are away, anything may pass or be lost.
-        if kind != Kind::Tampering {
-            self.check_traffic()?;
+        if kind == Kind::Tampering {
+            return Ok(());
         }
+        self.check_traffic()?;
         self.count_from_now()
     }
 
@@ -232,7 +233,8 @@ impl Stage {
         dump::settled(&self.lab, &residents)
     }
 
-    fn count_from_now(&mut self) -> Result<()> {
+    /// From here on what passes and what does not counts.
+    pub(crate) fn count_from_now(&mut self) -> Result<()> {
         if let Some(traffic) = &mut self.traffic {
             let [one, two] = &traffic.allowed;
             traffic.since = [one.goes_on()?, two.goes_on()?, traffic.denied.goes_on()?];
