@@ -29,6 +29,7 @@ pub mod require;
 pub mod scenario;
 pub mod server;
 pub mod service;
+pub mod tables;
 pub mod trace;
 pub mod traffic;
 pub mod wait;

@@ -122,6 +122,12 @@ impl Node {
         self.changeling.set_labels(&[("app", input.changeling())])?;
         let strangers = input.strangers();
         self.lab.manifests.put("strangers.yaml", &strangers)?;
+        for service in [
+            input.busy(&self.subject, &self.changeling),
+            input.idle(&self.subject, &self.friend),
+        ] {
+            service.put(&self.lab.manifests)?;
+        }
         self.mark()
     }
 
@@ -244,9 +250,8 @@ impl Node {
             }
         }
         fs::remove_dir_all(self.lab.bpf_root().join("oxilium"))?;
-        // Who takes the programs away lets everything pass: what counts is from when they are back.
         if let Some(traffic) = &mut self.traffic {
-            traffic.denied_since = u64::MAX;
+            traffic.programs_are_gone();
         }
         Ok(())
     }

@@ -1,0 +1,147 @@
+//! The node's BPF tables, read and changed with bpftool: what is told of them is not the product's word, and who changes
+//! them is somebody else.
+
+use std::{fmt::Write as _, fs, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use oxilium_abi::SCHEMA_VERSION;
+use serde_json::Value;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::{
+    lab::Lab,
+    process::{command, run},
+};
+
+/// The pinned maps of a lab's worker.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    directory: PathBuf,
+    /// Commands for bpftool are written here.
+    batch: PathBuf,
+}
+
+/// One entry of a table, to be changed.
+#[derive(Clone, Debug)]
+pub struct Change {
+    table: &'static str,
+    key: Vec<u8>,
+    /// None: the entry goes.
+    value: Option<Vec<u8>>,
+}
+
+impl Change {
+    /// The entry gets this value, whether it is there or not.
+    pub fn set<K, V>(table: &'static str, key: &K, value: &V) -> Self
+    where
+        K: IntoBytes + Immutable,
+        V: IntoBytes + Immutable,
+    {
+        Self {
+            table,
+            key: key.as_bytes().to_vec(),
+            value: Some(value.as_bytes().to_vec()),
+        }
+    }
+
+    /// The entry goes.
+    pub fn delete<K: IntoBytes + Immutable>(table: &'static str, key: &K) -> Self {
+        Self {
+            table,
+            key: key.as_bytes().to_vec(),
+            value: None,
+        }
+    }
+}
+
+impl Tables {
+    /// Those of the agent on the lab's worker.
+    pub fn new(lab: &Lab) -> Self {
+        Self {
+            directory: lab.bpf_root().join(format!("oxilium/v{SCHEMA_VERSION}")),
+            batch: lab.directory().join("bpftool.batch"),
+        }
+    }
+
+    /// Where links are pinned.
+    pub fn links(&self) -> PathBuf {
+        self.directory.join("links")
+    }
+
+    fn bpftool(&self, verb: &str, name: &str, rest: &[String]) -> Result<Value> {
+        let mut bpftool = command("bpftool");
+        bpftool
+            .args(["-j", "map", verb, "pinned"])
+            .arg(self.directory.join(name))
+            .args(rest);
+        Ok(serde_json::from_str(&run(&mut bpftool)?)?)
+    }
+
+    /// All entries of a table.
+    ///
+    /// # Errors
+    /// If bpftool cannot read it, or its entries are not of these types.
+    pub fn dump<K: FromBytes, V: FromBytes>(&self, name: &str) -> Result<Vec<(K, V)>> {
+        let dump = self.bpftool("dump", name, &[])?;
+        let entries = dump.as_array().with_context(|| format!("{name}: {dump}"))?;
+        entries
+            .iter()
+            .map(|entry| Ok((typed(&entry["key"])?, typed(&entry["value"])?)))
+            .collect()
+    }
+
+    /// One value of an array.
+    ///
+    /// # Errors
+    /// As [`Tables::dump`].
+    pub fn lookup<V: FromBytes>(&self, name: &str, index: u32) -> Result<V> {
+        let rest = [
+            vec!["key".to_owned(), "hex".to_owned()],
+            hexadecimal(&index.to_ne_bytes()),
+        ];
+        typed(&self.bpftool("lookup", name, &rest.concat())?["value"])
+    }
+
+    /// Makes these changes, in their order and as close to each other as one process can.
+    ///
+    /// # Errors
+    /// If the kernel refuses one: those before it are made.
+    pub fn change(&self, changes: &[Change]) -> Result<()> {
+        let mut text = String::new();
+        for change in changes {
+            let path = self.directory.join(change.table);
+            let (path, key) = (path.display(), hexadecimal(&change.key).join(" "));
+            match &change.value {
+                Some(value) => writeln!(
+                    text,
+                    "map update pinned {path} key hex {key} value hex {}",
+                    hexadecimal(value).join(" ")
+                )?,
+                None => writeln!(text, "map delete pinned {path} key hex {key}")?,
+            }
+        }
+        fs::write(&self.batch, text)?;
+        run(command("bpftool").args(["batch", "file"]).arg(&self.batch))?;
+        Ok(())
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> Vec<String> {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn typed<T: FromBytes>(bytes: &Value) -> Result<T> {
+    let bytes: Vec<u8> = bytes
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|byte| {
+            let text = byte.as_str().unwrap_or_default();
+            u8::from_str_radix(text.trim_start_matches("0x"), 16).with_context(|| text.to_owned())
+        })
+        .collect::<Result<_>>()?;
+    match T::read_from_bytes(&bytes) {
+        Ok(value) => Ok(value),
+        Err(_) => bail!("{} bytes are not a value of this map", bytes.len()),
+    }
+}
