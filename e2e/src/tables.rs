@@ -1,15 +1,17 @@
 //! The node's BPF tables, read and changed with bpftool: what is told of them is not the product's word, and who changes
 //! them is somebody else.
 
-use std::{fmt::Write as _, fs, path::PathBuf};
+use std::{fmt::Write as _, io::Write as _, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
-use oxilium_abi::SCHEMA_VERSION;
+use oxilium_abi::{InterfaceConfig, SCHEMA_VERSION, map};
 use serde_json::Value;
+use tempfile::NamedTempFile;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     lab::Lab,
+    pod::Pod,
     process::{command, run},
 };
 
@@ -17,8 +19,6 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Tables {
     directory: PathBuf,
-    /// Commands for bpftool are written here.
-    batch: PathBuf,
 }
 
 /// One entry of a table, to be changed.
@@ -59,13 +59,24 @@ impl Tables {
     pub fn new(lab: &Lab) -> Self {
         Self {
             directory: lab.bpf_root().join(format!("oxilium/v{SCHEMA_VERSION}")),
-            batch: lab.directory().join("bpftool.batch"),
         }
     }
 
     /// Where links are pinned.
     pub fn links(&self) -> PathBuf {
         self.directory.join("links")
+    }
+
+    /// The id of a pod's endpoint.
+    ///
+    /// # Errors
+    /// If none of the interfaces is the pod's.
+    pub fn endpoint(&self, pod: &Pod) -> Result<u16> {
+        let entries: Vec<(u32, InterfaceConfig)> = self.dump(map::INTERFACES)?;
+        let of_pod = |(_, config): &&(u32, InterfaceConfig)| config.ipv4[0] == pod.ipv4.octets();
+        let found = entries.iter().find(of_pod);
+        let (_, config) = found.with_context(|| format!("no interface of {}", pod.name()))?;
+        Ok(config.endpoint)
     }
 
     fn bpftool(&self, verb: &str, name: &str, rest: &[String]) -> Result<Value> {
@@ -120,8 +131,9 @@ impl Tables {
                 None => writeln!(text, "map delete pinned {path} key hex {key}")?,
             }
         }
-        fs::write(&self.batch, text)?;
-        run(command("bpftool").args(["batch", "file"]).arg(&self.batch))?;
+        let mut batch = NamedTempFile::new().context("a file for bpftool")?;
+        batch.write_all(text.as_bytes())?;
+        run(command("bpftool").args(["batch", "file"]).arg(batch.path()))?;
         Ok(())
     }
 }

@@ -244,9 +244,10 @@ impl Datagrams {
             let [receive, send, backlog] =
                 [0, 1, 2].map(|queue| now[queue] - self.queues_before[queue]);
             bail!(
-                "{name}: {} of {range:?} lost: {lost:?} (dropped for full queues meanwhile, of all traffic: {receive} when \
+                "{name}: {} of {range:?} lost: {} (dropped for full queues meanwhile, of all traffic: {receive} when \
                  received, {send} when sent, {backlog} in the backlogs of this machine's CPUs)",
-                lost.len()
+                lost.len(),
+                runs(lost)
             );
         }
         Ok(())
@@ -260,9 +261,10 @@ impl Datagrams {
         let passed = self.arrived.of(range, true);
         if !passed.is_empty() {
             bail!(
-                "{}: {} of {range:?} let through: {passed:?}",
+                "{}: {} of {range:?} let through: {}",
                 self.name,
-                passed.len()
+                passed.len(),
+                runs(passed)
             );
         }
         Ok(())
@@ -370,6 +372,21 @@ impl Drop for Connection {
     }
 }
 
+/// Numbers as people write many: `3, 7..=9`.
+fn runs(mut numbers: Vec<u64>) -> String {
+    numbers.sort_unstable();
+    numbers.dedup();
+    let runs = numbers.chunk_by(|one, next| one + 1 == *next);
+    let words: Vec<String> = runs
+        .filter_map(|run| match run {
+            [one] => Some(one.to_string()),
+            [first, .., last] => Some(format!("{first}..={last}")),
+            [] => None,
+        })
+        .collect();
+    words.join(", ")
+}
+
 /// Segments that were sent again in these namespaces, without those that the other side had already.
 fn retransmitted(ends: &[Netns]) -> Result<u64> {
     let mut count = 0_u64;
@@ -448,5 +465,11 @@ mod tests {
         }
         assert_eq!(seen.of(&(0..7), false), [1, 3, 4, 6]);
         assert_eq!(seen.of(&(1..6), true), [2, 5]);
+    }
+
+    #[test]
+    fn numbers_that_follow_each_other_are_one_word() {
+        assert_eq!(runs(vec![9, 3, 7, 8, 3]), "3, 7..=9");
+        assert_eq!(runs(Vec::new()), "");
     }
 }

@@ -23,7 +23,7 @@ fn kind(write: &Write) -> String {
         "ox_ipcache" => "ipcache",
         "ox_interfaces" => "interfaces",
         "ox_ep_words" => "endpoint_words",
-        "ox_node_words" => "node_words",
+        name if name.starts_with("ox_node_words") => "node_words",
         name if name.starts_with("ox_ct") || name.starts_with("ox_frag") => "conntrack",
         _ => "constants",
     };
@@ -34,7 +34,9 @@ fn kind(write: &Write) -> String {
     } else {
         "programs"
     };
-    match (write.site.domain, write.site.call.as_str()) {
+    // How an update treats what is there does not count.
+    let call = write.site.call.split(' ').next().unwrap();
+    match (write.site.domain, call) {
         (Domain::Bpf, "MAP_UPDATE_ELEM" | "MAP_UPDATE_BATCH") => format!("{table}/update"),
         (Domain::Bpf, "MAP_DELETE_ELEM" | "MAP_DELETE_BATCH") => format!("{table}/delete"),
         (Domain::Bpf, "MAP_CREATE") => "maps/create".to_owned(),

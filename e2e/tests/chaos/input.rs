@@ -9,8 +9,8 @@ use oxilium_e2e::{pod::Pod, scenario::policy, service::ServiceObject};
 pub(crate) enum Input {
     /// The changeling is a friend and serves beside the subject, and the guest is there.
     Open,
-    /// The changeling is a stranger, prefixes and ports are allowed, strangers may not speak, the guest is gone, and the
-    /// subject serves alone, by TCP too.
+    /// The changeling is a stranger, prefixes and ports are allowed and another is denied, strangers may not speak, the
+    /// guest is gone, and the subject serves alone, by TCP too.
     Closed,
 }
 
@@ -35,9 +35,11 @@ impl Input {
                     toPorts:\n        - ports: [{port: \"8000\", endPort: 8100, protocol: TCP}]\n    \
                     - fromEndpoints:\n        - matchLabels: {app: ghost}\n      \
                     toPorts:\n        - ports: [{port: \"53\", protocol: UDP}]\n";
+        let far = "    - fromCIDR: [203.0.113.0/25]\n      \
+                   toPorts:\n        - ports: [{port: \"22\", protocol: TCP}, {port: \"179\", protocol: TCP}]\n";
         match self {
-            Self::Open => policy("web", friends),
-            Self::Closed => policy("web", &format!("{friends}{more}")),
+            Self::Open => policy("web", &format!("{friends}{far}")),
+            Self::Closed => policy("web", &format!("{friends}{more}  ingressDeny:\n{far}")),
         }
     }
 

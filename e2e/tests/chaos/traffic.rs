@@ -63,9 +63,14 @@ impl Traffic {
         Ok(())
     }
 
-    /// Who takes the programs away lets everything pass, and nobody translates: what counts is from when they are back.
-    pub(crate) fn programs_are_gone(&mut self) {
+    /// From now on everything may pass, until the agent says that it is ready.
+    pub(crate) fn anything_may_pass(&mut self) {
         self.denied_since = u64::MAX;
+    }
+
+    /// The programs are gone: nobody denies, nobody translates.
+    pub(crate) fn programs_are_gone(&mut self) {
+        self.anything_may_pass();
         self.served_since = [u64::MAX; 2];
     }
 
