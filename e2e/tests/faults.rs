@@ -31,7 +31,12 @@ struct Fault {
     which: fn(&Site) -> bool,
     /// What `status` says of it.
     told: &'static str,
+    /// Whom the subject answers while it lasts, of who was allowed before and who is to be.
+    meanwhile: [Outcome; 2],
 }
+
+const FIRST_ALONE: [Outcome; 2] = [Outcome::Answered, Outcome::Silence];
+const SECOND_ALONE: [Outcome; 2] = [Outcome::Silence, Outcome::Answered];
 
 const FAULTS: [Fault; 4] = [
     Fault {
@@ -39,24 +44,29 @@ const FAULTS: [Fault; 4] = [
         errno: Errno::ENOMEM,
         which: |site| site.domain == Domain::Bpf && site.call.starts_with("MAP_UPDATE"),
         told: "no memory for",
+        meanwhile: FIRST_ALONE,
     },
     Fault {
         name: "the disk is full",
         errno: Errno::ENOSPC,
         which: |site| site.domain == Domain::Disk,
         told: "No space left on device",
+        meanwhile: FIRST_ALONE,
     },
     Fault {
         name: "the disk is broken",
         errno: Errno::EIO,
         which: |site| site.domain == Domain::Disk && site.call == "fsync",
         told: "Input/output error",
+        // What was read is enforced while it is brought to disk: its file is there still, and is read again by a restart.
+        meanwhile: SECOND_ALONE,
     },
     Fault {
         name: "the kernel is busy",
         errno: Errno::EBUSY,
         which: |site| site.domain == Domain::Bpf,
         told: "just now",
+        meanwhile: FIRST_ALONE,
     },
 ];
 
@@ -93,9 +103,6 @@ fn reach(pods: [&Pod; 2], to: SocketAddr) -> [Outcome; 2] {
     pods.map(|from| probe::tcp(&from.netns, to).unwrap())
 }
 
-const FIRST_ALONE: [Outcome; 2] = [Outcome::Answered, Outcome::Silence];
-const SECOND_ALONE: [Outcome; 2] = [Outcome::Silence, Outcome::Answered];
-
 #[test]
 fn what_cannot_be_changed_stays_and_is_changed_when_it_can_be() {
     refused_and_granted(&FAULTS);
@@ -109,6 +116,7 @@ fn a_full_policy_map_changes_nothing_until_there_is_room() {
         errno: Errno::E2BIG,
         which: |site| site.call.starts_with("MAP_UPDATE_ELEM") && site.object == "ox_policy",
         told: "the policy table is full",
+        meanwhile: FIRST_ALONE,
     }]);
 }
 
@@ -120,6 +128,7 @@ fn what_is_not_permitted_is_done_when_it_is() {
         errno: Errno::EPERM,
         which: |site| site.domain == Domain::Bpf && site.call.starts_with("MAP_UPDATE"),
         told: "not permitted to change",
+        meanwhile: FIRST_ALONE,
     }]);
 }
 
@@ -176,6 +185,7 @@ fn a_disk_that_is_full_keeps_what_is_enforced_until_it_has_room() {
         errno: Errno::ENOSPC,
         which: |_| false,
         told: "No space left on device",
+        meanwhile: FIRST_ALONE,
     };
     until_told(agent.cli(), &full);
     assert_eq!(reach([&one, &two], to), FIRST_ALONE);
@@ -225,7 +235,7 @@ fn refused_and_granted(faults: &[Fault]) {
         until_told(agent.cli(), fault);
         assert_eq!(
             reach([old, new], to),
-            FIRST_ALONE,
+            fault.meanwhile,
             "meanwhile: {}",
             fault.name
         );
@@ -260,6 +270,7 @@ fn a_pod_is_not_let_loose_while_its_programs_cannot_be_attached() {
             site.call == "LINK_CREATE" || site.domain == Domain::Netlink && site.object == "filter"
         },
         told: "no memory for",
+        meanwhile: FIRST_ALONE,
     };
     trace.refuse(fault.errno, fault.which);
     let cli = agent.cli().clone();
