@@ -1,4 +1,4 @@
-//! What a node's kernel holds, read with bpftool: in words that are the same on two nodes that enforce the same, whatever
+//! What a node's kernel holds, read with bpftool and by no code of the product's: in words that are the same on two nodes that enforce the same, whatever
 //! numbers they gave to endpoints, tables and epochs.
 
 mod services;
@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use aya::programs::{SchedClassifier, TcAttachType};
 use oxilium_abi::{
     Direction, EndpointWord, Family, IPCACHE_PREFIX_BASE, InterfaceConfig, IpcacheKey,
     IpcacheValue, IpcacheWord, NodeWord, PolicyKey, PolicyValue, endpoint_word_index, map,
@@ -18,7 +19,14 @@ use oxilium_abi::{
 use serde_json::Value;
 use zerocopy::IntoBytes;
 
-use crate::{lab::Lab, pod::Pod, process::command, require::Need, tables::Tables, wait};
+use crate::{
+    lab::Lab,
+    pod::{Pod, host_interface},
+    process::command,
+    require::Need,
+    tables::Tables,
+    wait,
+};
 
 /// Numbers from here on are given to prefixes by each node for itself.
 const LOCAL_IDENTITY: u32 = 1 << 24;
@@ -63,6 +71,13 @@ fn address(family: u8, bytes: [u8; 16]) -> IpAddr {
     }
 }
 
+/// Programs get links for good: the kernel has them, and the agent's environment, which is this one, does not say that
+/// filters are wanted.
+pub fn has_links() -> bool {
+    let by_filters = env::var("OXILIUM_ATTACH_MODE").is_ok_and(|mode| mode == "tc");
+    Need::Tcx.is_met() && !by_filters
+}
+
 /// [`enforced`], once no program is on its hook for the time being only: where many are attached at once they begin as
 /// filters, which enforce, and get their links a moment later. A last write of that may still come: where writes are
 /// counted, [`crate::agent::Agent::until_linked`] says when it is over.
@@ -70,9 +85,7 @@ fn address(family: u8, bytes: [u8; 16]) -> IpAddr {
 /// # Errors
 /// As [`enforced`]; or if some have none after [`wait::LONG`].
 pub fn settled(lab: &Lab, pods: &[&Pod]) -> Result<Vec<String>> {
-    // As the agent is told to by its environment, which is this one.
-    let by_filters = env::var("OXILIUM_ATTACH_MODE").is_ok_and(|mode| mode == "tc");
-    let has_links = Need::Tcx.is_met() && !by_filters;
+    let has_links = has_links();
     wait::until("programs have their links", wait::LONG, || {
         let held = enforced(lab, pods)?;
         let is_filter = |line: &String| line.contains("clsact/");
@@ -227,7 +240,8 @@ fn policy(
     Ok(())
 }
 
-/// Every hook with our programs in the worker's namespace.
+/// Every hook with our programs in the worker's namespace: filters as bpftool tells them, links as the kernel does, which
+/// older ones of bpftool do not ask.
 fn hooks(lab: &Lab, pods: &[&Pod], lines: &mut Vec<String>) -> Result<()> {
     let text = lab
         .worker
@@ -239,13 +253,34 @@ fn hooks(lab: &Lab, pods: &[&Pod], lines: &mut Vec<String>) -> Result<()> {
         devices.insert(pod.host_ifindex()?, pod.name());
     }
     for hook in shown[0]["tc"].as_array().into_iter().flatten() {
+        let kind = hook["kind"].as_str().unwrap_or_default();
+        if kind.starts_with("tcx") {
+            continue;
+        }
         let index = hook["ifindex"].as_u64().unwrap_or_default();
         let device = devices
             .get(&index)
             .with_context(|| format!("{hook} is on no pod's interface"))?;
-        let program = hook["name"].as_str().unwrap_or_default();
-        // Filters are called by the object's section and program, links by the program.
-        lines.push(format!("hook {device} {} {program}", hook["kind"]));
+        // Filters are called by the object's section and program.
+        lines.push(format!("hook {device} {kind} {}", hook["name"]));
+    }
+    if !Need::Tcx.is_met() {
+        return Ok(());
+    }
+    for pod in pods {
+        let device = host_interface(&pod.result)?;
+        for (side, name) in [
+            (TcAttachType::Ingress, "ingress"),
+            (TcAttachType::Egress, "egress"),
+        ] {
+            let query = || SchedClassifier::query_tcx(&device, side);
+            let (_, programs) = lab.worker.netns.enter(query)??;
+            let names: Vec<&str> = programs
+                .iter()
+                .map(|program| program.name_as_str().unwrap_or_default())
+                .collect();
+            lines.push(format!("hook {} tcx/{name} {names:?}", pod.name()));
+        }
     }
     Ok(())
 }

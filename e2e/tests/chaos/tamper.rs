@@ -7,7 +7,6 @@ use oxilium_e2e::{
     dump,
     pod::{Pod, host_interface},
     process::{command, run},
-    require::Need,
     tables::{Change, Tables},
     tamper::{Victims, blows},
 };
@@ -47,7 +46,7 @@ impl Node {
         }
         self.tampered = true;
         tables.change(&changes)?;
-        if Need::Tcx.is_met() {
+        if dump::has_links() {
             run(command("bpftool")
                 .args(["link", "detach", "pinned"])
                 .arg(attached))?;

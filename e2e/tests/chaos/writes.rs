@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use oxilium_e2e::{
-    require::Need,
+    dump::has_links,
     trace::{Domain, Site},
 };
 use oxilium_model::plan::Write;
@@ -94,8 +94,4 @@ pub(crate) fn not_met(moment: Moment, sites: &BTreeSet<&Site>) -> Vec<&'static s
     };
     let missing = KINDS.iter().filter(|(_, met)| is_missing(met));
     missing.map(|(kind, _)| *kind).collect()
-}
-
-fn has_links() -> bool {
-    Need::Tcx.is_met() && std::env::var("OXILIUM_ATTACH_MODE").as_deref() != Ok("tc")
 }
