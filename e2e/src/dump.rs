@@ -1,79 +1,35 @@
-//! What a node's kernel holds, read with bpftool: in words that are the same on two nodes that enforce the same, whatever
+//! What a node's kernel holds, read with bpftool and by no code of the product's: in words that are the same on two nodes that enforce the same, whatever
 //! numbers they gave to endpoints, tables and epochs.
+
+mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
+    net::IpAddr,
 };
 
 use anyhow::{Context, Result, bail};
+use aya::programs::{SchedClassifier, TcAttachType};
 use oxilium_abi::{
-    Direction, EndpointWord, IPCACHE_PREFIX_BASE, InterfaceConfig, IpcacheKey, IpcacheValue,
-    IpcacheWord, NodeWord, PolicyKey, PolicyValue, SCHEMA_VERSION, endpoint_word_index, map,
+    Direction, EndpointWord, Family, IPCACHE_PREFIX_BASE, InterfaceConfig, IpcacheKey,
+    IpcacheValue, IpcacheWord, NodeWord, PolicyKey, PolicyValue, endpoint_word_index, map,
     shape_word_index,
 };
 use serde_json::Value;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
 
 use crate::{
     lab::Lab,
-    pod::Pod,
-    process::{command, run},
+    pod::{Pod, host_interface},
+    process::command,
     require::Need,
+    tables::Tables,
     wait,
 };
 
 /// Numbers from here on are given to prefixes by each node for itself.
 const LOCAL_IDENTITY: u32 = 1 << 24;
-
-/// The lab's maps.
-struct Maps {
-    directory: PathBuf,
-}
-
-impl Maps {
-    fn bpftool(&self, verb: &str, name: &str, rest: &[String]) -> Result<Value> {
-        let mut bpftool = command("bpftool");
-        bpftool
-            .args(["-j", "map", verb, "pinned"])
-            .arg(self.directory.join(name))
-            .args(rest);
-        Ok(serde_json::from_str(&run(&mut bpftool)?)?)
-    }
-
-    fn dump<K: FromBytes, V: FromBytes>(&self, name: &str) -> Result<Vec<(K, V)>> {
-        let dump = self.bpftool("dump", name, &[])?;
-        let entries = dump.as_array().with_context(|| format!("{name}: {dump}"))?;
-        entries
-            .iter()
-            .map(|entry| Ok((typed(&entry["key"])?, typed(&entry["value"])?)))
-            .collect()
-    }
-
-    fn lookup<V: FromBytes>(&self, name: &str, index: u32) -> Result<V> {
-        let mut rest = vec!["key".to_owned(), "hex".to_owned()];
-        rest.extend(index.to_ne_bytes().map(|byte| format!("{byte:02x}")));
-        typed(&self.bpftool("lookup", name, &rest)?["value"])
-    }
-}
-
-fn typed<T: FromBytes>(bytes: &Value) -> Result<T> {
-    let bytes: Vec<u8> = bytes
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|byte| {
-            let text = byte.as_str().unwrap_or_default();
-            u8::from_str_radix(text.trim_start_matches("0x"), 16).with_context(|| text.to_owned())
-        })
-        .collect::<Result<_>>()?;
-    match T::read_from_bytes(&bytes) {
-        Ok(value) => Ok(value),
-        Err(_) => bail!("{} bytes are not a value of this map", bytes.len()),
-    }
-}
 
 /// The words for numbers that nodes choose by themselves.
 struct Names {
@@ -92,17 +48,34 @@ impl Names {
 
     fn prefix(&self, key: &IpcacheKey) -> String {
         let length = key.prefix_len - IPCACHE_PREFIX_BASE;
-        let [a, b, c, d, ..] = key.address;
-        let address = if key.family == 1 {
-            IpAddr::from(Ipv4Addr::new(a, b, c, d))
-        } else {
-            IpAddr::from(Ipv6Addr::from(key.address))
-        };
+        let address = address(key.family, key.address);
         match self.addresses.get(&address) {
             Some(pod) if [32, 128].contains(&length) => pod.clone(),
             _ => format!("{address}/{length}"),
         }
     }
+
+    fn address(&self, address: IpAddr) -> String {
+        let pod = self.addresses.get(&address);
+        pod.cloned().unwrap_or_else(|| address.to_string())
+    }
+}
+
+/// As tables of both families have it: IPv4 in the first four bytes.
+fn address(family: u8, bytes: [u8; 16]) -> IpAddr {
+    let [a, b, c, d, ..] = bytes;
+    if family == Family::V4 as u8 {
+        IpAddr::from([a, b, c, d])
+    } else {
+        IpAddr::from(bytes)
+    }
+}
+
+/// Programs get links for good: the kernel has them, and the agent's environment, which is this one, does not say that
+/// filters are wanted.
+pub fn has_links() -> bool {
+    let by_filters = env::var("OXILIUM_ATTACH_MODE").is_ok_and(|mode| mode == "tc");
+    Need::Tcx.is_met() && !by_filters
 }
 
 /// [`enforced`], once no program is on its hook for the time being only: where many are attached at once they begin as
@@ -112,9 +85,7 @@ impl Names {
 /// # Errors
 /// As [`enforced`]; or if some have none after [`wait::LONG`].
 pub fn settled(lab: &Lab, pods: &[&Pod]) -> Result<Vec<String>> {
-    // As the agent is told to by its environment, which is this one.
-    let by_filters = env::var("OXILIUM_ATTACH_MODE").is_ok_and(|mode| mode == "tc");
-    let has_links = Need::Tcx.is_met() && !by_filters;
+    let has_links = has_links();
     wait::until("programs have their links", wait::LONG, || {
         let held = enforced(lab, pods)?;
         let is_filter = |line: &String| line.contains("clsact/");
@@ -128,9 +99,7 @@ pub fn settled(lab: &Lab, pods: &[&Pod]) -> Result<Vec<String>> {
 /// If bpftool cannot tell, or what it tells cannot be: an entry of a pod that there is not, a value that is not its
 /// key's, a plan that is not finished.
 pub fn enforced(lab: &Lab, pods: &[&Pod]) -> Result<Vec<String>> {
-    let maps = Maps {
-        directory: lab.bpf_root().join(format!("oxilium/v{SCHEMA_VERSION}")),
-    };
+    let tables = Tables::new(lab);
     let mut names = Names {
         addresses: BTreeMap::new(),
         prefixes: BTreeMap::new(),
@@ -143,22 +112,23 @@ pub fn enforced(lab: &Lab, pods: &[&Pod]) -> Result<Vec<String>> {
         }
     }
     let mut lines = Vec::new();
-    ipcache(&maps, &mut names, &mut lines)?;
-    let tables = interfaces(&maps, &names, pods, &mut lines)?;
-    policy(&maps, &names, &tables, &mut lines)?;
+    ipcache(&tables, &mut names, &mut lines)?;
+    let users = interfaces(&tables, &names, pods, &mut lines)?;
+    policy(&tables, &names, &users, &mut lines)?;
+    services::told(&tables, &names, &mut lines)?;
     hooks(lab, pods, &mut lines)?;
     lines.sort();
     Ok(lines)
 }
 
-fn ipcache(maps: &Maps, names: &mut Names, lines: &mut Vec<String>) -> Result<()> {
-    let node_word = |word: NodeWord| maps.lookup::<u64>(map::NODE_WORDS, word as u32);
+fn ipcache(tables: &Tables, names: &mut Names, lines: &mut Vec<String>) -> Result<()> {
+    let node_word = |word: NodeWord| tables.lookup::<u64>(map::NODE_WORDS, word as u32);
     let published = node_word(NodeWord::Published)?;
     if published != node_word(NodeWord::HighWater)? {
         bail!("a plan is not finished: {published} is published");
     }
     let bank = IpcacheWord(node_word(NodeWord::Ipcache)?).bank();
-    let entries: Vec<(IpcacheKey, IpcacheValue)> = maps.dump(map::IPCACHE)?;
+    let entries: Vec<(IpcacheKey, IpcacheValue)> = tables.dump(map::IPCACHE)?;
     for (key, value) in &entries {
         let prefix = names.prefix(key);
         let identity = value.identity(bank);
@@ -182,13 +152,13 @@ fn ipcache(maps: &Maps, names: &mut Names, lines: &mut Vec<String>) -> Result<()
 
 /// The tables by the pods that they are of.
 fn interfaces(
-    maps: &Maps,
+    tables: &Tables,
     names: &Names,
     pods: &[&Pod],
     lines: &mut Vec<String>,
 ) -> Result<BTreeMap<u32, BTreeSet<String>>> {
-    let mut tables: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
-    let entries: Vec<(u32, InterfaceConfig)> = maps.dump(map::INTERFACES)?;
+    let mut users: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+    let entries: Vec<(u32, InterfaceConfig)> = tables.dump(map::INTERFACES)?;
     for (ifindex, config) in entries {
         let pod = pods
             .iter()
@@ -199,14 +169,14 @@ fn interfaces(
         }
         let word = |bank| -> Result<u32> {
             let index = endpoint_word_index(config.endpoint, bank);
-            let word = maps.lookup(map::ENDPOINT_WORDS, index)?;
+            let word = tables.lookup(map::ENDPOINT_WORDS, index)?;
             Ok(EndpointWord(word).table())
         };
         let table = word(0)?;
         if table != word(1)? {
             bail!("the banks of {} differ", pod.name());
         }
-        tables
+        users
             .entry(table)
             .or_default()
             .insert(pod.name().to_owned());
@@ -230,18 +200,18 @@ fn interfaces(
             config.netns_id >= 0,
         ));
     }
-    Ok(tables)
+    Ok(users)
 }
 
 fn policy(
-    maps: &Maps,
+    tables: &Tables,
     names: &Names,
-    tables: &BTreeMap<u32, BTreeSet<String>>,
+    users: &BTreeMap<u32, BTreeSet<String>>,
     lines: &mut Vec<String>,
 ) -> Result<()> {
-    let entries: Vec<(PolicyKey, PolicyValue)> = maps.dump(map::POLICY)?;
+    let entries: Vec<(PolicyKey, PolicyValue)> = tables.dump(map::POLICY)?;
     for (key, value) in entries {
-        let pods = tables
+        let pods = users
             .get(&key.table)
             .with_context(|| format!("table {} is nobody's, and has {key:?}", key.table))?;
         if value.check != PolicyValue::seal(&key, value.word) {
@@ -257,10 +227,10 @@ fn policy(
             value.word
         ));
     }
-    for (table, pods) in tables {
+    for (table, pods) in users {
         for direction in [Direction::Ingress, Direction::Egress] {
             let index = shape_word_index(*table, direction);
-            let word: u64 = maps.lookup(map::POLICY_SHAPES, index)?;
+            let word: u64 = tables.lookup(map::POLICY_SHAPES, index)?;
             lines.push(format!(
                 "shapes {pods:?} {direction:?} {:02x?}",
                 word.as_bytes()
@@ -270,7 +240,8 @@ fn policy(
     Ok(())
 }
 
-/// Every hook with our programs in the worker's namespace.
+/// Every hook with our programs in the worker's namespace: filters as bpftool tells them, links as the kernel does, which
+/// older ones of bpftool do not ask.
 fn hooks(lab: &Lab, pods: &[&Pod], lines: &mut Vec<String>) -> Result<()> {
     let text = lab
         .worker
@@ -282,13 +253,34 @@ fn hooks(lab: &Lab, pods: &[&Pod], lines: &mut Vec<String>) -> Result<()> {
         devices.insert(pod.host_ifindex()?, pod.name());
     }
     for hook in shown[0]["tc"].as_array().into_iter().flatten() {
+        let kind = hook["kind"].as_str().unwrap_or_default();
+        if kind.starts_with("tcx") {
+            continue;
+        }
         let index = hook["ifindex"].as_u64().unwrap_or_default();
         let device = devices
             .get(&index)
             .with_context(|| format!("{hook} is on no pod's interface"))?;
-        let program = hook["name"].as_str().unwrap_or_default();
-        // Filters are called by the object's section and program, links by the program.
-        lines.push(format!("hook {device} {} {program}", hook["kind"]));
+        // Filters are called by the object's section and program.
+        lines.push(format!("hook {device} {kind} {}", hook["name"]));
+    }
+    if !Need::Tcx.is_met() {
+        return Ok(());
+    }
+    for pod in pods {
+        let device = host_interface(&pod.result)?;
+        for (side, name) in [
+            (TcAttachType::Ingress, "ingress"),
+            (TcAttachType::Egress, "egress"),
+        ] {
+            let query = || SchedClassifier::query_tcx(&device, side);
+            let (_, programs) = lab.worker.netns.enter(query)??;
+            let names: Vec<&str> = programs
+                .iter()
+                .map(|program| program.name_as_str().unwrap_or_default())
+                .collect();
+            lines.push(format!("hook {} tcx/{name} {names:?}", pod.name()));
+        }
     }
     Ok(())
 }

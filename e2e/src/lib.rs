@@ -30,6 +30,8 @@ pub mod scenario;
 pub mod scrape;
 pub mod server;
 pub mod service;
+pub mod tables;
+pub mod tamper;
 pub mod trace;
 pub mod traffic;
 pub mod wait;

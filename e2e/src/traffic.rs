@@ -64,6 +64,10 @@ pub enum Echo {
     No,
 }
 
+/// Flows by which datagrams go to a service. Each is sent to a backend of its own choice: with so many it is all but
+/// certain that not all choose the same one of two.
+const FLOWS: usize = 8;
+
 /// Numbered datagrams.
 #[derive(Debug)]
 pub struct Datagrams {
@@ -73,7 +77,7 @@ pub struct Datagrams {
     arrived: Arc<Seen>,
     answered: Arc<Seen>,
     echo: Echo,
-    ends: [Netns; 2],
+    ends: Vec<Netns>,
     queues_before: [u64; 3],
 }
 
@@ -88,10 +92,39 @@ impl Datagrams {
         address: SocketAddr,
         echo: Echo,
     ) -> Result<Self> {
-        let server = to
-            .enter(|| UdpSocket::bind(address))?
-            .with_context(|| format!("UDP {address}"))?;
-        let client = from.enter(|| -> io::Result<UdpSocket> {
+        Self::begin(name, (from, 1), address, &[(to, address)], echo)
+    }
+
+    /// Sends from one namespace to a service's `frontend`, by several flows in turn, without end. Each number must get to
+    /// one of `backends`, whichever, and its answer comes from the frontend, or is not heard.
+    ///
+    /// # Errors
+    /// If a socket cannot be had.
+    pub fn to_service(
+        name: &str,
+        from: &Netns,
+        frontend: SocketAddr,
+        backends: &[(&Netns, SocketAddr)],
+        echo: Echo,
+    ) -> Result<Self> {
+        Self::begin(name, (from, FLOWS), frontend, backends, echo)
+    }
+
+    fn begin(
+        name: &str,
+        (from, flows): (&Netns, usize),
+        address: SocketAddr,
+        servers: &[(&Netns, SocketAddr)],
+        echo: Echo,
+    ) -> Result<Self> {
+        let answering = servers
+            .iter()
+            .map(|(to, address)| {
+                to.enter(|| UdpSocket::bind(address))?
+                    .with_context(|| format!("UDP {address}"))
+            })
+            .collect::<Result<Vec<UdpSocket>>>()?;
+        let client = || -> io::Result<UdpSocket> {
             let any: SocketAddr = if address.is_ipv4() {
                 (Ipv4Addr::UNSPECIFIED, 0).into()
             } else {
@@ -100,7 +133,11 @@ impl Datagrams {
             let socket = UdpSocket::bind(any)?;
             socket.connect(address)?;
             Ok(socket)
-        })??;
+        };
+        let asking: Vec<UdpSocket> =
+            from.enter(|| (0..flows).map(|_| client()).collect::<io::Result<_>>())??;
+        let mut ends = vec![from.clone()];
+        ends.extend(servers.iter().map(|(to, _)| (*to).clone()));
         let this = Self {
             name: name.to_owned(),
             stop: Arc::default(),
@@ -108,23 +145,30 @@ impl Datagrams {
             arrived: Arc::default(),
             answered: Arc::default(),
             echo,
-            ends: [from.clone(), to.clone()],
-            queues_before: overflows(&[from.clone(), to.clone()])?,
+            queues_before: overflows(&ends)?,
+            ends,
         };
-        for socket in [&server, &client] {
+        for socket in answering.iter().chain(&asking) {
             socket.set_read_timeout(Some(PATIENCE))?;
             setsockopt(socket, sockopt::RcvBufForce, &BUFFER).context("a socket's buffer")?;
         }
-        this.answer(server, echo);
-        this.hear(client.try_clone()?);
-        this.send(client);
+        for server in answering {
+            this.answer(server, echo);
+        }
+        for client in &asking {
+            this.hear(client.try_clone()?);
+        }
+        this.send(asking);
         Ok(this)
     }
 
-    fn send(&self, socket: UdpSocket) {
+    fn send(&self, sockets: Vec<UdpSocket>) {
         let (stop, sent) = (Arc::clone(&self.stop), Arc::clone(&self.sent));
         thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
+            for socket in sockets.iter().cycle() {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
                 // Counted before it is sent: what is sent after a look at the count has a later number.
                 let number = sent.fetch_add(1, Ordering::SeqCst);
                 // A refusal of the one before is told here; it is missed by its number.
@@ -200,9 +244,10 @@ impl Datagrams {
             let [receive, send, backlog] =
                 [0, 1, 2].map(|queue| now[queue] - self.queues_before[queue]);
             bail!(
-                "{name}: {} of {range:?} lost: {lost:?} (dropped for full queues meanwhile, of all traffic: {receive} when \
+                "{name}: {} of {range:?} lost: {} (dropped for full queues meanwhile, of all traffic: {receive} when \
                  received, {send} when sent, {backlog} in the backlogs of this machine's CPUs)",
-                lost.len()
+                lost.len(),
+                runs(lost)
             );
         }
         Ok(())
@@ -216,9 +261,10 @@ impl Datagrams {
         let passed = self.arrived.of(range, true);
         if !passed.is_empty() {
             bail!(
-                "{}: {} of {range:?} let through: {passed:?}",
+                "{}: {} of {range:?} let through: {}",
                 self.name,
-                passed.len()
+                passed.len(),
+                runs(passed)
             );
         }
         Ok(())
@@ -339,6 +385,21 @@ impl Drop for Connection {
     }
 }
 
+/// Numbers as people write many: `3, 7..=9`.
+fn runs(mut numbers: Vec<u64>) -> String {
+    numbers.sort_unstable();
+    numbers.dedup();
+    let runs = numbers.chunk_by(|one, next| one + 1 == *next);
+    let words: Vec<String> = runs
+        .filter_map(|run| match run {
+            [one] => Some(one.to_string()),
+            [first, .., last] => Some(format!("{first}..={last}")),
+            [] => None,
+        })
+        .collect();
+    words.join(", ")
+}
+
 /// Segments that were sent again in these namespaces, without those that the other side had already.
 fn retransmitted(ends: &[Netns]) -> Result<u64> {
     let mut count = 0_u64;
@@ -417,5 +478,11 @@ mod tests {
         }
         assert_eq!(seen.of(&(0..7), false), [1, 3, 4, 6]);
         assert_eq!(seen.of(&(1..6), true), [2, 5]);
+    }
+
+    #[test]
+    fn numbers_that_follow_each_other_are_one_word() {
+        assert_eq!(runs(vec![9, 3, 7, 8, 3]), "3, 7..=9");
+        assert_eq!(runs(Vec::new()), "");
     }
 }

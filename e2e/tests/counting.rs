@@ -24,8 +24,8 @@ fn kind(write: &Write) -> String {
         "ox_ipcache" => "ipcache",
         "ox_interfaces" => "interfaces",
         "ox_ep_words" => "endpoint_words",
-        "ox_node_words" => "node_words",
         "ox_services" | "ox_backends" | "ox_reverse_nat" => "services",
+        name if name.starts_with("ox_node_words") => "node_words",
         name if ["ox_ct", "ox_frag", "ox_svc"]
             .iter()
             .any(|prefix| name.starts_with(prefix)) =>
@@ -41,7 +41,9 @@ fn kind(write: &Write) -> String {
     } else {
         "programs"
     };
-    match (write.site.domain, write.site.call.as_str()) {
+    // How an update treats what is there does not count.
+    let call = write.site.call.split(' ').next().unwrap();
+    match (write.site.domain, call) {
         (Domain::Bpf, "MAP_UPDATE_ELEM" | "MAP_UPDATE_BATCH") => format!("{table}/update"),
         (Domain::Bpf, "MAP_DELETE_ELEM" | "MAP_DELETE_BATCH") => format!("{table}/delete"),
         (Domain::Bpf, "MAP_CREATE") => "maps/create".to_owned(),

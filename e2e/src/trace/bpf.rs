@@ -2,6 +2,8 @@
 
 use std::{io, path::Path};
 
+use oxilium_abi::{NodeWord, map};
+
 use super::{
     Domain,
     call::{Meaning, Named, Process, descriptor, word},
@@ -13,7 +15,28 @@ pub(super) const READS: &[u64] = &[
     1, 4, 10, 11, 12, 13, 14, 15, 16, 17, 19, 20, 23, 24, 30, 31, 33,
 ];
 
+/// Each is a thing of its own.
+const NODE_WORDS: [NodeWord; 6] = [
+    NodeWord::Published,
+    NodeWord::Ipcache,
+    NodeWord::HighWater,
+    NodeWord::CtSeed,
+    NodeWord::EventReaders,
+    NodeWord::Services,
+];
+
 impl Process {
+    /// A map, and of node words which.
+    fn entry(&mut self, map: String, key: u64) -> io::Result<String> {
+        if map != map::NODE_WORDS {
+            return Ok(map);
+        }
+        let key = self.bytes(key, 4)?;
+        let named = |word: &NodeWord| (*word as u32).to_ne_bytes()[..] == key[..];
+        let found = NODE_WORDS.into_iter().find(named);
+        Ok(found.map_or_else(|| map.clone(), |word| format!("{map} {word:?}")))
+    }
+
     pub(super) fn bpf(&mut self, command: u64, attribute: u64) -> io::Result<Meaning> {
         let attribute = self.bytes(attribute, 128)?;
         let of_map = |process: &Self, fd: u64| match process.descriptors.get(&descriptor(fd)) {
@@ -30,7 +53,11 @@ impl Process {
                 meaning.names = Some(Named::Map(name));
                 meaning
             }
-            2 => write("MAP_UPDATE_ELEM", of_map(self, first)),
+            2 => {
+                let map = of_map(self, first);
+                let object = self.entry(map, word(&attribute, 8))?;
+                write(update(word(&attribute, 24)), object)
+            }
             3 => write("MAP_DELETE_ELEM", of_map(self, first)),
             5 => write("PROG_LOAD", c_text(&attribute, 48)),
             6 => {
@@ -63,6 +90,15 @@ impl Process {
             // What is not known to read, writes.
             other => write(&format!("command {other}"), String::new()),
         })
+    }
+}
+
+/// By its flags: whether the entry must be new, must be there, or may be either.
+fn update(flags: u64) -> &'static str {
+    match flags & 3 {
+        1 => "MAP_UPDATE_ELEM NOEXIST",
+        2 => "MAP_UPDATE_ELEM EXIST",
+        _ => "MAP_UPDATE_ELEM",
     }
 }
 

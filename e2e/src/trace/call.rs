@@ -10,10 +10,7 @@ use std::{
 
 use nix::{errno::Errno, libc, sys::ptrace, unistd::Pid};
 
-use super::{
-    Domain, Site,
-    site::{object_of, object_of_request},
-};
+use super::{Domain, Site, netlink::Netlink, site::object_of};
 
 /// A system call as it stands in the registers.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +68,7 @@ pub(super) fn returned(thread: Pid) -> nix::Result<i64> {
 #[derive(Clone, Debug)]
 pub(super) enum Named {
     Map(String),
-    Netlink,
+    Netlink(Netlink),
     File(PathBuf),
 }
 
@@ -164,15 +161,21 @@ impl Process {
         Ok(match call.number {
             libc::SYS_bpf => self.bpf(a, b)?,
             libc::SYS_socket if descriptor(a) == i64::from(libc::AF_NETLINK) => {
-                Meaning::names(Named::Netlink)
+                Meaning::names(Named::Netlink(Netlink::speaking(c)))
             }
-            libc::SYS_sendto if self.is_netlink(a) => self.request(b)?,
-            libc::SYS_sendmsg if self.is_netlink(a) => {
+            libc::SYS_sendto => match self.netlink(a) {
+                Some(netlink) => self.request(netlink, b)?,
+                None => Meaning::default(),
+            },
+            libc::SYS_sendmsg => match self.netlink(a) {
                 // struct msghdr: the iovec's address stands at 16; its base is its first word.
-                let vector = word(&self.bytes(b, 24)?, 16);
-                let base = word(&self.bytes(vector, 8)?, 0);
-                self.request(base)?
-            }
+                Some(netlink) => {
+                    let vector = word(&self.bytes(b, 24)?, 16);
+                    let base = word(&self.bytes(vector, 8)?, 0);
+                    self.request(netlink, base)?
+                }
+                None => Meaning::default(),
+            },
             libc::SYS_bind => self.bind(b)?,
             libc::SYS_openat => {
                 let path = self.path(a, b)?;
@@ -277,28 +280,11 @@ impl Process {
         Ok(file("bind", Path::new(&path)))
     }
 
-    fn is_netlink(&self, socket: u64) -> bool {
-        matches!(
-            self.descriptors.get(&descriptor(socket)),
-            Some(Named::Netlink)
-        )
-    }
-
-    /// What is sent to rtnetlink.
-    fn request(&mut self, message: u64) -> io::Result<Meaning> {
-        let header = self.bytes(message, 16)?;
-        let kind = header
-            .get(4..6)
-            .map_or(0, |pair| u16::from_ne_bytes([pair[0], pair[1]]));
-        // rtnetlink numbers its requests in fours: new, delete, get, set.
-        Ok(match kind & 3 {
-            _ if kind < 16 => Meaning::default(),
-            2 => Meaning::default(),
-            verb => {
-                let verb = ["NEW", "DEL", "GET", "SET"][usize::from(verb)];
-                Meaning::writes(Domain::Netlink, verb, object_of_request(kind).to_owned())
-            }
-        })
+    fn netlink(&self, socket: u64) -> Option<Netlink> {
+        match self.descriptors.get(&descriptor(socket)) {
+            Some(Named::Netlink(netlink)) => Some(*netlink),
+            _ => None,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The writes of a process, seen from outside, and its death at any of them.
 //!
 //! A traced process stops (ptrace, and a seccomp filter) at the system calls that `filter` lists: bpf(2) with each command
-//! that is not known to read, messages to rtnetlink, and the calls that open, write, rename, link, remove, mount or sync
+//! that is not known to read, messages to netlink, and the calls that open, write, rename, link, remove, mount or sync
 //! files. By call and arguments what it writes to the kernel (bpf, rtnetlink, the BPF file system, sysctls) and to disk is
 //! told apart from what it reads. So a write that somebody adds to the product is seen without being put on a list, as
 //! long as it is made by one of these calls: one by `io_uring`, `ioctl`, `sendmmsg`, `pwritev` or through mapped memory
@@ -14,6 +14,7 @@ mod bpf;
 mod call;
 mod filter;
 mod follow;
+mod netlink;
 mod site;
 
 use std::{
@@ -33,7 +34,7 @@ pub(crate) use follow::{follow, stopped};
 pub enum Domain {
     /// bpf(2).
     Bpf,
-    /// An rtnetlink request that changes something.
+    /// A netlink request that changes something.
     Netlink,
     /// A file of the BPF file system.
     BpfFs,

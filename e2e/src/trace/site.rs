@@ -2,22 +2,6 @@
 
 use std::path::Path;
 
-/// What an rtnetlink request is about.
-pub(super) fn object_of_request(kind: u16) -> &'static str {
-    match kind & !3 {
-        16 => "link",
-        20 => "address",
-        24 => "route",
-        28 => "neighbour",
-        32 => "rule",
-        36 => "qdisc",
-        40 => "class",
-        44 => "filter",
-        88 => "namespace id",
-        _ => "something else",
-    }
-}
-
 /// A file by its name and its directory's, without what differs from run to run.
 pub(super) fn object_of(path: &Path) -> String {
     let mut names: Vec<String> = path

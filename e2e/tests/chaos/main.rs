@@ -4,10 +4,14 @@
 //! second, until one survives. Each death is followed by a restart with the input that was about to be applied or with the
 //! former one, and asked for is, by counting numbered packets and by reading the kernel with bpftool:
 //!
-//! - no packet is lost that both inputs allow, at no time, dead or alive;
-//! - no packet passes that both deny, at no time; and none that the input denies once the agent says that it is ready;
+//! - no packet is lost that both inputs allow, at no time, dead or alive; to a service, while there are programs;
+//! - no packet passes that both deny, at no time that somebody else does not take programs or entries away; and none that the
+//!   input denies once the agent says that it is ready;
 //! - the kernel holds what a fresh node's does;
 //! - the next reconcile writes nothing.
+//!
+//! Before its deaths a moment is lived through without one: each kind of write that a plan can have must be met in the
+//! moment where it belongs ([`writes`]), so that no kind is left out.
 //!
 //! After the last death the agent is uninstalled, and the host is as it was before the first one.
 //!
@@ -17,11 +21,17 @@
 
 mod input;
 mod node;
+mod tamper;
 mod traffic;
+mod writes;
 
-use std::{collections::BTreeMap, env, fs, iter, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs, iter,
+    time::Instant,
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use input::Input;
 use node::Node;
 use oxilium_e2e::{
@@ -33,7 +43,7 @@ use oxilium_e2e::{
 };
 
 /// When in its life the agent is killed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moment {
     /// While it applies a change.
     Change,
@@ -41,6 +51,18 @@ enum Moment {
     Start,
     /// While it starts on a node where everything but the list of pods was lost.
     Install,
+    /// While it repairs what somebody else did to its tables, links and pins.
+    Repair,
+}
+
+impl Moment {
+    fn node(self) -> Result<Node> {
+        match self {
+            Self::Install => Node::start(Echo::No, "3600"),
+            Self::Change | Self::Start => Node::start(Echo::Yes, "3600"),
+            Self::Repair => Node::start(Echo::Yes, "1"),
+        }
+    }
 }
 
 struct Chaos {
@@ -48,6 +70,8 @@ struct Chaos {
     node: Node,
     /// By site: how often before it, how often after it.
     deaths: BTreeMap<Site, [usize; 2]>,
+    /// Where lives wrote that ended by themselves.
+    passed: BTreeSet<Site>,
     failures: Vec<String>,
 }
 
@@ -56,19 +80,13 @@ const PATIENCE: usize = 5;
 /// How much of an agent's log is told of one of them.
 const LINES_TOLD: usize = 120;
 
-fn echo(moment: Moment) -> Echo {
-    match moment {
-        Moment::Install => Echo::No,
-        Moment::Change | Moment::Start => Echo::Yes,
-    }
-}
-
 impl Chaos {
     fn start(moment: Moment) -> Result<Self> {
         Ok(Self {
             moment,
-            node: Node::start(echo(moment))?,
+            node: moment.node()?,
             deaths: BTreeMap::new(),
+            passed: BTreeSet::new(),
             failures: Vec::new(),
         })
     }
@@ -77,20 +95,33 @@ impl Chaos {
     /// ended before that write.
     fn die(&mut self, nth: usize, edge: Edge, back: bool) -> Result<Option<Death>> {
         let former = self.node.input;
-        let wanted = former.other();
+        let new = former.other();
+        let mut from = 0;
         match self.moment {
             Moment::Change => {
+                from = self.node.trace.made();
                 self.node.trace.kill_at(nth, edge);
                 // By then it may be dead.
-                self.node.put(wanted)?;
+                self.node.put(new)?;
             }
             Moment::Start | Moment::Install => {
                 self.node.agent()?.process().crash()?;
-                self.node.put(wanted)?;
+                self.node.put(new)?;
                 if matches!(self.moment, Moment::Install) {
                     self.node.forget()?;
                 }
                 self.node.launch(Some((nth, edge)))?;
+            }
+            Moment::Repair => {
+                if self.node.tampered {
+                    // Who tampers again and again is fought, and that is another story.
+                    self.node.agent()?.process().crash()?;
+                    self.node.launch(None)?;
+                    self.node.settle()?;
+                }
+                from = self.node.trace.made();
+                self.node.trace.kill_at(nth, edge);
+                self.node.tamper()?;
             }
         }
         let survived = self.survives()?;
@@ -98,15 +129,16 @@ impl Chaos {
         let death = self.node.trace.death();
         if survived {
             self.node.settle()?;
+            let writes = self.node.trace.writes(from);
+            self.passed
+                .extend(writes.into_iter().map(|write| write.site));
             self.node
                 .check()
                 .context("of an agent that was not killed")?;
             return Ok(None);
         }
         let death = death.context("the agent ended by itself")?;
-        if back {
-            self.node.put(former)?;
-        }
+        self.node.put(if back { former } else { new })?;
         self.node.launch(None)?;
         self.node.settle()?;
         let (moment, input) = (self.moment, self.node.input);
@@ -120,20 +152,51 @@ impl Chaos {
     /// False when the agent dies on the way to its input.
     fn survives(&mut self) -> Result<bool> {
         let trace = self.node.trace.clone();
-        let mut guest_done = false;
+        let repairs = matches!(self.moment, Moment::Repair);
+        // Where nothing is wanted anew the guest is where it is to be.
+        let mut guest_done = repairs;
         let began = Instant::now();
-        let survived = wait::until("the agent dies or applies its input", wait::LONG, || {
-            if trace.ended()?.is_some() {
-                return Ok(Some(false));
-            }
-            if !guest_done && self.node.is_content().is_some() {
-                self.node.receive_guest()?;
-                guest_done = true;
-            }
-            Ok((guest_done && self.node.is_met()).then_some(true))
-        });
+        let survived = wait::until(
+            "the agent dies or does all that it has to",
+            wait::LONG,
+            || {
+                if trace.ended()?.is_some() {
+                    return Ok(Some(false));
+                }
+                if !guest_done && self.node.is_content().is_some() {
+                    self.node.receive_guest()?;
+                    guest_done = true;
+                }
+                let done =
+                    guest_done && self.node.is_met() && (!repairs || self.node.is_repaired());
+                Ok(done.then_some(true))
+            },
+        );
         self.node.spend("until death", began);
         survived
+    }
+
+    /// Lives through the moment both ways: what is written is what is to be died at.
+    fn rehearse(&mut self) -> Result<()> {
+        for _ in [Input::Open, Input::Closed] {
+            if self.moment == Moment::Repair && self.node.tampered {
+                self.walk()?;
+            }
+            let death = self.die(usize::MAX, Edge::Before, true)?;
+            ensure!(death.is_none(), "{death:?} of an agent that is not killed");
+        }
+        let missing = writes::not_met(self.moment, &self.passed.iter().collect());
+        ensure!(missing.is_empty(), "{:?} has no {missing:?}", self.moment);
+        Ok(())
+    }
+
+    /// Kinds of writes that no life ended at on both sides.
+    fn not_died_at(&self) -> Vec<&'static str> {
+        let both = self
+            .deaths
+            .iter()
+            .filter(|(_, deaths)| !deaths.contains(&0));
+        writes::not_met(self.moment, &both.map(|(site, _)| site).collect())
     }
 
     /// The deaths at these writes, one side of each after the other.
@@ -188,7 +251,7 @@ impl Chaos {
         let last = lines[lines.len().saturating_sub(LINES_TOLD)..].join("\n");
         tell(&format!("FAILED: {error:#}"));
         self.failures.push(format!("{error:#}\n{last}"));
-        self.node = Node::start(echo(self.moment))?;
+        self.node = self.moment.node()?;
         Ok(())
     }
 
@@ -234,6 +297,7 @@ fn killed_at_every_write(moment: Moment, stride: usize, one: usize) {
     }
     let writes = writes(stride, one).unwrap();
     let mut chaos = Chaos::start(moment).unwrap();
+    chaos.rehearse().unwrap();
     let began = Instant::now();
     chaos.run(writes).unwrap();
     for (site, [before, after]) in &chaos.deaths {
@@ -249,14 +313,26 @@ fn killed_at_every_write(moment: Moment, stride: usize, one: usize) {
         began.elapsed().as_secs(),
         chaos.failures.len()
     ));
+    let missing = chaos.not_died_at();
     chaos.node.end().unwrap();
     assert!(chaos.failures.is_empty(), "{}", chaos.failures.join("\n\n"));
     assert!(deaths > 0, "nobody died: nothing was tested");
+    if env::var("OXILIUM_CHAOS").is_ok_and(|said| said == "all") {
+        assert!(
+            missing.is_empty(),
+            "nobody died on both sides of {missing:?}"
+        );
+    }
 }
 
 #[test]
 fn killed_at_every_write_of_a_change() {
     killed_at_every_write(Moment::Change, 23, 26);
+}
+
+#[test]
+fn killed_at_every_write_of_a_repair() {
+    killed_at_every_write(Moment::Repair, 7, 20);
 }
 
 #[test]

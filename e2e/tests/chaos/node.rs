@@ -3,6 +3,8 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::UdpSocket,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -14,7 +16,7 @@ use oxilium_e2e::{
     fingerprint::Untouched,
     lab::Lab,
     pod::Pod,
-    scenario::policy,
+    scenario::{policy, sockets},
     trace::{Edge, Trace},
     traffic::Echo,
     wait,
@@ -40,13 +42,19 @@ pub(crate) struct Node {
     pub(crate) fresh: BTreeMap<Input, Vec<String>>,
     pub(crate) markers: usize,
     pub(crate) traffic: Option<Traffic>,
+    /// Seconds between two comparisons of the tables with what they should hold.
+    sweep: &'static str,
+    /// Somebody else changed what the running agent keeps.
+    pub(crate) tampered: bool,
+    /// Of links, before that.
+    pub(crate) pins: Vec<PathBuf>,
     /// Where the time went.
     pub(crate) spent: BTreeMap<&'static str, Duration>,
 }
 
 impl Node {
     /// A node with pods, what fresh ones hold under either input, an agent that is ready, and then traffic.
-    pub(crate) fn start(echo: Echo) -> Result<Self> {
+    pub(crate) fn start(echo: Echo, sweep: &'static str) -> Result<Self> {
         let lab = Lab::new()?;
         let untouched = Untouched::new(&lab)?;
         let mut agent = Agent::start(&lab)?;
@@ -70,6 +78,9 @@ impl Node {
             fresh: BTreeMap::new(),
             markers: 0,
             traffic: None,
+            sweep,
+            tampered: false,
+            pins: Vec::new(),
             spent: BTreeMap::new(),
         };
         for input in [Input::Closed, Input::Open] {
@@ -105,12 +116,9 @@ impl Node {
             self.trace.kill_at(nth, edge);
         }
         let mut command = agent_command(&self.lab)?;
-        command.args([
-            "--conntrack-gc-interval",
-            "3600",
-            "--sweep-interval",
-            "3600",
-        ]);
+        command.args(["--conntrack-gc-interval", "3600"]);
+        command.args(["--sweep-interval", self.sweep]);
+        self.tampered = false;
         self.agent = Some(Agent::launch_traced(&self.lab, &command, &self.trace)?);
         Ok(())
     }
@@ -122,6 +130,12 @@ impl Node {
         self.changeling.set_labels(&[("app", input.changeling())])?;
         let strangers = input.strangers();
         self.lab.manifests.put("strangers.yaml", &strangers)?;
+        for service in [
+            input.busy(&self.subject, &self.changeling),
+            input.idle(&self.subject, &self.friend),
+        ] {
+            service.put(&self.lab.manifests)?;
+        }
         self.mark()
     }
 
@@ -199,7 +213,13 @@ impl Node {
                 let (chain, sandbox) = (prepared.chain.clone(), prepared.sandbox.clone());
                 let netns = prepared.netns.clone();
                 match prepared.add() {
-                    Ok(guest) => self.guest = Some(guest),
+                    Ok(guest) => {
+                        // A flow, which must not outlive it.
+                        let to = sockets(&self.friend, 7006)[0];
+                        let send = || UdpSocket::bind("0.0.0.0:0")?.send_to(b"guest", to);
+                        guest.netns.enter(send)??;
+                        self.guest = Some(guest);
+                    }
                     Err(error) => {
                         // As a runtime does.
                         chain.del(&sandbox, None)?;
@@ -244,14 +264,13 @@ impl Node {
             }
         }
         fs::remove_dir_all(self.lab.bpf_root().join("oxilium"))?;
-        // Who takes the programs away lets everything pass: what counts is from when they are back.
         if let Some(traffic) = &mut self.traffic {
-            traffic.denied_since = u64::MAX;
+            traffic.programs_are_gone();
         }
         Ok(())
     }
 
-    pub(crate) fn held(&self) -> Result<Vec<String>> {
+    pub(crate) fn pods(&self) -> Vec<&Pod> {
         let mut pods = vec![
             &self.subject,
             &self.friend,
@@ -259,7 +278,11 @@ impl Node {
             &self.changeling,
         ];
         pods.extend(&self.guest);
-        dump::settled(&self.lab, &pods)
+        pods
+    }
+
+    fn held(&self) -> Result<Vec<String>> {
+        dump::settled(&self.lab, &self.pods())
     }
 
     /// All that must hold of an agent that says that it is ready.

@@ -4,6 +4,8 @@
 //! *in order* when it is on the hook once, in the way in which it would be attached today, before
 //! all others (one that came first could let a packet pass for good), and pinned where it belongs.
 
+#[cfg(test)]
+mod agent_tests;
 mod catalog;
 mod hand_over;
 mod hooks;
