@@ -72,9 +72,10 @@ impl<A: Address, P: Packet, M: FlowMaps<A>> Judge<'_, A, P, M> {
         if !backend.is_of(id) || ChoiceWord::new(id, bound) != choice || !goes_on {
             return false;
         }
-        if !self.scratch.glance.dry_run {
-            // As long as its conntrack entry may live.
-            flow.expires = now + lifetime(self.scratch.facts.class, CtFlags::SEEN_NON_SYN);
+        // As long as its conntrack entry may live. Written once a second: CPUs take the line from each other.
+        let expires = now + lifetime(self.scratch.facts.class, CtFlags::SEEN_NON_SYN);
+        if !self.scratch.glance.dry_run && flow.expires != expires {
+            flow.expires = expires;
         }
         self.scratch.translation.choice = choice.0;
         true
