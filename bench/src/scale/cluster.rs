@@ -168,7 +168,15 @@ pub(super) fn make_namespaces(api: &ApiServer, netns: &Netns) -> Result<()> {
             let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace(number)}});
             ("/api/v1/namespaces".to_owned(), object)
         });
-        create(&client(api.kubeconfig()).await?, namespaces).await
+        // No controller manager makes them, and without one no pod is admitted.
+        let accounts = (0..NAMESPACES).map(|number| {
+            let namespace = namespace(number);
+            let object = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}});
+            (format!("/api/v1/namespaces/{namespace}/serviceaccounts"), object)
+        });
+        let client = client(api.kubeconfig()).await?;
+        create(&client, namespaces).await?;
+        create(&client, accounts).await
     })
 }
 
