@@ -45,8 +45,10 @@ named! {
         NodeWords = "node_words",
         /// Services, backends, reverse NAT.
         Services = "services",
-        /// Conntrack and fragments.
+        /// Conntrack, fragments, and which backends were chosen.
         Conntrack = "conntrack",
+        /// What policy entries have decided.
+        PolicyCounts = "policy_counts",
         /// Read-only data of programs.
         Constants = "constants",
         /// Maps themselves.

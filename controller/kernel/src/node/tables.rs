@@ -48,7 +48,7 @@ impl Tables {
             endpoint_words: table(maps, map::ENDPOINT_WORDS, Target::EndpointWords, counter)?,
             node_words: Arc::new(table(maps, map::NODE_WORDS, Target::NodeWords, counter)?),
             counters: per_cpu(maps, map::COUNTERS, Target::Maps, counter)?,
-            policy_counts: per_cpu(maps, map::POLICY_COUNTS, Target::Conntrack, counter)?,
+            policy_counts: per_cpu(maps, map::POLICY_COUNTS, Target::PolicyCounts, counter)?,
             ct4: [
                 table(maps, map::CT4, Target::Conntrack, counter)?,
                 table(maps, map::CT4_UNANSWERED, Target::Conntrack, counter)?,
