@@ -179,7 +179,6 @@ impl Kernel {
         let started = Instant::now();
         let node = KernelNode::open(&kernel_config(options))
             .context("the kernel's side cannot be set up; what was enforced before still is")?;
-        oxilium_kernel::memory::give_back();
         let attach_mode = if node.uses_tcx() { "TCX" } else { "TC" };
         let ms = started.elapsed().as_millis();
         tracing::info!(pins = %node.directory().display(), ms, "maps and programs are loaded");

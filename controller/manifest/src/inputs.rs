@@ -1,10 +1,9 @@
 //! Objects in force, as the parts of a [`World`] that they are.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use oxilium_model::label::Label;
-use oxilium_model::world::{Namespace, Node, NodeOrigin, World};
+use oxilium_model::world::{Namespace, Node, NodeOrigin, Table, World};
 
 use crate::object::{Input, Object, cluster_services};
 
@@ -72,7 +71,7 @@ pub fn fill<'o>(world: &mut World, node: &str, objects: impl IntoIterator<Item =
 }
 
 /// The CiliumNode counts, with the labels of both.
-fn node_of(nodes: &mut BTreeMap<Arc<str>, Arc<Node>>, found: &Node) {
+fn node_of(nodes: &mut Table<Arc<str>, Arc<Node>>, found: &Node) {
     let merged = match nodes.get(&found.name) {
         None => found.clone(),
         Some(other) => {

@@ -2,7 +2,6 @@
 
 pub mod condition;
 mod desired;
-mod differing;
 pub mod identity;
 pub mod label;
 pub mod node_state;

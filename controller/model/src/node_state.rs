@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::condition::Condition;
 use crate::identity::{Identities, IdentityLabels, NamedPorts, NumericIdentity};
 use crate::policy::Fitted;
-use crate::world::{AttachmentId, BackendAddress, Claims, PodRef, ServiceRef};
+use crate::world::{AttachmentId, BackendAddress, Claims, PodRef, ServiceRef, Table};
 
 /// All that the node should hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub struct NodeState {
     /// What the programs are to know of each interface, by ifindex.
     pub interfaces: BTreeMap<u32, Interface>,
     /// Identity of each prefix, and the node that it is behind.
-    pub ipcache: BTreeMap<IpNet, IpcacheTarget>,
+    pub ipcache: Ipcache,
     /// Frontends of services, each with its backends.
-    pub services: Arc<Frontends>,
+    pub services: Frontends,
     /// Which program is to run where.
     pub attachments: BTreeMap<AttachPoint, ProgramTag>,
     /// All identities that policy was resolved against.
@@ -229,6 +229,9 @@ pub struct Interface {
     pub netns_id: Option<i32>,
 }
 
+/// Prefixes, each with who has it.
+pub type Ipcache = Table<IpNet, IpcacheTarget>;
+
 /// What the ipcache is to say of a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IpcacheTarget {
@@ -258,7 +261,7 @@ impl fmt::Display for Frontend {
 }
 
 /// Frontends, each with its backends.
-pub type Frontends = BTreeMap<Frontend, Arc<FrontendState>>;
+pub type Frontends = Table<Frontend, Arc<FrontendState>>;
 
 /// Where flows to a frontend go.
 #[derive(Clone, Debug, PartialEq, Eq)]

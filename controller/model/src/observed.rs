@@ -1,14 +1,13 @@
 //! What the kernel holds, exactly as read.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use oxilium_abi::{
     Direction, EndpointWord, Epoch, InterfaceConfig, IpcacheKey, IpcacheValue, IpcacheWord,
     LbAddress, NODE_WORDS, NodeWord, PolicyKey, PolicyValue, ServiceKey, ServiceValue, ShapeWord,
 };
 
-use crate::node_state::{AttachPoint, Frontends, ProgramTag};
+use crate::node_state::{AttachPoint, Frontends, Ipcache, ProgramTag};
 use crate::plan::Table;
 
 /// The content of every table that the agent writes. What the programs own (conntrack, fragments,
@@ -37,21 +36,23 @@ pub struct Observed {
     pub attachments: BTreeMap<AttachPoint, AttachedProgram>,
     /// See [`Settled`].
     pub settled_services: Settled<Frontends>,
+    /// See [`Settled`].
+    pub settled_ipcache: Settled<Ipcache>,
 }
 
 /// What tables were last brought to, where nothing was written to them since: of that only what is wanted otherwise need
 /// be compared. It is no part of what was read: two pictures that differ in nothing else are equal.
 #[derive(Clone, Debug)]
-pub struct Settled<T>(Option<Arc<T>>);
+pub struct Settled<T>(Option<T>);
 
 impl<T> Settled<T> {
     /// They hold this and no more.
-    pub const fn on(what: Arc<T>) -> Self {
+    pub const fn on(what: T) -> Self {
         Self(Some(what))
     }
 
     /// What they are known to hold, and no more.
-    pub const fn what(&self) -> Option<&Arc<T>> {
+    pub const fn what(&self) -> Option<&T> {
         self.0.as_ref()
     }
 }

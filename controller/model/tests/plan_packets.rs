@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use oxilium_abi::{Direction, NodeWord, endpoint_word_index, shape_word_index};
 use oxilium_datapath::testing::{self, Frame, Ipv4, MemoryMaps, ethernet, tcp, udp};
 use oxilium_model::identity::NumericIdentity;
-use oxilium_model::node_state::NodeState;
+use oxilium_model::node_state::{IpcacheTarget, NodeState};
 use oxilium_model::plan::{Plan, Write, plan};
 use oxilium_model::world::{NodeConfig, Source, Synced};
 use plan_support::kernel::{Kernel, Probe};
@@ -293,11 +293,15 @@ impl Node {
 
 /// Whether a peer is the host is no matter of its address alone, and has tests of its own.
 fn without_host(mut state: NodeState) -> NodeState {
-    for target in state.ipcache.values_mut() {
-        if target.identity == NumericIdentity::HOST {
-            target.identity = NumericIdentity(302);
-        }
-    }
+    let renamed = |target: &IpcacheTarget| match target.identity {
+        NumericIdentity::HOST => IpcacheTarget {
+            identity: NumericIdentity(302),
+            ..*target
+        },
+        _ => *target,
+    };
+    let targets = state.ipcache.iter();
+    state.ipcache = targets.map(|(key, target)| (*key, renamed(target))).collect();
     state
 }
 

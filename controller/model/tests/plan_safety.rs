@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use oxilium_abi::{Direction, EndpointWord};
 use oxilium_model::node_state::NodeState;
+use oxilium_model::observed::Settled;
 use oxilium_model::plan::{Plan, PlanError, Write, ipcache_key, ipcache_value, plan};
 use oxilium_model::world::{Capacities, Complete, NodeConfig, Source, Synced};
 use plan_support::kernel::Kernel;
@@ -93,6 +94,19 @@ proptest! {
         let (mut kernel, mut flows) = (Kernel::default(), Flows::default());
         for state in &states {
             settle(&mut kernel, state, &mut flows);
+        }
+    }
+
+    #[test]
+    fn a_plan_is_the_same_where_it_is_known_what_the_ipcache_holds(seeds in any_states(4, true)) {
+        let states = grow(&seeds);
+        let (mut kernel, mut flows) = (Kernel::default(), Flows::default());
+        for (state, next) in states.iter().zip(&states[1..]) {
+            settle(&mut kernel, state, &mut flows);
+            unplug(&mut kernel, next);
+            let mut known = kernel.clone();
+            known.0.settled_ipcache = Settled::on(state.ipcache.clone());
+            prop_assert_eq!(planned(&known, next), planned(&kernel, next));
         }
     }
 

@@ -72,7 +72,7 @@ fn state(wanted: &Wanted) -> NodeState {
         })
         .collect();
     NodeState {
-        services: Arc::new(services),
+        services,
         ..NodeState::default()
     }
 }
@@ -83,7 +83,7 @@ struct Node {
     kernel: Kernel,
     maps: MemoryMaps<'static>,
     /// What the tables hold, where that is known.
-    settled: Option<Arc<Frontends>>,
+    settled: Option<Frontends>,
 }
 
 impl Node {
@@ -95,7 +95,7 @@ impl Node {
         let planned = plan(&self.kernel.0);
         if let Some(settled) = &self.settled {
             let mut known = self.kernel.0.clone();
-            known.settled_services = Settled::on(Arc::clone(settled));
+            known.settled_services = Settled::on(settled.clone());
             assert_eq!(plan(&known), planned);
         }
         planned
@@ -150,7 +150,7 @@ impl Node {
         let state = state(wanted);
         let plan = self.plan(&state);
         let whole = writes >= plan.writes().count();
-        self.settled = whole.then(|| Arc::clone(&state.services));
+        self.settled = whole.then(|| state.services.clone());
         let watched: Vec<Frontend> = (0..4).map(frontend).collect();
         let before: Vec<Choices> = watched.iter().map(|f| self.choices(f)).collect();
         let after: Vec<Choices> = watched.iter().map(|f| expected(&state, f)).collect();
@@ -386,7 +386,7 @@ fn those_that_have_rested_longest_go_when_too_many_rest() {
             backends: backends.collect(),
         };
         NodeState {
-            services: Arc::new(BTreeMap::from([(frontend, Arc::new(state))])),
+            services: [(frontend, Arc::new(state))].into_iter().collect(),
             ..NodeState::default()
         }
     };
@@ -405,7 +405,7 @@ fn tables_that_are_known_to_hold_what_is_wanted_are_not_compared_with_it() {
     let mut node = Node::default();
     let there = Wanted::from([(0, BTreeSet::from([1, 2]))]);
     let wanted = state(&there);
-    node.kernel.0.settled_services = Settled::on(Arc::clone(&wanted.services));
+    node.kernel.0.settled_services = Settled::on(wanted.services.clone());
     assert!(node.plan(&wanted).is_empty(), "it was told so");
     let another = state(&there);
     assert!(

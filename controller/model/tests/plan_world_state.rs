@@ -199,7 +199,7 @@ fn a_prefix_is_known_only_while_a_policy_names_it() {
     let before = desired(&world);
     naming(&mut world, "names", vec![cidr("198.51.100.0/24", &[])]);
     let named = desired(&world);
-    let prefix = "198.51.100.0/24".parse().expect("a prefix");
+    let prefix: ipnet::IpNet = "198.51.100.0/24".parse().expect("a prefix");
     assert!(!before.ipcache.contains_key(&prefix));
     assert!(named.ipcache[&prefix].identity.is_cidr());
     world.policies.clear();
@@ -414,7 +414,7 @@ fn an_interface_serves_two_addresses_of_each_family_and_its_own_link_local_ones(
         refused: vec![address("10.1.2.9")],
     };
     assert!(state.conditions.iter().any(|c| c.reason == refused));
-    let served = |text| state.ipcache.contains_key(&IpAddr::into(address(text)));
+    let served = |text| state.ipcache.contains_key(&ipnet::IpNet::from(address(text)));
     assert!(served("10.1.2.8") && !served("10.1.2.9"));
 }
 

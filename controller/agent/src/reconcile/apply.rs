@@ -74,7 +74,7 @@ impl<N: Node> Reconciler<N> {
                 // What fails by itself is told by itself; all the rest of this revision is in the kernel.
                 Applied::AllButFailing => {
                     self.note_left_out(&plan, now);
-                    self.note_settled();
+                    self.note_settled(&plan);
                     return self.applied(revision, &attached);
                 }
                 Applied::Unfinished => {
@@ -88,9 +88,14 @@ impl<N: Node> Reconciler<N> {
     }
 
     /// All of a whole plan's tables are written.
-    fn note_settled(&mut self) {
+    fn note_settled(&mut self, plan: &Plan) {
         if let Some(observed) = &mut self.observed {
-            observed.settled_services = Settled::on(Arc::clone(&self.state.services));
+            observed.settled_services = Settled::on(self.state.services.clone());
+            observed.settled_ipcache = if plan.left_out().is_empty() {
+                Settled::on(self.state.ipcache.clone())
+            } else {
+                Settled::default()
+            };
         }
     }
 
@@ -180,6 +185,7 @@ impl<N: Node> Reconciler<N> {
                     let differing = known.differing(&observed);
                     if differing.is_empty() {
                         observed.settled_services = std::mem::take(&mut known.settled_services);
+                        observed.settled_ipcache = std::mem::take(&mut known.settled_ipcache);
                     }
                     if sweeping {
                         self.drifted = differing;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use oxilium_kernel::port::LinkInfo;
 use oxilium_kernel::{NetlinkError, Node};
 use oxilium_model::observed::Place;
-use oxilium_model::world::{Attachment, AttachmentId, Claims, Device};
+use oxilium_model::world::{Attachment, AttachmentId, Claims, Device, Table};
 
 use crate::disk::AttachmentRecord;
 
@@ -131,7 +131,7 @@ impl Links {
     fn before(
         &self,
         record: &AttachmentRecord,
-        attachments: &BTreeMap<AttachmentId, Arc<Attachment>>,
+        attachments: &Table<AttachmentId, Arc<Attachment>>,
     ) -> Option<&LinkInfo> {
         let had = attachments.get(&record.id)?.device.as_ref()?;
         let link = self.veth(record)?;
@@ -143,7 +143,7 @@ impl Links {
 #[derive(Clone, Copy)]
 pub(crate) struct Known<'a> {
     /// All attachments.
-    pub(crate) attachments: &'a BTreeMap<AttachmentId, Arc<Attachment>>,
+    pub(crate) attachments: &'a Table<AttachmentId, Arc<Attachment>>,
     /// Whose endpoint id is which.
     pub(crate) claims: &'a Claims,
 }
@@ -241,7 +241,7 @@ pub(crate) fn local_addresses(
 }
 
 /// Attachments whose device is gone: CNI need not say so, a veth does not come back.
-pub(crate) fn gone(attachments: &BTreeMap<AttachmentId, Arc<Attachment>>) -> Vec<AttachmentId> {
+pub(crate) fn gone(attachments: &Table<AttachmentId, Arc<Attachment>>) -> Vec<AttachmentId> {
     attachments
         .values()
         .filter(|attachment| attachment.device.is_none())

@@ -9,6 +9,9 @@ pub(super) fn note(observed: &mut Observed, write: &Write) {
     if is_of_services(write) {
         observed.settled_services = Settled::default();
     }
+    if let Write::IpcacheUpsert { .. } | Write::IpcacheDelete { .. } = write {
+        observed.settled_ipcache = Settled::default();
+    }
     let mut word = |slot: NodeWord, value: u64| observed.node_words[slot as usize] = value;
     match *write {
         Write::HighWater(epoch) => word(NodeWord::HighWater, epoch.get()),

@@ -1,6 +1,6 @@
 //! All inputs in one place, and the snapshots made of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -60,17 +60,13 @@ fn differences<K: Ord, V: PartialEq>(
     after: &Table<K, Arc<V>>,
 ) -> Differences {
     let mut found = Differences::default();
-    if before.is_same(after) {
-        return found;
-    }
-    for (key, is) in after {
-        match before.get(key) {
-            None => found.added += 1,
-            Some(was) => found.updated += u64::from(!Arc::ptr_eq(was, is) && was != is),
+    for entry in before.differing(after) {
+        match (entry.was, entry.is) {
+            (None, _) => found.added += 1,
+            (_, None) => found.deleted += 1,
+            _ => found.updated += 1,
         }
     }
-    let kept = after.len() as u64 - found.added;
-    found.deleted = before.len() as u64 - kept;
     found
 }
 
@@ -109,11 +105,11 @@ impl Index {
     }
 
     /// Pods of this node.
-    pub(crate) fn pods(&self) -> &BTreeMap<PodRef, Arc<Pod>> {
+    pub(crate) fn pods(&self) -> &Table<PodRef, Arc<Pod>> {
         &self.objects.pods
     }
 
-    pub(crate) fn attachments(&self) -> &BTreeMap<AttachmentId, Arc<Attachment>> {
+    pub(crate) fn attachments(&self) -> &Table<AttachmentId, Arc<Attachment>> {
         &self.attachments
     }
 

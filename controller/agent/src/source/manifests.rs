@@ -1,6 +1,6 @@
 //! The manifest directory as a source of objects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -339,12 +339,14 @@ pub(super) fn of_both(one: &Node, other: &Node) -> Node {
     }
 }
 
-fn share<K: Clone + Ord, V: PartialEq>(before: &BTreeMap<K, Arc<V>>, new: &mut Table<K, Arc<V>>) {
-    for (key, value) in new.iter_mut() {
-        if let Some(old) = before.get(key)
-            && old == value
-        {
-            *value = Arc::clone(old);
-        }
+/// What is equal stays the same: only what differs is put into a copy of what was.
+fn share<K: Clone + Ord, V: PartialEq>(before: &Table<K, Arc<V>>, new: &mut Table<K, Arc<V>>) {
+    let mut shared = before.clone();
+    for entry in before.differing(new) {
+        match entry.is {
+            Some(is) => shared.insert(entry.key.clone(), Arc::clone(is)),
+            None => shared.remove(entry.key),
+        };
     }
+    *new = shared;
 }

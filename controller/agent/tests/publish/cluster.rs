@@ -193,9 +193,11 @@ impl Agent {
     pub(crate) fn remove(&mut self, namespace: &str, name: &str) {
         let pod = PodRef::new(namespace, name);
         self.world.pods.remove(&pod);
-        self.world
-            .attachments
-            .retain(|_, attachment| attachment.pod != pod);
+        let others = self.world.attachments.iter();
+        let others = others.filter(|(_, attachment)| attachment.pod != pod);
+        self.world.attachments = others
+            .map(|(id, attachment)| (id.clone(), Arc::clone(attachment)))
+            .collect();
     }
 
     async fn list(&self, kind: &str, plural: &str) -> Vec<Input> {

@@ -12,6 +12,7 @@ use oxilium_model::node_state::{Hook, ProgramTag};
 use super::elf::Prepared;
 use super::{LoadError, Maps, pin_error};
 use crate::count::{Action, Target, WriteCounter};
+use crate::memory;
 use crate::sys;
 
 /// A program that is in the kernel and pinned.
@@ -47,8 +48,18 @@ pub(crate) fn load_programs(
         return Ok(adopted);
     }
     tracing::info!(%tag, "loading programs");
+    let programs = load_and_pin(source, &directory, tag);
+    memory::give_back();
+    programs
+}
+
+fn load_and_pin(
+    source: &Source<'_>,
+    directory: &Path,
+    tag: ProgramTag,
+) -> Result<BTreeMap<Hook, LoadedProgram>, LoadError> {
     let object = Prepared::new(source)?;
-    make_directory(&directory, source.counter)?;
+    make_directory(directory, source.counter)?;
     let mut programs = BTreeMap::new();
     for hook in Hook::ALL {
         let fd = object.load(hook.program(), source.counter)?;
@@ -78,7 +89,9 @@ pub(crate) fn load_programs(
 
 /// Loads a hook's program once more: another program for the kernel, which does the same.
 pub(crate) fn load_copy(source: &Source<'_>, hook: Hook) -> Result<OwnedFd, LoadError> {
-    Prepared::new(source)?.load(hook.program(), source.counter)
+    let copy = Prepared::new(source).and_then(|all| all.load(hook.program(), source.counter));
+    memory::give_back();
+    copy
 }
 
 /// Directories of pinned programs, with their tags.

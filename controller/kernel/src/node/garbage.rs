@@ -39,13 +39,7 @@ impl KernelNode {
         let ([answered4, others4 @ ..], [answered6, others6 @ ..]) =
             (&self.tables.ct4, &self.tables.ct6);
         let mut flows = Round::new(now, budget);
-        let mut seen = Seen::default();
-        let done = self.watched(
-            (answered4, answered6),
-            COUNTER_CT_ANSWERED,
-            &mut flows,
-            &mut seen,
-        );
+        let (seen, done) = self.watched((answered4, answered6), COUNTER_CT_ANSWERED, &mut flows);
         self.evictions.flows.saw(seen);
         done?;
         for table in others4 {
@@ -60,22 +54,14 @@ impl KernelNode {
         let ([answered4, latest4], [answered6, latest6]) =
             (&self.tables.choices4, &self.tables.choices6);
         let mut choices = Round::new(now, budget.saturating_sub(flows.report.deleted));
-        let mut seen = Seen::default();
-        let done = self.watched(
+        let (seen, done) = self.watched(
             (answered4, answered6),
             COUNTER_CHOICE_ANSWERED,
             &mut choices,
-            &mut seen,
         );
         self.evictions.choices.saw(seen);
         done?;
-        let mut seen = Seen::default();
-        let done = self.watched(
-            (latest4, latest6),
-            COUNTER_CHOICE_LATEST,
-            &mut choices,
-            &mut seen,
-        );
+        let (seen, done) = self.watched((latest4, latest6), COUNTER_CHOICE_LATEST, &mut choices);
         self.evictions.latest_choices.saw(seen);
         done?;
         let left = flows.left.iter().chain(&choices.left);
@@ -90,16 +76,24 @@ impl KernelNode {
         (table4, table6): (&Table<K4, V>, &Table<K6, V>),
         counter: u8,
         round: &mut Round,
-        seen: &mut Seen,
-    ) -> Result<(), ApplyError> {
+    ) -> (Seen, Result<(), ApplyError>) {
         let (scanned, deleted) = (round.report.scanned, round.report.deleted);
-        let before = Doors::of(&self.read_counters()?, counter);
-        let expired = round.expire(table4).and_then(|()| round.expire(table6));
-        seen.taken = round.report.deleted - deleted;
-        expired?;
+        let doors = || Ok(Doors::of(&self.read_counters()?, counter));
+        let both = doors().and_then(|before| {
+            round.expire(table4)?;
+            round.expire(table6)?;
+            Ok(before)
+        });
+        let mut seen = Seen {
+            taken: round.report.deleted - deleted,
+            ..Seen::default()
+        };
         let living = round.report.scanned - scanned;
-        seen.round = Some((before, living, Doors::of(&self.read_counters()?, counter)));
-        Ok(())
+        let done = both.and_then(|before| {
+            seen.round = Some((before, living, doors()?));
+            Ok(())
+        });
+        (seen, done)
     }
 }
 

@@ -15,7 +15,7 @@ use super::endpoints::Draft;
 use super::identities;
 use super::numbers::Numbers;
 use crate::identity::{IdentityLabels, NumericIdentity};
-use crate::node_state::IpcacheTarget;
+use crate::node_state::{Ipcache, IpcacheTarget};
 use crate::world::{Node, NodeOrigin, World};
 
 /// An address that can be a peer's: not of a loopback, not link-local (many have the same), not multicast.
@@ -99,8 +99,8 @@ pub(super) fn ipcache(
     drafts: &[Draft],
     prefixes: &BTreeMap<IpNet, IdentityLabels>,
     numbers: &Numbers,
-    remote_pods: BTreeMap<IpNet, IpcacheTarget>,
-) -> BTreeMap<IpNet, IpcacheTarget> {
+    remote_pods: Ipcache,
+) -> Ipcache {
     let mut cache = Composer::default();
     for address in host_addresses(world) {
         cache.add(address.into(), NumericIdentity::HOST, None);
@@ -138,7 +138,7 @@ pub(super) fn ipcache(
 }
 
 #[derive(Default)]
-struct Composer(BTreeMap<IpNet, IpcacheTarget>);
+struct Composer(Ipcache);
 
 impl Composer {
     /// The first to claim a prefix has it.
@@ -150,8 +150,10 @@ impl Composer {
     }
 
     /// These claim after all that did. There are many more of them.
-    fn over(self, mut later: BTreeMap<IpNet, IpcacheTarget>) -> Self {
-        later.extend(self.0);
+    fn over(self, mut later: Ipcache) -> Self {
+        for (prefix, target) in &self.0 {
+            later.insert(*prefix, *target);
+        }
         Self(later)
     }
 }

@@ -150,7 +150,7 @@ pub fn desired_with(world: &World, resolver: &mut impl Resolver) -> NodeState {
 
     let services = match resolver.services() {
         Some(memory) => memory.frontends(world, &mut conditions),
-        None => Arc::new(services::frontends(world, &mut conditions)),
+        None => services::frontends(world, &mut conditions),
     };
     let mut state = NodeState {
         services,

@@ -15,9 +15,8 @@ use ipnet::IpNet;
 use super::addresses::{host_addresses, is_usable};
 use super::numbers::{Numbers, RemoteIdentity, remote_identity};
 use crate::condition::{Condition, Object, Reason};
-use crate::differing::differing;
 use crate::identity::{IdentityLabels, NamedPorts, NumericIdentity};
-use crate::node_state::IpcacheTarget;
+use crate::node_state::{Ipcache, IpcacheTarget};
 use crate::world::{Pod, PodRef, RemoteEndpoint, Table, World};
 
 /// Numbers that nodes have for the labels of their pods, each pair once, in their order.
@@ -27,7 +26,7 @@ pub(super) type Claimed = Vec<(NumericIdentity, IdentityLabels)>;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct RemotePods {
     /// Whose each address is of which no two pods say that it is theirs and that they are different.
-    pub(super) addresses: BTreeMap<IpNet, IpcacheTarget>,
+    pub(super) addresses: Ipcache,
     /// The others.
     pub(super) conflicts: Vec<Condition>,
     /// By identity.
@@ -188,10 +187,7 @@ impl RemotePodsMemory {
     pub(super) fn claimed(&mut self, world: &World) -> Claimed {
         if !self.known.is_same(&world.remote_endpoints) {
             let before = std::mem::replace(&mut self.known, world.remote_endpoints.clone());
-            for entry in differing(&before, &world.remote_endpoints) {
-                if entry.was == entry.is {
-                    continue;
-                }
+            for entry in before.differing(&world.remote_endpoints) {
                 if let Some(was) = entry.was {
                     self.forget(was);
                 }

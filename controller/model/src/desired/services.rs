@@ -14,14 +14,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::condition::{Condition, Object, Reason};
-use crate::differing::differing;
 use crate::node_state::{Frontend, FrontendState, Frontends};
 use crate::world::{BackendAddress, Service, ServicePort, ServiceRef, Services, World};
 
 /// The frontends, as many as there is room for, in the order of their services' names.
 pub(super) fn frontends(world: &World, conditions: &mut Vec<Condition>) -> Frontends {
     let capacities = &world.config.capacities;
-    let mut frontends = Frontends::new();
+    let mut frontends = Frontends::default();
     let mut backends = 0;
     for service in world.services.values() {
         let own = of_service(service);
@@ -57,7 +56,7 @@ pub struct ServicesMemory {
     services: Services,
     /// For frontends and for backends.
     room: (usize, usize),
-    frontends: Arc<Frontends>,
+    frontends: Frontends,
     backends: usize,
     /// While there are any, the services depend on each other.
     conditions: Vec<Condition>,
@@ -68,7 +67,7 @@ impl ServicesMemory {
         &mut self,
         world: &World,
         conditions: &mut Vec<Condition>,
-    ) -> Arc<Frontends> {
+    ) -> Frontends {
         let capacities = &world.config.capacities;
         let room = (capacities.frontends, capacities.backends);
         let is_same = self.room == room && self.services.is_same(&world.services);
@@ -76,7 +75,7 @@ impl ServicesMemory {
             let independent = self.room == room && self.conditions.is_empty();
             if !(independent && self.follow(&world.services)) {
                 self.conditions.clear();
-                self.frontends = Arc::new(frontends(world, &mut self.conditions));
+                self.frontends = frontends(world, &mut self.conditions);
                 let backends = self.frontends.values().map(|state| state.backends.len());
                 self.backends = backends.sum();
             }
@@ -84,14 +83,14 @@ impl ServicesMemory {
             self.room = room;
         }
         conditions.extend(self.conditions.iter().cloned());
-        Arc::clone(&self.frontends)
+        self.frontends.clone()
     }
 
     /// Changes the frontends of those services that differ. False where services turn out to depend on each other: then
     /// what is remembered is of no use.
     fn follow(&mut self, services: &Services) -> bool {
-        let differing = differing(&self.services, services);
-        let frontends = Arc::make_mut(&mut self.frontends);
+        let differing: Vec<_> = self.services.differing(services).collect();
+        let frontends = &mut self.frontends;
         let gone = differing.iter().filter_map(|service| service.was);
         for frontend in gone.flat_map(|service| of_service(service).into_keys()) {
             let state = frontends.remove(&frontend);

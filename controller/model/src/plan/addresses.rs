@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Bound;
 
 use ipnet::IpNet;
 use oxilium_abi::{Family, IPCACHE_PREFIX_BASE, IpcacheKey, IpcacheValue};
@@ -9,7 +10,8 @@ use oxilium_abi::{Family, IPCACHE_PREFIX_BASE, IpcacheKey, IpcacheValue};
 use super::content::Moves;
 use super::{Reason, Step, Write};
 use crate::identity::NumericIdentity;
-use crate::node_state::IpcacheTarget;
+use crate::node_state::{Ipcache, IpcacheTarget};
+use crate::observed::Observed;
 
 /// The kernel's key of a prefix.
 pub fn ipcache_key(prefix: IpNet) -> IpcacheKey {
@@ -43,40 +45,6 @@ pub fn ipcache_value(target: &IpcacheTarget) -> IpcacheValue {
     value
 }
 
-/// Prefixes with identities, asked by longest prefix.
-struct Resolver {
-    identities: BTreeMap<IpcacheKey, u32>,
-    lengths: BTreeSet<(u8, u32)>,
-}
-
-impl Resolver {
-    fn new(identities: BTreeMap<IpcacheKey, u32>) -> Self {
-        let lengths = identities
-            .keys()
-            .map(|key| (key.family, key.prefix_len))
-            .collect();
-        Self {
-            identities,
-            lengths,
-        }
-    }
-
-    /// The identity that an address of `key`'s prefix gets which no longer prefix covers. As the programs
-    /// have it, an address that nothing covers is the world of its family.
-    fn resolve(&self, key: &IpcacheKey) -> u32 {
-        self.lengths
-            .range((key.family, 0)..=(key.family, key.prefix_len))
-            .rev()
-            .find_map(|(_, len)| self.identities.get(&shortened(key, *len)))
-            .copied()
-            .unwrap_or(if key.family == Family::V4 as u8 {
-                NumericIdentity::WORLD_IPV4.0
-            } else {
-                NumericIdentity::WORLD_IPV6.0
-            })
-    }
-}
-
 fn shortened(key: &IpcacheKey, prefix_len: u32) -> IpcacheKey {
     let bits = prefix_len.saturating_sub(IPCACHE_PREFIX_BASE).min(128);
     let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
@@ -89,54 +57,64 @@ fn shortened(key: &IpcacheKey, prefix_len: u32) -> IpcacheKey {
 /// The difference between the ipcache that is there and the one that shall be.
 pub(super) struct AddressDiff<'a> {
     observed: &'a BTreeMap<IpcacheKey, IpcacheValue>,
-    wanted: BTreeMap<IpcacheKey, IpcacheValue>,
+    desired: &'a Ipcache,
     /// The bank that programs read now.
     bank: u32,
-    old: Resolver,
-    new: Resolver,
-    /// Prefixes whose identity in the bank in use differs, is not there, or shall not be.
+    /// By family, the lengths of prefixes of either.
+    lengths: BTreeSet<(u8, u32)>,
+    /// Prefixes that are not there as they shall be. All others are, in both banks.
+    differing: BTreeSet<IpcacheKey>,
+    /// Those of them whose identity in the bank in use differs, is not there, or shall not be.
     changed: Vec<IpcacheKey>,
     pub(super) moves: Moves,
 }
 
 impl<'a> AddressDiff<'a> {
-    pub(super) fn new(
-        observed: &'a BTreeMap<IpcacheKey, IpcacheValue>,
-        desired: &BTreeMap<IpNet, IpcacheTarget>,
-        bank: u32,
-    ) -> Self {
-        let wanted: BTreeMap<_, _> = desired
-            .iter()
-            .map(|(prefix, target)| (ipcache_key(*prefix), ipcache_value(target)))
-            .collect();
-        let identities = |map: &BTreeMap<IpcacheKey, IpcacheValue>| {
-            map.iter()
-                .map(|(key, value)| (*key, value.identity(bank)))
-                .collect()
-        };
+    pub(super) fn new(observed: &'a Observed, desired: &'a Ipcache) -> Self {
         let mut diff = Self {
-            bank,
-            old: Resolver::new(identities(observed)),
-            new: Resolver::new(identities(&wanted)),
+            bank: observed.ipcache_word().bank(),
+            observed: &observed.ipcache,
+            desired,
+            lengths: lengths(&observed.ipcache),
+            differing: BTreeSet::new(),
             changed: Vec::new(),
             moves: Moves::default(),
-            observed,
-            wanted,
         };
+        diff.differing = match observed.settled_ipcache.what() {
+            Some(settled) => settled
+                .differing(desired)
+                .map(|entry| ipcache_key(*entry.key))
+                .collect(),
+            None => diff.compare_all(),
+        };
+        let lengths = diff.differing.iter().map(|key| (key.family, key.prefix_len));
+        diff.lengths.extend(lengths);
         diff.find_changes();
         diff
     }
 
+    fn compare_all(&self) -> BTreeSet<IpcacheKey> {
+        let keys = self.desired.keys().map(|prefix| ipcache_key(*prefix));
+        let others = |key: &IpcacheKey| self.observed.get(key).copied() != self.wanted(key);
+        let gone = |key: &&IpcacheKey| self.wanted(key).is_none();
+        let gone = self.observed.keys().filter(gone).copied();
+        keys.filter(others).chain(gone).collect()
+    }
+
+    fn wanted(&self, key: &IpcacheKey) -> Option<IpcacheValue> {
+        let target = self.desired.get(&ipcache_prefix(key)?)?;
+        Some(ipcache_value(target))
+    }
+
     fn find_changes(&mut self) {
-        let keys: BTreeSet<&IpcacheKey> = self.observed.keys().chain(self.wanted.keys()).collect();
-        for key in keys {
+        for key in &self.differing {
             let now = self.observed.get(key).map(|v| v.identity(self.bank));
-            let then = self.wanted.get(key).map(|v| v.identity(self.bank));
+            let then = self.wanted(key).map(|v| v.identity(self.bank));
             if now == then {
                 continue;
             }
             self.changed.push(*key);
-            let (from, to) = (self.old.resolve(key), self.new.resolve(key));
+            let (from, to) = (self.old_identity(key), self.new_identity(key));
             if from != to {
                 self.moves.from.insert(NumericIdentity(from));
                 self.moves.to.insert(NumericIdentity(to));
@@ -144,39 +122,55 @@ impl<'a> AddressDiff<'a> {
         }
     }
 
+    /// The identity that an address of the key's prefix has which no longer prefix covers, in the bank in use.
+    fn old_identity(&self, key: &IpcacheKey) -> u32 {
+        self.longest(key, |key| self.observed.get(key).map(|v| v.identity(self.bank)))
+    }
+
+    /// The identity that it shall have.
+    fn new_identity(&self, key: &IpcacheKey) -> u32 {
+        self.longest(key, |key| self.wanted(key).map(|v| v.identity(self.bank)))
+    }
+
+    /// By the longest prefix around. As the programs have it, an address that nothing covers is the world of its family.
+    fn longest(&self, key: &IpcacheKey, find: impl Fn(&IpcacheKey) -> Option<u32>) -> u32 {
+        self.lengths
+            .range((key.family, 0)..=(key.family, key.prefix_len))
+            .rev()
+            .find_map(|(_, len)| find(&shortened(key, *len)))
+            .unwrap_or(if key.family == Family::V4 as u8 {
+                NumericIdentity::WORLD_IPV4.0
+            } else {
+                NumericIdentity::WORLD_IPV6.0
+            })
+    }
+
+    /// Both banks of what is there hold the same.
+    pub(super) fn is_level(&self) -> bool {
+        let level = |key: &IpcacheKey| {
+            let value = self.observed.get(key);
+            value.is_none_or(|value| value.identity(0) == value.identity(1))
+        };
+        self.differing.iter().all(level)
+    }
+
     /// The writes in place. Every address changes once, from its old identity to its new one: longer
     /// prefixes are there before shorter ones and go after them.
     pub(super) fn in_place(&self) -> Vec<Step> {
-        let reason = Reason::AddressChange;
         let insert = |key: &IpcacheKey| {
-            let value = self.wanted.get(key)?;
-            (!self.observed.contains_key(key)).then(|| {
-                Step::new(
-                    Write::IpcacheUpsert {
-                        key: *key,
-                        value: *value,
-                    },
-                    reason,
-                )
-            })
+            let value = self.wanted(key)?;
+            let is_new = !self.observed.contains_key(key);
+            is_new.then(|| upsert(*key, value, Reason::AddressChange))
         };
-        let update = |(key, value): (&IpcacheKey, &IpcacheValue)| {
-            let old = self.observed.get(key)?;
+        let update = |key: &IpcacheKey| {
+            let (old, value) = (self.observed.get(key)?, self.wanted(key)?);
             let moves = old.identity(self.bank) != value.identity(self.bank);
-            let reason = if moves { reason } else { Reason::Repair };
-            (old != value).then(|| {
-                Step::new(
-                    Write::IpcacheUpsert {
-                        key: *key,
-                        value: *value,
-                    },
-                    reason,
-                )
-            })
+            let reason = if moves { Reason::AddressChange } else { Reason::Repair };
+            (*old != value).then(|| upsert(*key, value, reason))
         };
         // Keys sort by length first.
         let mut steps: Vec<Step> = self.changed.iter().rev().filter_map(insert).collect();
-        steps.extend(self.wanted.iter().filter_map(update));
+        steps.extend(self.differing.iter().filter_map(update));
         steps.extend(self.deletions());
         steps
     }
@@ -184,43 +178,28 @@ impl<'a> AddressDiff<'a> {
     /// The writes that fill the bank which is not read, and change nothing in the one that is.
     pub(super) fn fill_other_bank(&self) -> Vec<Step> {
         let other = 1 - self.bank;
-        let keys: BTreeSet<&IpcacheKey> = self.observed.keys().chain(self.wanted.keys()).collect();
-        keys.into_iter()
-            .filter_map(|key| {
-                let old = self.observed.get(key);
-                let value = self
-                    .wanted
-                    .get(key)
-                    .or(old)?
-                    .with_identity(self.bank, self.old.resolve(key))
-                    .with_identity(other, self.new.resolve(key));
-                (old != Some(&value)).then(|| {
-                    Step::new(
-                        Write::IpcacheUpsert { key: *key, value },
-                        Reason::AddressChange,
-                    )
-                })
-            })
-            .collect()
+        let fill = |key: &IpcacheKey| {
+            let old = self.observed.get(key).copied();
+            let value = self
+                .wanted(key)
+                .or(old)?
+                .with_identity(self.bank, self.old_identity(key))
+                .with_identity(other, self.new_identity(key));
+            (old != Some(value)).then(|| upsert(*key, value, Reason::AddressChange))
+        };
+        self.differing.iter().filter_map(fill).collect()
     }
 
     /// The writes that bring the banks level once the other one is read.
     pub(super) fn level(&self) -> Vec<Step> {
         let other = 1 - self.bank;
-        let update = |(key, value): (&IpcacheKey, &IpcacheValue)| {
-            let filled = value.with_identity(self.bank, self.old.resolve(key));
+        let update = |key: &IpcacheKey| {
+            let value = self.wanted(key)?;
+            let filled = value.with_identity(self.bank, self.old_identity(key));
             debug_assert_eq!(filled.identity(other), value.identity(other));
-            (filled != *value).then(|| {
-                Step::new(
-                    Write::IpcacheUpsert {
-                        key: *key,
-                        value: *value,
-                    },
-                    Reason::AddressChange,
-                )
-            })
+            (filled != value).then(|| upsert(*key, value, Reason::AddressChange))
         };
-        let mut steps: Vec<Step> = self.wanted.iter().filter_map(update).collect();
+        let mut steps: Vec<Step> = self.differing.iter().filter_map(update).collect();
         steps.extend(self.deletions());
         steps
     }
@@ -228,7 +207,25 @@ impl<'a> AddressDiff<'a> {
     fn deletions(&self) -> impl Iterator<Item = Step> {
         self.changed
             .iter()
-            .filter(|key| !self.wanted.contains_key(key))
+            .filter(|key| self.wanted(key).is_none())
             .map(|key| Step::new(Write::IpcacheDelete { key: *key }, Reason::AddressChange))
     }
+}
+
+const fn upsert(key: IpcacheKey, value: IpcacheValue, reason: Reason) -> Step {
+    Step::new(Write::IpcacheUpsert { key, value }, reason)
+}
+
+/// The lengths of prefixes that there are, by family. Keys sort by both first, so most are passed over.
+fn lengths(map: &BTreeMap<IpcacheKey, IpcacheValue>) -> BTreeSet<(u8, u32)> {
+    let mut lengths = BTreeSet::new();
+    let mut next = map.keys().next();
+    while let Some(key) = next {
+        lengths.insert((key.family, key.prefix_len));
+        let mut last = *key;
+        last.address = [u8::MAX; 16];
+        let after = (Bound::Excluded(last), Bound::Unbounded);
+        next = map.range(after).map(|(key, _)| key).next();
+    }
+    lengths
 }

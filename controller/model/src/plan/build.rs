@@ -154,7 +154,7 @@ impl<'a> Builder<'a> {
         room: Room,
     ) -> Result<Self, PlanError> {
         let bank = observed.ipcache_word().bank();
-        let addresses = AddressDiff::new(&observed.ipcache, &desired.ipcache, bank);
+        let addresses = AddressDiff::new(observed, &desired.ipcache);
         let interfaces = InterfaceDiff::new(observed, desired);
         let services = ServiceDiff::new(observed, &desired.services)?;
         let mut assigner = Assigner::new(observed, desired, &interfaces.live, config);
@@ -277,11 +277,7 @@ impl<'a> Builder<'a> {
             .endpoint_words
             .values()
             .all(|[first, second]| first == second)
-            && self
-                .observed
-                .ipcache
-                .values()
-                .all(|value| value.identity(0) == value.identity(1))
+            && self.addresses.is_level()
     }
 
     /// One table after the other when identities keep still, so that little room is needed; else all that

@@ -1,6 +1,8 @@
 //! Whether a plan fits into the kernel's tables at each of its writes.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+
+use oxilium_abi::IpcacheKey;
 
 use super::{Plan, PlanError, Table, Write};
 use crate::observed::Observed;
@@ -13,7 +15,9 @@ pub(super) fn check_room(
     capacities: &Capacities,
 ) -> Result<(), PlanError> {
     let mut policy = observed.policy.len();
-    let mut prefixes: BTreeSet<_> = observed.ipcache.keys().copied().collect();
+    let mut prefixes = observed.ipcache.len();
+    // What the plan has changed so far, and whether it is there.
+    let mut touched: BTreeMap<IpcacheKey, bool> = BTreeMap::new();
     let mut interfaces = observed.interfaces.len();
     let (mut most_policy, mut most_prefixes, mut most_interfaces) = (0, 0, 0);
     for write in plan.writes() {
@@ -21,17 +25,23 @@ pub(super) fn check_room(
             Write::PolicyInsert { .. } => policy += 1,
             Write::PolicyDelete { .. } => policy = policy.saturating_sub(1),
             Write::IpcacheUpsert { key, .. } => {
-                prefixes.insert(*key);
+                let there = touched
+                    .insert(*key, true)
+                    .unwrap_or_else(|| observed.ipcache.contains_key(key));
+                prefixes += usize::from(!there);
             }
             Write::IpcacheDelete { key } => {
-                prefixes.remove(key);
+                let there = touched
+                    .insert(*key, false)
+                    .unwrap_or_else(|| observed.ipcache.contains_key(key));
+                prefixes -= usize::from(there);
             }
             Write::InterfaceInsert { .. } => interfaces += 1,
             Write::InterfaceDelete { .. } => interfaces = interfaces.saturating_sub(1),
             _ => continue,
         }
         most_policy = most_policy.max(policy);
-        most_prefixes = most_prefixes.max(prefixes.len());
+        most_prefixes = most_prefixes.max(prefixes);
         most_interfaces = most_interfaces.max(interfaces);
     }
     let rows = [

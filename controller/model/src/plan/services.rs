@@ -33,7 +33,6 @@ use oxilium_abi::{
 };
 
 use super::{PlanError, Reason, Step, Table, Write};
-use crate::differing::differing;
 use crate::node_state::{Frontend, FrontendState, Frontends};
 use crate::observed::Observed;
 use crate::world::BackendAddress;
@@ -99,9 +98,9 @@ struct Used {
 }
 
 impl ServiceDiff {
-    pub(super) fn new(observed: &Observed, desired: &Arc<Frontends>) -> Result<Self, PlanError> {
+    pub(super) fn new(observed: &Observed, desired: &Frontends) -> Result<Self, PlanError> {
         match observed.settled_services.what() {
-            Some(settled) if Arc::ptr_eq(settled, desired) => Ok(Self::default()),
+            Some(settled) if settled.is_same(desired) => Ok(Self::default()),
             Some(settled) => Self::of_some(observed, settled, desired),
             None => Self::of_all(observed, desired),
         }
@@ -132,7 +131,7 @@ impl ServiceDiff {
         desired: &Frontends,
     ) -> Result<Self, PlanError> {
         let mut diff = Self::default();
-        let differing = differing(settled, desired);
+        let differing: Vec<_> = settled.differing(desired).collect();
         let touched: HashSet<_> = differing.iter().map(|entry| owner(entry.key)).collect();
         let new = differing
             .iter()

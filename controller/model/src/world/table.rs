@@ -1,86 +1,135 @@
 //! Maps that a snapshot shares with the index that it was made from.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map;
+use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 
+use imbl::OrdMap;
+use imbl::ordmap::{DiffItem, Iter};
+use imbl::shared_ptr::DefaultSharedPtr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A map whose clone is the same map: only who changes one that others hold as well pays for a copy.
+/// A map whose clone is the same map. Of one that others hold as well a change copies what is on the way to the entry
+/// that changes; all else stays shared, and is passed over where two of them are compared.
+pub struct Table<K, V>(OrdMap<K, V>);
+
+/// An entry that one of two tables has and the other has not, or has otherwise.
 #[derive(Debug)]
-pub struct Table<K, V>(Arc<BTreeMap<K, V>>);
+pub struct Difference<'t, K, V> {
+    /// Where.
+    pub key: &'t K,
+    /// In the first.
+    pub was: Option<&'t V>,
+    /// In the second.
+    pub is: Option<&'t V>,
+}
 
 impl<K, V> Table<K, V> {
     /// The two are one: nothing that is in them can differ.
     pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        self.0.ptr_eq(&other.0)
+    }
+}
+
+impl<K: Ord, V: PartialEq> Table<K, V> {
+    /// What is otherwise in `after`, by key. Costs what differs, and what is near it, where one was made from the other.
+    pub fn differing<'t>(
+        &'t self,
+        after: &'t Self,
+    ) -> impl Iterator<Item = Difference<'t, K, V>> + 't {
+        self.0.diff(&after.0).map(|item| match item {
+            DiffItem::Add(key, is) => Difference {
+                key,
+                was: None,
+                is: Some(is),
+            },
+            DiffItem::Update {
+                old: (_, was),
+                new: (key, is),
+            } => Difference {
+                key,
+                was: Some(was),
+                is: Some(is),
+            },
+            DiffItem::Remove(key, was) => Difference {
+                key,
+                was: Some(was),
+                is: None,
+            },
+        })
+    }
+}
+
+impl<K: fmt::Debug + Ord, V: fmt::Debug> fmt::Debug for Table<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self).finish()
     }
 }
 
 impl<K, V> Clone for Table<K, V> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self(self.0.clone())
     }
 }
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
-        Self(Arc::new(BTreeMap::new()))
+        Self(OrdMap::new())
     }
 }
 
-impl<K: PartialEq, V: PartialEq> PartialEq for Table<K, V> {
+impl<K: Ord, V: PartialEq> PartialEq for Table<K, V> {
     fn eq(&self, other: &Self) -> bool {
-        self.is_same(other) || self.0 == other.0
+        self.0 == other.0
     }
 }
 
-impl<K: Eq, V: Eq> Eq for Table<K, V> {}
+impl<K: Ord, V: Eq> Eq for Table<K, V> {}
 
 impl<K, V> Deref for Table<K, V> {
-    type Target = BTreeMap<K, V>;
+    type Target = OrdMap<K, V>;
 
     fn deref(&self) -> &Self::Target {
         &self.0
     }
 }
 
-impl<K: Clone + Ord, V: Clone> DerefMut for Table<K, V> {
-    /// Copies the map if somebody else holds it.
+impl<K, V> DerefMut for Table<K, V> {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        Arc::make_mut(&mut self.0)
+        &mut self.0
     }
 }
 
-impl<K, V> From<BTreeMap<K, V>> for Table<K, V> {
+impl<K: Clone + Ord, V: Clone> From<BTreeMap<K, V>> for Table<K, V> {
     fn from(map: BTreeMap<K, V>) -> Self {
-        Self(Arc::new(map))
+        map.into_iter().collect()
     }
 }
 
-impl<K: Ord, V> FromIterator<(K, V)> for Table<K, V> {
+impl<K: Clone + Ord, V: Clone> FromIterator<(K, V)> for Table<K, V> {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(items: I) -> Self {
-        Self::from(items.into_iter().collect::<BTreeMap<K, V>>())
+        Self(items.into_iter().collect())
     }
 }
 
-impl<'t, K, V> IntoIterator for &'t Table<K, V> {
+impl<'t, K: Ord, V> IntoIterator for &'t Table<K, V> {
     type Item = (&'t K, &'t V);
-    type IntoIter = btree_map::Iter<'t, K, V>;
+    type IntoIter = Iter<'t, K, V, DefaultSharedPtr>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.iter()
     }
 }
 
-impl<K: Serialize, V: Serialize> Serialize for Table<K, V> {
+impl<K: Ord + Serialize, V: Serialize> Serialize for Table<K, V> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
+        serializer.collect_map(self)
     }
 }
 
-impl<'de, K: Deserialize<'de> + Ord, V: Deserialize<'de>> Deserialize<'de> for Table<K, V> {
+impl<'de, K: Deserialize<'de> + Clone + Ord, V: Deserialize<'de> + Clone> Deserialize<'de>
+    for Table<K, V>
+{
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         BTreeMap::deserialize(deserializer).map(Self::from)
     }
@@ -100,5 +149,28 @@ mod tests {
         assert_eq!((here.len(), there.len()), (2, 1));
         here.remove(&2);
         assert_eq!(here, there);
+    }
+
+    #[test]
+    fn what_differs_is_found_by_key() {
+        let before: Table<u32, &str> = (0..1000).map(|key| (key, "same")).collect();
+        let mut after = before.clone();
+        after.insert(500, "other");
+        after.insert(501, "same");
+        after.insert(1000, "new");
+        after.remove(&7);
+        let found: Vec<_> = before
+            .differing(&after)
+            .map(|entry| (*entry.key, entry.was.copied(), entry.is.copied()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (7, Some("same"), None),
+                (500, Some("same"), Some("other")),
+                (1000, None, Some("new"))
+            ]
+        );
+        assert_ne!(before, after);
     }
 }

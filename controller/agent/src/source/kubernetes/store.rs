@@ -451,14 +451,8 @@ impl Store {
 
     /// How the objects of a kind that are in force are called.
     fn known(&self, resource: Resource) -> Vec<ObjectId> {
-        fn named<V>(resource: Resource, map: &BTreeMap<Arc<str>, V>) -> Vec<ObjectId> {
-            map.keys().map(|name| resource.object("", name)).collect()
-        }
-        fn placed<V>(resource: Resource, map: &BTreeMap<PodRef, V>) -> Vec<ObjectId> {
-            map.keys()
-                .map(|key| resource.object(&key.namespace, &key.name))
-                .collect()
-        }
+        let named = |name: &Arc<str>| resource.object("", name);
+        let placed = |key: &PodRef| resource.object(&key.namespace, &key.name);
         let objects = &self.objects;
         match resource {
             Resource::CiliumNetworkPolicies
@@ -470,20 +464,20 @@ impl Store {
                 .filter(|id| id.kind == resource.kind())
                 .cloned()
                 .collect(),
-            Resource::CiliumCidrGroups => named(resource, &objects.cidr_groups),
-            Resource::Namespaces => named(resource, &objects.namespaces),
-            Resource::Nodes => named(resource, &self.kubernetes_nodes),
-            Resource::CiliumNodes => named(resource, &self.cilium_nodes),
+            Resource::CiliumCidrGroups => objects.cidr_groups.keys().map(named).collect(),
+            Resource::Namespaces => objects.namespaces.keys().map(named).collect(),
+            Resource::Nodes => self.kubernetes_nodes.keys().map(named).collect(),
+            Resource::CiliumNodes => self.cilium_nodes.keys().map(named).collect(),
             Resource::CiliumNodeConfigs => self.node_configs.keys().cloned().collect(),
             Resource::CiliumIdentities => objects
                 .cluster_identities
                 .keys()
                 .map(|number| resource.object("", &number.0.to_string()))
                 .collect(),
-            Resource::CiliumEndpoints => placed(resource, &objects.remote_endpoints),
-            Resource::Pods => placed(resource, &objects.pods),
-            Resource::Services => placed(resource, self.services.services()),
-            Resource::EndpointSlices => placed(resource, self.services.slices()),
+            Resource::CiliumEndpoints => objects.remote_endpoints.keys().map(placed).collect(),
+            Resource::Pods => objects.pods.keys().map(placed).collect(),
+            Resource::Services => self.services.services().keys().map(placed).collect(),
+            Resource::EndpointSlices => self.services.slices().keys().map(placed).collect(),
         }
     }
 

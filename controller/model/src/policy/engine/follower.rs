@@ -1,6 +1,6 @@
 //! Follows worlds: turns what differs from one world to the next into edits of the engine.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Engine, EnginePolicy};
@@ -9,9 +9,10 @@ use crate::policy::config::PolicyConfig;
 use crate::policy::enforce::SubjectView;
 use crate::policy::quota::{Fitted, resolve_within};
 use crate::policy::rule::{Policy, PolicyRef};
+use crate::world::Table;
 
 /// Policies by name.
-pub type Policies = BTreeMap<Arc<PolicyRef>, Arc<Policy>>;
+pub type Policies = Table<Arc<PolicyRef>, Arc<Policy>>;
 
 /// Resolves subjects of one world after the other, remembering what stays the same. What it says is what
 /// [`resolve_within`] says of each subject by itself.
@@ -35,7 +36,7 @@ impl Follower {
         Self {
             engine: Engine::new(config.clone()),
             config,
-            policies: Policies::new(),
+            policies: Policies::default(),
             identities: Arc::new(Identities::default()),
             subjects: 0,
             fitted: HashMap::new(),
@@ -123,23 +124,8 @@ impl Follower {
     }
 
     fn follow_policies(&mut self, policies: &Policies) {
-        let gone: Vec<Arc<PolicyRef>> = self
-            .policies
-            .keys()
-            .filter(|reference| !policies.contains_key(*reference))
-            .cloned()
-            .collect();
-        for reference in gone {
-            self.engine.set_policy(&reference, None);
-        }
-        for (reference, policy) in policies {
-            let same = self
-                .policies
-                .get(reference)
-                .is_some_and(|old| Arc::ptr_eq(old, policy));
-            if !same {
-                self.engine.set_policy(reference, Some(policy.clone()));
-            }
+        for policy in self.policies.differing(policies) {
+            self.engine.set_policy(policy.key, policy.is.cloned());
         }
         self.policies.clone_from(policies);
     }
