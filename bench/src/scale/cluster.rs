@@ -1,6 +1,6 @@
 //! A large cluster's objects, and plain readers of them.
 
-use std::{path::Path, time::Instant};
+use std::{collections::BTreeSet, path::Path, time::Instant};
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -76,7 +76,38 @@ fn labels(number: usize) -> [(String, String); 6] {
     ]
 }
 
-fn identity(number: usize) -> Value {
+/// Which numbers the cluster's identities have. The node's own pods had theirs before, taken at random.
+struct Numbers {
+    taken: BTreeSet<usize>,
+    size: Size,
+}
+
+impl Numbers {
+    async fn new(client: &Client, size: Size) -> Result<Self> {
+        let request = Request::get(format!("/apis/cilium.io/v2/{}", KINDS[0]));
+        let answer = client.send(request.body(Body::empty())?).await?;
+        let body = answer.into_body().collect().await?.to_bytes();
+        let list: Value = serde_json::from_slice(&body)?;
+        let items = list["items"].as_array().context("a list of identities")?;
+        let names = items
+            .iter()
+            .filter_map(|item| item["metadata"]["name"].as_str());
+        Ok(Self {
+            taken: names.map(str::parse).collect::<Result<_, _>>()?,
+            size,
+        })
+    }
+
+    fn of(&self, identity: usize) -> usize {
+        let mut number = FIRST_IDENTITY + identity;
+        while self.taken.contains(&number) {
+            number += self.size.identities;
+        }
+        number
+    }
+}
+
+fn identity(number: usize, numbers: &Numbers) -> Value {
     let labels: serde_json::Map<String, Value> = labels(number)
         .into_iter()
         .map(|(key, value)| (key, value.into()))
@@ -84,7 +115,7 @@ fn identity(number: usize) -> Value {
     json!({
         "apiVersion": "cilium.io/v2", "kind": "CiliumIdentity",
         "metadata": {
-            "name": (FIRST_IDENTITY + number).to_string(),
+            "name": numbers.of(number).to_string(),
             "labels": {"app": format!("app-{number}"), "io.kubernetes.pod.namespace": namespace(number)},
         },
         "security-labels": labels,
@@ -97,8 +128,8 @@ fn address(number: usize) -> String {
     format!("10.{}.{b}.{c}", 64 + a)
 }
 
-fn endpoint(number: usize, size: Size) -> Value {
-    let identity = number % size.identities;
+fn endpoint(number: usize, numbers: &Numbers) -> Value {
+    let identity = number % numbers.size.identities;
     let labels: Vec<String> = labels(identity)
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
@@ -119,7 +150,7 @@ fn endpoint(number: usize, size: Size) -> Value {
                 "cni-attachment-id": format!("{number:064x}:eth0"),
                 "k8s-namespace": namespace, "k8s-pod-name": name, "pod-name": format!("{namespace}/{name}"),
             },
-            "identity": {"id": FIRST_IDENTITY + identity, "labels": labels},
+            "identity": {"id": numbers.of(identity), "labels": labels},
             "networking": {"addressing": [{"ipv4": address(number)}], "node": node},
             "named-ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
             "policy": {"ingress": {"enforcing": true, "state": "enforcing"}, "egress": {"enforcing": false, "state": "disabled"}},
@@ -194,8 +225,9 @@ pub(super) fn load(api: &ApiServer, netns: &Netns, size: Size) -> Result<()> {
                 None => format!("/apis/cilium.io/v2/{plural}"),
             }
         };
-        let identities = (0..size.identities).map(|number| (identity(number), KINDS[0]));
-        let endpoints = (0..size.endpoints).map(|number| (endpoint(number, size), KINDS[1]));
+        let numbers = Numbers::new(&client, size).await?;
+        let identities = (0..size.identities).map(|number| (identity(number, &numbers), KINDS[0]));
+        let endpoints = (0..size.endpoints).map(|number| (endpoint(number, &numbers), KINDS[1]));
         let policies = (0..size.policies).map(|number| (policy(number, size), KINDS[2]));
         let objects = identities.chain(endpoints).chain(policies);
         create(

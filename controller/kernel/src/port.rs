@@ -132,11 +132,15 @@ pub trait Node: Send {
     /// When the map cannot be read.
     fn policy_counts(&mut self) -> Result<BTreeMap<PolicyCountKey, Counter>, ObserveError>;
 
-    /// How full each map is and what it costs. Counting the entries of a map means reading it.
+    /// How full each map is and what it costs. Counting the entries of a map means reading all of it: `known` has those, by
+    /// the map's name, of which the caller need not be told.
     ///
     /// # Errors
     /// When a map cannot be read.
-    fn usage(&mut self) -> Result<Vec<MapUsage>, ObserveError>;
+    fn usage(
+        &mut self,
+        known: &BTreeMap<&'static str, usize>,
+    ) -> Result<Vec<MapUsage>, ObserveError>;
 
     /// Kernel memory of all maps, in bytes, as their fdinfo says.
     ///

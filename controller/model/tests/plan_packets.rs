@@ -301,7 +301,9 @@ fn without_host(mut state: NodeState) -> NodeState {
         _ => *target,
     };
     let targets = state.ipcache.iter();
-    state.ipcache = targets.map(|(key, target)| (*key, renamed(target))).collect();
+    state.ipcache = targets
+        .map(|(key, target)| (*key, renamed(target)))
+        .collect();
     state
 }
 

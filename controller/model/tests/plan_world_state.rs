@@ -414,7 +414,11 @@ fn an_interface_serves_two_addresses_of_each_family_and_its_own_link_local_ones(
         refused: vec![address("10.1.2.9")],
     };
     assert!(state.conditions.iter().any(|c| c.reason == refused));
-    let served = |text| state.ipcache.contains_key(&ipnet::IpNet::from(address(text)));
+    let served = |text| {
+        state
+            .ipcache
+            .contains_key(&ipnet::IpNet::from(address(text)))
+    };
     assert!(served("10.1.2.8") && !served("10.1.2.9"));
 }
 

@@ -84,7 +84,7 @@ fn figures<N: Node>(node: &mut N, view: &View) -> Result<KernelFigures, ApiError
     let failed =
         |error: oxilium_kernel::ObserveError| ApiError::new(ErrorCode::Kernel, error.to_string());
     let maps = node
-        .usage()
+        .usage(&view.table_entries)
         .map_err(failed)?
         .into_iter()
         .map(|usage| MapStatus {

@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use oxilium_abi::map;
 use oxilium_api::{FailingObject, StatusLogEntry};
 use oxilium_kernel::Node;
 use oxilium_model::identity::NumericIdentity;
 use oxilium_model::node_state::{Endpoint, Frontend, NodeState};
+use oxilium_model::observed::Observed;
 use oxilium_model::world::{Attachment, World};
 
 use super::failures::{Failing, Failures, by_number};
@@ -96,6 +98,8 @@ pub struct View {
     pub published: Arc<PublishReport>,
     /// Endpoints by id.
     pub endpoints: BTreeMap<u16, EndpointView>,
+    /// Entries of the tables that nobody but plans writes, by the map's name.
+    pub table_entries: BTreeMap<&'static str, usize>,
 }
 
 impl View {
@@ -237,6 +241,11 @@ impl<N: Node> Reconciler<N> {
             staged: Arc::clone(&self.staged),
             published: Arc::clone(&self.published),
             endpoints,
+            table_entries: self
+                .observed
+                .as_ref()
+                .map(table_entries)
+                .unwrap_or_default(),
         });
         self.view.send_replace(Arc::clone(&view));
         view
@@ -290,6 +299,18 @@ impl<N: Node> Reconciler<N> {
             }
         }
     }
+}
+
+fn table_entries(observed: &Observed) -> BTreeMap<&'static str, usize> {
+    [
+        (map::POLICY, observed.policy.len()),
+        (map::IPCACHE, observed.ipcache.len()),
+        (map::INTERFACES, observed.interfaces.len()),
+        (map::SERVICES, observed.services.len()),
+        (map::BACKENDS, observed.backends.len()),
+        (map::REVERSE_NAT, observed.reverse_nat.len()),
+    ]
+    .into()
 }
 
 /// What fails of the endpoint: something on its interface, or the tables while not all of it is in them.

@@ -288,16 +288,23 @@ impl Node for FakeNode {
         Ok(state.policy_counts.clone())
     }
 
-    fn usage(&mut self) -> Result<Vec<MapUsage>, ObserveError> {
+    fn usage(
+        &mut self,
+        known: &BTreeMap<&'static str, usize>,
+    ) -> Result<Vec<MapUsage>, ObserveError> {
         let mut state = self.kernel.state();
         state.faults.read()?;
-        Ok(state.usage())
+        Ok(state.usage(known))
     }
 
     fn map_memory(&self) -> Result<u64, ObserveError> {
         let mut state = self.kernel.state();
         state.faults.read()?;
-        Ok(state.usage().iter().map(|map| map.memory).sum())
+        Ok(state
+            .usage(&BTreeMap::new())
+            .iter()
+            .map(|map| map.memory)
+            .sum())
     }
 
     fn events(&mut self) -> Result<EventReader, ObserveError> {

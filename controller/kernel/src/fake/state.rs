@@ -404,11 +404,11 @@ impl State {
         report
     }
 
-    pub(super) fn usage(&self) -> Vec<MapUsage> {
+    pub(super) fn usage(&self, known: &BTreeMap<&'static str, usize>) -> Vec<MapUsage> {
         let tables = &self.tables;
         let usage = |name: &str, entries, capacity: usize| MapUsage {
             name: name.to_owned(),
-            entries: Some(entries),
+            entries: Some(known.get(name).copied().unwrap_or(entries)),
             capacity: u32::try_from(capacity).unwrap_or(u32::MAX),
             memory: 0,
         };

@@ -170,8 +170,11 @@ impl Node for KernelNode {
         self.read_policy_counts()
     }
 
-    fn usage(&mut self) -> Result<Vec<MapUsage>, ObserveError> {
-        self.read_usage()
+    fn usage(
+        &mut self,
+        known: &BTreeMap<&'static str, usize>,
+    ) -> Result<Vec<MapUsage>, ObserveError> {
+        self.read_usage(known)
     }
 
     fn map_memory(&self) -> Result<u64, ObserveError> {

@@ -51,9 +51,12 @@ impl KernelNode {
         Ok(counts)
     }
 
-    pub(super) fn read_usage(&self) -> Result<Vec<MapUsage>, ObserveError> {
+    pub(super) fn read_usage(
+        &self,
+        known: &BTreeMap<&'static str, usize>,
+    ) -> Result<Vec<MapUsage>, ObserveError> {
         let tables = &self.tables;
-        let mut counted: BTreeMap<&'static str, usize> = BTreeMap::new();
+        let mut counted = known.clone();
         count(&mut counted, &tables.policy)?;
         count(&mut counted, &tables.ipcache)?;
         count(&mut counted, &tables.interfaces)?;
@@ -107,10 +110,14 @@ fn sum(cpus: &[Counter]) -> Counter {
     })
 }
 
+/// Counts the entries of a table, unless they are counted.
 fn count<K: Plain, V: Plain>(
     counted: &mut BTreeMap<&'static str, usize>,
     table: &Table<K, V>,
 ) -> Result<(), ObserveError> {
+    if counted.contains_key(table.name()) {
+        return Ok(());
+    }
     let mut entries = 0;
     table
         .for_each(|_, _| entries += 1)

@@ -87,7 +87,10 @@ impl<'a> AddressDiff<'a> {
                 .collect(),
             None => diff.compare_all(),
         };
-        let lengths = diff.differing.iter().map(|key| (key.family, key.prefix_len));
+        let lengths = diff
+            .differing
+            .iter()
+            .map(|key| (key.family, key.prefix_len));
         diff.lengths.extend(lengths);
         diff.find_changes();
         diff
@@ -124,7 +127,9 @@ impl<'a> AddressDiff<'a> {
 
     /// The identity that an address of the key's prefix has which no longer prefix covers, in the bank in use.
     fn old_identity(&self, key: &IpcacheKey) -> u32 {
-        self.longest(key, |key| self.observed.get(key).map(|v| v.identity(self.bank)))
+        self.longest(key, |key| {
+            self.observed.get(key).map(|v| v.identity(self.bank))
+        })
     }
 
     /// The identity that it shall have.
@@ -165,7 +170,11 @@ impl<'a> AddressDiff<'a> {
         let update = |key: &IpcacheKey| {
             let (old, value) = (self.observed.get(key)?, self.wanted(key)?);
             let moves = old.identity(self.bank) != value.identity(self.bank);
-            let reason = if moves { Reason::AddressChange } else { Reason::Repair };
+            let reason = if moves {
+                Reason::AddressChange
+            } else {
+                Reason::Repair
+            };
             (*old != value).then(|| upsert(*key, value, reason))
         };
         // Keys sort by length first.

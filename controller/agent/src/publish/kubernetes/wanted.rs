@@ -192,8 +192,11 @@ fn endpoints(view: &View, node: IpAddr, ledger: &Ledger, all: &mut BTreeMap<Key,
         all.insert(key, Wanted::Endpoint(Box::new(wanted)));
     }
     for (pod, remote) in &view.world.remote_endpoints {
+        if remote.node_address.map(IpAddr::from) != Some(node) {
+            continue;
+        }
         let key = Key::Endpoint(pod.clone());
-        if remote.node_address.map(IpAddr::from) != Some(node) || all.contains_key(&key) {
+        if all.contains_key(&key) {
             continue;
         }
         let live = view.world.pods.get(pod).map(|pod| Arc::clone(&pod.uid));

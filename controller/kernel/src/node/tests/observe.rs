@@ -97,7 +97,7 @@ fn usage_tells_entries_capacity_and_memory_of_every_map() {
         node.tables.ct4[0]
             .update(&key4(1, 1), &entry(1))
             .expect("room");
-        let usage = node.usage().expect("readable");
+        let usage = node.usage(&BTreeMap::new()).expect("readable");
         let of = |name: &str| {
             usage
                 .iter()
