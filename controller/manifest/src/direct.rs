@@ -222,6 +222,7 @@ pub fn endpoint(json: &str, shared: &Shared) -> Option<Direct<RemoteEndpoint>> {
             }
         }
     }
+    addresses.shrink_to_fit();
     let mut named_ports = NamedPorts::default();
     for port in &status.named_ports {
         let protocol = match &*port.protocol {

@@ -226,9 +226,8 @@ fn each<K: Plain, V: Plain>(
 }
 
 fn all<K: Plain + Ord, V: Plain>(table: &Table<K, V>) -> Result<BTreeMap<K, V>, ObserveError> {
-    let mut entries = BTreeMap::new();
-    each(table, |key, value| {
-        entries.insert(key, value);
-    })?;
-    Ok(entries)
+    let mut entries = Vec::new();
+    each(table, |key, value| entries.push((key, value)))?;
+    // Collected at once, the nodes of the tree are full.
+    Ok(entries.into_iter().collect())
 }

@@ -372,7 +372,9 @@ impl RemotePodsMemory {
             return;
         }
         for address in usable(remote) {
-            let claimants = self.claimants.entry(address).or_default();
+            // Nearly always there is one.
+            let claimants = self.claimants.entry(address);
+            let claimants = claimants.or_insert_with(|| Vec::with_capacity(1));
             let place =
                 claimants.partition_point(|other| other.remote.reference <= remote.reference);
             let claimant = Claimant {
