@@ -160,7 +160,7 @@ impl Follower {
             .with_context(|| format!("call {}", call.number))?;
         let (mut number, mut last) = (None, false);
         if let Some(site) = &meaning.site {
-            last = self.trace.dies_after_next();
+            last = self.trace.dies_after(site);
             let (begun, dies) = self.trace.begins(site);
             if dies {
                 // Dead in this stop, it never makes the call.

@@ -86,6 +86,25 @@ pub enum Edge {
     After,
 }
 
+/// The write that a process is killed at.
+#[derive(Clone, Copy, Debug)]
+pub enum Deadly {
+    /// It and those before it are so many; 1 is the next.
+    Nth(usize),
+    /// The first at such a site.
+    Site(fn(&Site) -> bool),
+}
+
+impl Deadly {
+    /// The next write is the one, if it is at this site.
+    fn is_next(self, site: &Site) -> bool {
+        match self {
+            Self::Nth(nth) => nth == 1,
+            Self::Site(is_one) => is_one(site),
+        }
+    }
+}
+
 /// Where a process was killed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Death {
@@ -104,8 +123,7 @@ impl fmt::Display for Death {
 #[derive(Debug, Default)]
 struct State {
     writes: Vec<Write>,
-    /// Writes to go until the death, the deadly one included.
-    armed: Option<(usize, Edge)>,
+    armed: Option<(Deadly, Edge)>,
     death: Option<Death>,
     refused: Option<Refusal>,
     ended: Option<ExitStatus>,
@@ -135,7 +153,12 @@ impl Trace {
 
     /// Kills the process at the `nth` write from now on (1 is the next).
     pub fn kill_at(&self, nth: usize, edge: Edge) {
-        self.state().armed = Some((nth, edge));
+        self.kill_where(Deadly::Nth(nth), edge);
+    }
+
+    /// Kills the process at that write from now on.
+    pub fn kill_where(&self, which: Deadly, edge: Edge) {
+        self.state().armed = Some((which, edge));
     }
 
     /// Kills it no more.
@@ -214,9 +237,9 @@ impl Trace {
             result: None,
         });
         let dies = match &mut state.armed {
-            Some((1, Edge::Before)) => true,
+            Some((deadly, Edge::Before)) if deadly.is_next(site) => true,
             // Kept at 1 until the write is over; other threads' writes meanwhile are not it.
-            Some((nth, _)) if *nth > 1 => {
+            Some((Deadly::Nth(nth), _)) if *nth > 1 => {
                 *nth -= 1;
                 false
             }
@@ -244,9 +267,10 @@ impl Trace {
         false
     }
 
-    /// The next write to begin is the one to die after.
-    fn dies_after_next(&self) -> bool {
-        self.state().armed == Some((1, Edge::After))
+    /// The write that begins at this site is the one to die after.
+    fn dies_after(&self, site: &Site) -> bool {
+        let armed = self.state().armed;
+        armed.is_some_and(|(deadly, edge)| edge == Edge::After && deadly.is_next(site))
     }
 }
 

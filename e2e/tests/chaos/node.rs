@@ -17,7 +17,7 @@ use oxilium_e2e::{
     lab::Lab,
     pod::Pod,
     scenario::{policy, sockets},
-    trace::{Edge, Trace},
+    trace::{Deadly, Edge, Trace},
     traffic::Echo,
     wait,
 };
@@ -110,10 +110,10 @@ impl Node {
     }
 
     /// Starts the agent, to die where `death` says, and does not wait.
-    pub(crate) fn launch(&mut self, death: Option<(usize, Edge)>) -> Result<()> {
+    pub(crate) fn launch(&mut self, death: Option<(Deadly, Edge)>) -> Result<()> {
         self.trace = Trace::default();
-        if let Some((nth, edge)) = death {
-            self.trace.kill_at(nth, edge);
+        if let Some((deadly, edge)) = death {
+            self.trace.kill_where(deadly, edge);
         }
         let mut command = agent_command(&self.lab)?;
         command.args(["--conntrack-gc-interval", "3600"]);

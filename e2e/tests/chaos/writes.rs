@@ -80,6 +80,15 @@ fn is_link(site: &Site) -> bool {
     site.domain == Domain::Bpf && site.call == "LINK_CREATE"
 }
 
+/// Where the kinds are met that are to be met in this moment.
+pub(crate) fn sites(moment: Moment) -> impl Iterator<Item = (&'static str, fn(&Site) -> bool)> {
+    KINDS.iter().filter_map(move |(kind, met)| match met {
+        WithLinks(..) if !has_links() => None,
+        In(of, is_one) | WithLinks(of, is_one) if *of == moment => Some((*kind, *is_one)),
+        In(..) | WithLinks(..) | Nowhere(_) => None,
+    })
+}
+
 /// The kinds that are to be met in this moment, and have none of these sites.
 pub(crate) fn not_met(moment: Moment, sites: &BTreeSet<&Site>) -> Vec<&'static str> {
     let is_missing = |met: &Met| match met {
