@@ -95,14 +95,12 @@ fn scraped(lab: &Lab) -> Counts {
 
 /// Holds what status and Prometheus are told to what was seen, all three read between the same two writes.
 fn hold_to_each_other(lab: &Lab, agent: &Agent, trace: &Trace, what: &str) {
-    let (told, scraped, seen) = loop {
+    let read = wait::until("nothing is written meanwhile", wait::LONG, || {
         let before = seen(trace);
-        let told = told(agent);
-        let scraped = scraped(lab);
-        if seen(trace) == before {
-            break (told, scraped, before);
-        }
-    };
+        let read = (told(agent), scraped(lab));
+        Ok((seen(trace) == before).then_some((read, before)))
+    });
+    let ((told, scraped), seen) = read.unwrap();
     assert_eq!(told, seen, "{what}");
     assert_eq!(scraped, told, "Prometheus is told something else: {what}");
 }

@@ -179,7 +179,7 @@ pub struct MapStatus {
     pub name: String,
     /// Entries that it can hold.
     pub max_entries: u32,
-    /// Entries in it, where counted.
+    /// Entries in it, where counted; of tables that the agent writes, those that it left there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entries: Option<u32>,
     /// Kernel memory in bytes, where known.

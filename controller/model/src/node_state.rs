@@ -229,7 +229,7 @@ pub struct Interface {
     pub netns_id: Option<i32>,
 }
 
-/// Prefixes, each with who has it.
+/// Prefixes, the bits after their length zero, each with who has it.
 pub type Ipcache = Table<IpNet, IpcacheTarget>;
 
 /// What the ipcache is to say of a prefix.

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use oxilium_model::identity::NumericIdentity;
 use oxilium_model::node_state::{IpcacheTarget, NodeState};
-use oxilium_model::plan::{PlanError, Table, plan};
+use oxilium_model::observed::Settled;
+use oxilium_model::plan::{PlanError, Table, Write, plan};
 use oxilium_model::world::{Capacities, NodeConfig, Source, Synced};
 use plan_support::kernel::{Kernel, Probe, Verdict};
 use plan_support::states::{any_states, grow, probes};
@@ -94,11 +95,20 @@ fn settle(
         let plan = planned.expect("nothing else is wanting");
         for write in plan.writes() {
             kernel.apply(write);
+            if let Write::IpcacheUpsert { .. } | Write::IpcacheDelete { .. } = write {
+                kernel.0.settled_ipcache = Settled::default();
+            }
             let held = kernel.0.ipcache.len();
             assert!(held <= room + RESERVE, "{held} after {write}");
             see(kernel, &format!("{write} of\n{plan}"));
         }
         if !plan.goes_on() {
+            // As the agent notes it.
+            kernel.0.settled_ipcache = if plan.left_out().is_empty() {
+                Settled::on(state.ipcache.clone())
+            } else {
+                Settled::default()
+            };
             break;
         }
     }

@@ -87,12 +87,21 @@ pub enum Edge {
 }
 
 /// The write that a process is killed at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum Deadly {
     /// It and those before it are so many; 1 is the next.
     Nth(usize),
     /// The first at such a site.
     Site(fn(&Site) -> bool),
+}
+
+impl fmt::Debug for Deadly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nth(nth) => write!(f, "write {nth}"),
+            Self::Site(_) => write!(f, "the first at its site"),
+        }
+    }
 }
 
 impl Deadly {

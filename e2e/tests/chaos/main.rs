@@ -10,6 +10,9 @@
 //! - the kernel holds what a fresh node's does;
 //! - the next reconcile writes nothing.
 //!
+//! Which write is the nth differs from life to life: of a whole run, kinds of writes that were missed on one side are then
+//! died at by name.
+//!
 //! Before its deaths a moment is lived through without one: each kind of write that a plan can have must be met in the
 //! moment where it belongs ([`writes`]), so that no kind is left out.
 //!
@@ -195,7 +198,7 @@ impl Chaos {
         deaths.any(|(site, sides)| is_one(site) && sides[usize::from(edge == Edge::After)] > 0)
     }
 
-    /// Kinds of writes that no life ended at on both sides.
+    /// Kinds of writes that no life ended before, or none after, wherever they are made.
     fn not_died_at(&self) -> Vec<&'static str> {
         let missed = writes::sites(self.moment).filter(|(_, is_one)| {
             let mut sides = [Edge::Before, Edge::After].into_iter();
@@ -258,19 +261,28 @@ impl Chaos {
                     if self.has_died_at(is_one, edge) || self.failures.len() >= PATIENCE {
                         break;
                     }
-                    if self.node.input != way {
-                        self.walk()?;
-                    }
-                    match self.die(Deadly::Site(is_one), edge, true) {
-                        Ok(Some(death)) => {
-                            let moment = self.moment;
-                            tell(&format!("{moment:?} from {way:?}, {kind}: {death}"));
-                        }
-                        Ok(None) => {}
-                        Err(error) => self.begin_anew(&error)?,
+                    if let Err(error) = self.die_at(kind, is_one, edge, way) {
+                        self.begin_anew(&error)?;
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn die_at(
+        &mut self,
+        kind: &str,
+        is_one: fn(&Site) -> bool,
+        edge: Edge,
+        way: Input,
+    ) -> Result<()> {
+        if self.node.input != way {
+            self.walk()?;
+        }
+        if let Some(death) = self.die(Deadly::Site(is_one), edge, true)? {
+            let moment = self.moment;
+            tell(&format!("{moment:?} from {way:?}, {kind}: {death}"));
         }
         Ok(())
     }

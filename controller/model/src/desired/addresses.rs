@@ -143,7 +143,7 @@ struct Composer(Ipcache);
 impl Composer {
     /// The first to claim a prefix has it.
     fn add(&mut self, prefix: IpNet, identity: NumericIdentity, tunnel_endpoint: Option<Ipv4Addr>) {
-        self.0.entry(prefix).or_insert(IpcacheTarget {
+        self.0.entry(prefix.trunc()).or_insert(IpcacheTarget {
             identity,
             tunnel_endpoint,
         });

@@ -1,4 +1,5 @@
-//! Maps that a snapshot shares with the index that it was made from.
+//! Maps of which one that was made from another shares with it what they have in common: a snapshot with its index, a
+//! node state with the one before.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -137,6 +138,10 @@ impl<'de, K: Deserialize<'de> + Clone + Ord, V: Deserialize<'de> + Clone> Deseri
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -151,26 +156,39 @@ mod tests {
         assert_eq!(here, there);
     }
 
-    #[test]
-    fn what_differs_is_found_by_key() {
-        let before: Table<u32, &str> = (0..1000).map(|key| (key, "same")).collect();
-        let mut after = before.clone();
-        after.insert(500, "other");
-        after.insert(501, "same");
-        after.insert(1000, "new");
-        after.remove(&7);
-        let found: Vec<_> = before
-            .differing(&after)
-            .map(|entry| (*entry.key, entry.was.copied(), entry.is.copied()))
-            .collect();
-        assert_eq!(
-            found,
-            [
-                (7, Some("same"), None),
-                (500, Some("same"), Some("other")),
-                (1000, None, Some("new"))
-            ]
-        );
-        assert_ne!(before, after);
+    proptest! {
+        #[test]
+        fn what_differs_between_a_table_and_what_was_made_of_it_is_found(
+            first in prop::collection::btree_map(0..2000_u32, 0..3_u8, 0..1500),
+            edits in prop::collection::vec((0..2000_u32, prop::option::of(0..3_u8)), 0..60),
+        ) {
+            let before = Table::from(first.clone());
+            let (mut table, mut map) = (before.clone(), first.clone());
+            for (key, value) in edits {
+                match value {
+                    Some(value) => {
+                        table.insert(key, value);
+                        map.insert(key, value);
+                    }
+                    None => {
+                        table.remove(&key);
+                        map.remove(&key);
+                    }
+                }
+            }
+            let keys: BTreeSet<u32> = first.keys().chain(map.keys()).copied().collect();
+            let expected: Vec<_> = keys
+                .into_iter()
+                .map(|key| (key, first.get(&key), map.get(&key)))
+                .filter(|(_, was, is)| was != is)
+                .collect();
+            let found: Vec<_> = before
+                .differing(&table)
+                .map(|entry| (*entry.key, entry.was, entry.is))
+                .collect();
+            prop_assert_eq!(&found, &expected);
+            prop_assert_eq!(before == table, expected.is_empty());
+            prop_assert!(table.iter().eq(map.iter()));
+        }
     }
 }

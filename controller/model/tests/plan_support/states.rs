@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use oxilium_abi::{AuthRequirement, Direction, Precedence, ShapeMask};
@@ -112,7 +112,8 @@ fn content(auth: bool) -> impl Strategy<Value = Arc<TableContent>> {
 pub(crate) struct Seed {
     contents: Vec<Arc<TableContent>>,
     endpoints: BTreeMap<u16, (usize, bool)>,
-    ipcache: BTreeMap<&'static str, u32>,
+    /// Identities, and the nodes that prefixes are behind; 0 is none.
+    ipcache: BTreeMap<&'static str, (u32, u8)>,
 }
 
 impl fmt::Debug for Seed {
@@ -134,7 +135,7 @@ fn seed(auth: bool) -> impl Strategy<Value = Seed> {
     let endpoints = btree_map(ENDPOINTS, (0..4_usize, prop::bool::weighted(0.1)), 0..5);
     let mut targets = IDENTITIES.to_vec();
     targets.retain(|identity| *identity != 11);
-    let ipcache = btree_map(select(PREFIXES.to_vec()), select(targets), 0..8);
+    let ipcache = btree_map(select(PREFIXES.to_vec()), (select(targets), 0..3_u8), 0..8);
     (vec(content(auth), 4), endpoints, ipcache).prop_map(|(contents, endpoints, ipcache)| Seed {
         contents,
         endpoints,
@@ -224,10 +225,10 @@ fn state(seed: &Seed) -> NodeState {
         let ifindex = u32::from(*id) * 10 + u32::from(*other_device);
         add_endpoint(&mut state, *id, ifindex, table);
     }
-    for (prefix, identity) in &seed.ipcache {
+    for (prefix, (identity, node)) in &seed.ipcache {
         let target = IpcacheTarget {
             identity: NumericIdentity(*identity),
-            tunnel_endpoint: None,
+            tunnel_endpoint: (*node > 0).then(|| Ipv4Addr::new(192, 0, 2, *node)),
         };
         state
             .ipcache

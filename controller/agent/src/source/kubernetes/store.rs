@@ -71,7 +71,7 @@ fn put<K: Clone + Ord, V: PartialEq>(map: &mut Table<K, Arc<V>>, key: K, value: 
     true
 }
 
-/// Whether it was there. A map that does not have it is not copied.
+/// Whether it was there. A map that does not have it stays the same map.
 fn take<K: Clone + Ord, V: Clone>(map: &mut Table<K, V>, key: &K) -> bool {
     map.contains_key(key) && map.remove(key).is_some()
 }

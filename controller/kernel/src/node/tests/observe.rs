@@ -108,6 +108,14 @@ fn usage_tells_entries_capacity_and_memory_of_every_map() {
         assert_eq!(of(map::CT4).capacity, 1024);
         assert_eq!(of(map::POLICY).entries, Some(0));
         assert_eq!(of(map::EVENTS).entries, None);
+        let known = BTreeMap::from([(map::POLICY, 7)]);
+        let told = node.usage(&known).expect("readable");
+        let policy = told.iter().find(|usage| usage.name == map::POLICY);
+        assert_eq!(
+            policy.expect("its policy map").entries,
+            Some(7),
+            "it is not read"
+        );
         for pin in fs::read_dir(bed.pins()).expect("a directory") {
             let pin = pin.expect("an entry");
             let name = pin.file_name().into_string().expect("plain");
