@@ -165,15 +165,12 @@ mod tests {
             let before = Table::from(first.clone());
             let (mut table, mut map) = (before.clone(), first.clone());
             for (key, value) in edits {
-                match value {
-                    Some(value) => {
-                        table.insert(key, value);
-                        map.insert(key, value);
-                    }
-                    None => {
-                        table.remove(&key);
-                        map.remove(&key);
-                    }
+                if let Some(value) = value {
+                    table.insert(key, value);
+                    map.insert(key, value);
+                } else {
+                    table.remove(&key);
+                    map.remove(&key);
                 }
             }
             let keys: BTreeSet<u32> = first.keys().chain(map.keys()).copied().collect();
