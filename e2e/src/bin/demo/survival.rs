@@ -20,10 +20,14 @@ const RATE: &str = "1M";
 /// Seconds that the download takes, beside those for the agent's restart.
 const SECONDS: u64 = 8;
 
-/// Size of what is downloaded: it goes on for longer than the agent takes to start, which took so long before.
+/// How long the download takes: for longer than the agent takes to start, which took so long before.
+const fn lasts(start: Duration) -> Duration {
+    Duration::from_secs(SECONDS + 4 * start.as_secs())
+}
+
+/// Size of what is downloaded.
 fn film(start: Duration) -> usize {
-    let seconds = SECONDS + 4 * start.as_secs();
-    usize::try_from(seconds << 20).unwrap_or(usize::MAX)
+    usize::try_from(lasts(start).as_secs() << 20).unwrap_or(usize::MAX)
 }
 
 impl Story<'_> {
@@ -65,7 +69,7 @@ impl Story<'_> {
             writes == 0,
         );
         let going_on = download.ended()?.is_none();
-        let status = download.wait(wait::LONG)?;
+        let status = download.wait(lasts(self.start) + wait::LONG)?;
         let seen = download.log();
         let seen = seen.trim();
         self.judge(
