@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use oxilium_abi::{
     Direction, EndpointWord, Epoch, InterfaceConfig, IpcacheKey, IpcacheValue, IpcacheWord,
     LbAddress, NODE_WORDS, NodeWord, PolicyKey, PolicyValue, ServiceKey, ServiceValue, ShapeWord,
 };
 
-use crate::node_state::{AttachPoint, Frontends, Ipcache, ProgramTag};
+use crate::node_state::{AttachPoint, Frontends, Ipcache, NodeState, ProgramTag};
 use crate::plan::Table;
 
 /// The content of every table that the agent writes. What the programs own (conntrack, fragments,
@@ -101,6 +102,17 @@ impl Observed {
         NodeWord::HighWater,
         NodeWord::Services,
     ];
+
+    /// Every table write of a plan for this state was made: what need not be compared the next time. `left_out` are
+    /// addresses that the ipcache lacks.
+    pub fn settle(&mut self, state: &NodeState, left_out: &[IpNet]) {
+        self.settled_services = Settled::on(state.services.clone());
+        self.settled_ipcache = if left_out.is_empty() {
+            Settled::on(state.ipcache.clone())
+        } else {
+            Settled::default()
+        };
+    }
 
     /// The tables in which `other` holds something else.
     pub fn differing(&self, other: &Self) -> BTreeSet<Table> {

@@ -103,12 +103,7 @@ fn settle(
             see(kernel, &format!("{write} of\n{plan}"));
         }
         if !plan.goes_on() {
-            // As the agent notes it.
-            kernel.0.settled_ipcache = if plan.left_out().is_empty() {
-                Settled::on(state.ipcache.clone())
-            } else {
-                Settled::default()
-            };
+            kernel.0.settle(state, plan.left_out());
             break;
         }
     }

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 
 use oxilium_abi::{Direction, EndpointWord};
 use oxilium_model::node_state::NodeState;
-use oxilium_model::observed::Settled;
 use oxilium_model::plan::{Plan, PlanError, Write, ipcache_key, ipcache_value, plan};
 use oxilium_model::world::{Capacities, Complete, NodeConfig, Source, Synced};
 use plan_support::kernel::Kernel;
@@ -105,7 +104,7 @@ proptest! {
             settle(&mut kernel, state, &mut flows);
             unplug(&mut kernel, next);
             let mut known = kernel.clone();
-            known.0.settled_ipcache = Settled::on(state.ipcache.clone());
+            known.0.settle(state, &[]);
             prop_assert_eq!(planned(&known, next), planned(&kernel, next));
         }
     }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use oxilium_kernel::{ApplyError, Node, Retry};
 use oxilium_model::desired_with;
 use oxilium_model::node_state::AttachPoint;
-use oxilium_model::observed::Settled;
 use oxilium_model::plan::{Plan, Write, plan};
 use oxilium_model::world::Complete;
 
@@ -90,12 +89,7 @@ impl<N: Node> Reconciler<N> {
     /// All of a whole plan's tables are written.
     fn note_settled(&mut self, plan: &Plan) {
         if let Some(observed) = &mut self.observed {
-            observed.settled_services = Settled::on(self.state.services.clone());
-            observed.settled_ipcache = if plan.left_out().is_empty() {
-                Settled::on(self.state.ipcache.clone())
-            } else {
-                Settled::default()
-            };
+            observed.settle(&self.state, plan.left_out());
         }
     }
 
