@@ -11,7 +11,7 @@ use std::{
 use oxilium_e2e::{
     process::Process,
     require::{Need, require},
-    trace::{Edge, Trace},
+    trace::{Deadly, Edge, Trace},
     wait,
 };
 
@@ -83,6 +83,28 @@ fn a_process_dies_on_the_side_of_the_write_that_it_was_told() {
         let signal = (nth <= 6).then_some(9);
         assert_eq!(status.signal(), signal, "{edge:?} {nth}: {status}");
         assert_eq!(trace.death().is_some(), nth <= 6, "{edge:?} {nth}");
+    }
+}
+
+#[test]
+fn a_process_dies_at_the_first_write_of_the_site_that_it_was_told() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for (edge, expected) in [(Edge::Before, &["a:1"][..]), (Edge::After, &["a:1", "b:"])] {
+        let directory = Directory::new(&format!("site-{edge:?}"));
+        let trace = Trace::default();
+        trace.kill_where(
+            Deadly::Site(|site| site.object.rsplit('/').next() == Some("b")),
+            edge,
+        );
+        let log = directory.0.join("writer.log");
+        let mut process =
+            Process::spawn_traced("writer", &writer(&directory.0), log, trace.clone()).unwrap();
+        let status = process.wait(wait::LONG).unwrap();
+        assert_eq!(status.signal(), Some(9), "{edge:?}: {status}");
+        assert_eq!(files(&directory.0), expected, "{edge:?}");
+        assert_eq!(trace.death().unwrap().edge, edge);
     }
 }
 
