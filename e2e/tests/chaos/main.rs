@@ -19,7 +19,7 @@
 //! After the last death the agent is uninstalled, and the host is as it was before the first one.
 //!
 //! `make test` has one write of each moment, the same in every run, `make test-chaos` all of them (`OXILIUM_CHAOS=all`), a
-//! fixed sample and each kind once (`OXILIUM_CHAOS=sample`), or a part (`OXILIUM_CHAOS=1/8`: every eighth, from the first on).
+//! fixed sample and each kind on both sides (`OXILIUM_CHAOS=sample`), or a part (`OXILIUM_CHAOS=1/8`: every eighth, from the first on).
 #![expect(clippy::unwrap_used, reason = "the helpers of a test are tests too")]
 
 mod input;

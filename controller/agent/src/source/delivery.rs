@@ -1,6 +1,6 @@
 //! What a source of objects hands to the reconcile loop.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use oxilium_api::{FailingObject, SourceStatus};
@@ -31,16 +31,10 @@ impl SourceReport {
             let kind = refused.object.split(' ').next();
             kind.is_some_and(|kind| kind.ends_with("NetworkPolicy"))
         };
-        let known: HashSet<(&str, &str)> = before.refused.iter().map(told).collect();
+        let known: BTreeSet<&FailingObject> = before.refused.iter().collect();
         let refused = self.refused.iter().filter(is_policy);
-        refused
-            .filter(|refused| !known.contains(&told(refused)))
-            .count()
+        refused.filter(|refused| !known.contains(refused)).count()
     }
-}
-
-fn told(refused: &FailingObject) -> (&str, &str) {
-    (&refused.object, &refused.reason)
 }
 
 /// Objects, whole, and how their source does.

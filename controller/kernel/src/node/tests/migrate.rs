@@ -1,5 +1,6 @@
 //! Another size in the configuration, another layout in the agent: what a map holds outlives the map.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 
@@ -129,10 +130,7 @@ fn maps_of_another_size_take_the_place_of_those_that_are_there() {
         let mut node = KernelNode::open(&config).expect("all fits");
         assert_eq!(tables(&mut node), before);
         assert_eq!(node.flows().expect("readable").len(), 1);
-        for usage in node
-            .usage(&std::collections::BTreeMap::new())
-            .expect("readable")
-        {
+        for usage in node.usage(&BTreeMap::new()).expect("readable") {
             if let Some(size) = config.sizes.of(&usage.name) {
                 assert_eq!(usage.capacity, size, "{}", usage.name);
             }
